@@ -1,0 +1,64 @@
+"""AlexNet (Krizhevsky, Sutskever, Hinton 2012): the network, its training and its reproduction.
+
+Importing this package costs no torch; every name below loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from alexnet.errors import AlexNetError
+    from alexnet.evaluation import evaluate
+    from alexnet.metrics import Result
+    from alexnet.models.network import AlexNet, build_model
+    from alexnet.models.variants import list_models
+    from alexnet.models.weights import load_weights
+    from alexnet.recipes import recipe
+    from alexnet.run import Run, load_run
+    from alexnet.training import train
+
+__version__ = "0.1.0"
+__all__ = [
+    "AlexNet",
+    "AlexNetError",
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "Result",
+    "Run",
+    "TrainConfig",
+    "build_model",
+    "evaluate",
+    "list_models",
+    "load_run",
+    "load_weights",
+    "recipe",
+    "train",
+]
+
+_HOMES = {
+    "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
+    "alexnet.errors": ("AlexNetError",),
+    "alexnet.evaluation": ("evaluate",),
+    "alexnet.metrics": ("Result",),
+    "alexnet.models.network": ("AlexNet", "build_model"),
+    "alexnet.models.variants": ("list_models",),
+    "alexnet.models.weights": ("load_weights",),
+    "alexnet.recipes": ("recipe",),
+    "alexnet.run": ("Run", "load_run"),
+    "alexnet.training": ("train",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'alexnet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

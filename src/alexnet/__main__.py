@@ -1,0 +1,5 @@
+"""`python -m alexnet` is the command `alexnet`."""
+
+from alexnet.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""Checkpoints: one safetensors file that holds tensors, a JSON description and the SHA-256 of both.
+
+Nothing here executes code from a file. A flipped bit anywhere is found on loading; a file appears under its name only
+when it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from alexnet.errors import CheckpointError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a file: `weights` by layer name; `extra` holds what only a resumed run needs."""
+
+    weights: dict[str, Tensor]
+    extra: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a crash or a full disk at any moment leaves the old one or the new one, complete.
+
+    Raises OSError; no temporary file is left then.
+    """
+    # The name is random and the mode the umask's: mkstemp's 0600 would hide the file from a group's other members.
+    part = Path(tempfile.mktemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        with part.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
+    """Write atomically; with `keep`, the file that stood at `path` remains readable under that name.
+
+    Raises OSError when the disk is full or the folder cannot be written; the old file is intact then.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in checkpoint.weights.items()}
+    tensors |= {f"extra/{name}": value.detach().cpu().contiguous() for name, value in checkpoint.extra.items()}
+    meta = json.dumps({**checkpoint.meta, "format": FORMAT}, sort_keys=True)
+    content = save(tensors, {"alexnet": meta, "sha256": _digest(tensors, meta), "format": "pt"})
+    if keep is not None and path.exists():
+        with contextlib.suppress(OSError):  # a file system without hard links: no second generation
+            spare = Path(tempfile.mktemp(dir=path.parent, prefix=f".{keep.name}."))
+            os.link(path, spare)
+            spare.replace(keep)
+    write_atomically(path, content)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a file that `save_checkpoint` wrote.
+
+    Raises CheckpointError for a file that is missing, truncated, altered, not ours, or from a newer version.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            described = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}.") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+        raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
+    if "alexnet" not in described:
+        raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
+    if described.get("sha256") != _digest(tensors, described["alexnet"]):
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
+    meta = json.loads(described["alexnet"])
+    if meta["format"] > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {meta['format']}, this version reads up to {FORMAT}: upgrade alexnet."
+        )
+    extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
+    return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
+
+
+def _digest(tensors: dict[str, Tensor], meta: str) -> str:
+    digest = hashlib.sha256(meta.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

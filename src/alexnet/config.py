@@ -1,0 +1,257 @@
+"""What a run is made of: frozen dataclasses that the command line, YAML files and Python share (no torch here).
+
+The text under each field is its help on the command line; `None` means "decided by the data or the model's table".
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from alexnet.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they are cut."""
+
+    source: str = "digits"
+    """Data set: see `alexnet list data`."""
+    root: str = "data"
+    """Folder that holds the data set, or receives its download."""
+    download: bool = True
+    """Download a data set that is not under the root."""
+    val_fraction: float = 0.1
+    """Part of the training set held out for validation, stratified and seeded."""
+    split_seed: int = 0
+    """Seed of the validation split and of --data.fraction; the training seed does not move them."""
+    fraction: float = 1.0
+    """Part of the training set to use at all."""
+    resize: int | None = None
+    """Resize the short side to this many pixels, once, when the data is loaded."""
+    crop: int | None = None
+    """Side of the crop: random in training, central in evaluation."""
+    pad: int = 0
+    """Zero pixels around a training image before the random crop."""
+    flip: bool = False
+    """Mirror half of the training images, drawn per image."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel on the 0-1 scale; without it the training split's own."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: a table by name, and fields that replace the table's."""
+
+    variant: str = "paper"
+    """Network: see `alexnet list models`."""
+    num_classes: int | None = None
+    """Outputs; without it as many as the data has classes."""
+    in_channels: int | None = None
+    """Image channels; without it the data's."""
+    width: float | None = None
+    """Multiplier of all layer widths."""
+    dropout: float | None = None
+    """Dropout rate."""
+    lrn: Literal["off", "code", "formula"] | None = None
+    """Local response normalisation: as the released code, as the paper's formula reads, or off."""
+    overlap: bool | None = None
+    """Overlapping 3x3 pooling, or plain 2x2."""
+    activation: Literal["relu", "tanh"] | None = None
+    """Activation function."""
+    groups: int | None = None
+    """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
+    init: Literal["text", "code", "caffe", "modern"] | None = None
+    """Initial weights: the paper's text, the released code, Caffe's, or He's."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its learning rate."""
+
+    lr: float = 0.01
+    """Learning rate; the peak where the schedule has one."""
+    name: Literal["sgd", "paper-sgd", "adam", "adamw"] = "sgd"
+    """Optimiser; paper-sgd keeps the learning rate inside the momentum (section 5)."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov momentum (sgd only)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's two averages."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    decay_biases: bool = True
+    """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = "constant"
+    """Course of the learning rate."""
+    factor: float = 0.1
+    """Factor of each drop (step, plateau)."""
+    step_epochs: int = 30
+    """Epochs between drops (step)."""
+    patience: int = 5
+    """Epochs without a better validation accuracy before a drop (plateau)."""
+    max_drops: int = 3
+    """Most drops of plateau; the paper made three."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from zero."""
+    peak: float = 0.3
+    """Where one-cycle reaches its peak, as a part of the run."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run."""
+
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images a step, over all processes."""
+    seed: int = 0
+    """Seed of initial weights, order, augmentation and dropout."""
+    name: str = "custom"
+    """Name of the recipe."""
+    accumulate: int = 1
+    """Split each batch into this many parts to save memory; the result is the batch's."""
+    label_smoothing: float = 0.0
+    """Label smoothing."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off."""
+    init: str | None = None
+    """Weights file, checkpoint or run to start from."""
+    replace_head: bool = False
+    """With --init: start the last layer afresh where its size differs."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto is bf16 where the processor has it, else fp32."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    log_every: int = 50
+    """Steps between logged values."""
+    save_minutes: float = 10.0
+    """Minutes between checkpoints within an epoch; each epoch's end is always saved."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        d, o = self.data, self.optim
+        rules = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 1,
+            "accumulate": 1 <= self.accumulate <= self.batch_size,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "ema": 0 <= self.ema < 1,
+            "log_every": self.log_every >= 1,
+            "save_minutes": self.save_minutes > 0,
+            "data.val_fraction": 0 <= d.val_fraction < 1,
+            "data.fraction": 0 < d.fraction <= 1,
+            "data.resize": d.resize is None or d.resize >= 1,
+            "data.crop": d.crop is None or d.crop >= 1,
+            "data.pad": d.pad >= 0,
+            "data.std": d.std is None or all(s > 0 for s in d.std),
+            "optim.lr": 0 < o.lr < float("inf"),
+            "optim.momentum": 0 <= o.momentum < 1,
+            "optim.weight_decay": o.weight_decay >= 0,
+            "optim.factor": 0 < o.factor < 1,
+            "optim.step_epochs": o.step_epochs >= 1,
+            "optim.patience": o.patience >= 0,
+            "optim.warmup_epochs": o.warmup_epochs >= 0,
+            "optim.peak": 0 < o.peak < 1,
+            "optim.betas": all(0 <= b < 1 for b in o.betas),
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise UsageError(f"{flag(name)} {get(self, name)} is out of range.")
+        if o.schedule == "plateau" and d.val_fraction == 0:
+            raise UsageError(f"the plateau schedule watches validation: set {flag('data.val_fraction')} above 0.")
+        if o.nesterov and (o.name != "sgd" or o.momentum == 0):
+            raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
+
+
+def flag(name: str) -> str:
+    """The command line's flag for a dotted field name."""
+    return "--" + name.replace("_", "-")
+
+
+def get(config: Any, name: str) -> Any:
+    """The value of a dotted field name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field by its dotted name; tuples become lists, so that YAML and JSON can hold them."""
+    flat: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def override(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+    """A copy with fields replaced; keys are dotted names ("optim.lr") or nest as dictionaries ({"optim": {"lr": 1}}).
+
+    Raises UsageError for an unknown name or a value of the wrong type.
+    """
+    result: TrainConfig = _override(config, values, "", list(flatten(config)))
+    return result
+
+
+def _override(config: Any, values: dict[str, Any], prefix: str, known: list[str]) -> Any:
+    hints = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        head, _, rest = str(key).partition(".")
+        if head not in hints or (rest and not is_dataclass(hints[head])):
+            raise UsageError(unknown("setting", f"{prefix}{key}", known))
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        elif is_dataclass(hints[head]):
+            if is_dataclass(value):
+                changes[head] = value
+            elif isinstance(value, dict):
+                nested.setdefault(head, {}).update(value)
+            else:
+                raise UsageError(f"setting {prefix}{key} is a group of settings, not {value!r}.")
+        else:
+            changes[head] = _coerce(value, hints[head], prefix + head)
+    for head, inner in nested.items():
+        changes[head] = _override(changes.get(head, getattr(config, head)), inner, f"{prefix}{head}.", known)
+    return replace(config, **changes)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the field's type; YAML's 1e-3 (a string there) and integers for floats are taken."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), name)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UsageError(unknown(f"value for {flag(name)}:", str(value), args))
+    if origin is tuple:
+        if isinstance(value, list | tuple) and (args[-1] is ... or len(value) == len(args)):
+            return tuple(_coerce(v, args[0], name) for v in value)
+    elif hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is str and isinstance(value, Path):
+        return str(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{flag(name)} takes {getattr(hint, '__name__', hint)}, not {value!r}.")

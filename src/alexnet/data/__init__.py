@@ -1,0 +1,1 @@
+"""From a data set's name to normalised batches: `sources`, `resident`, `augment`."""

@@ -1,0 +1,86 @@
+"""Small images: a whole split on the device as uint8, batches cut and augmented there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet.config import DataConfig
+from alexnet.data.augment import Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.sources import Split
+from alexnet.errors import UsageError
+
+CHUNK = 4096  # images handled at a time where a whole split as floats would not fit
+
+
+class ResidentSplit:
+    """Images uint8 [N, C, H, W] (already resized) and labels int64 [N] on one device."""
+
+    def __init__(self, split: Split, device: torch.device, resize: int | None = None) -> None:
+        images = torch.from_numpy(split.images)
+        if resize is not None:
+            images = torch.cat([resize_short_side(part, resize) for part in images.split(CHUNK)])
+        self.images = images.to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self.sources = split.sources
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel on the 0-1 scale."""
+        total = torch.zeros(self.images.shape[1], dtype=torch.float64, device=self.images.device)
+        squares = torch.zeros_like(total)
+        for part in self.images.split(CHUNK):
+            values = part.double() / 255
+            total += values.sum(dim=(0, 2, 3))
+            squares += values.square_().sum(dim=(0, 2, 3))
+        pixels = self.images.numel() // self.images.shape[1]
+        mean = total / pixels
+        std = (squares / pixels - mean**2).clamp(min=0).sqrt().clamp(min=1 / 255)  # a flat channel stays finite
+        return tuple(mean.tolist()), tuple(std.tolist())
+
+    def preprocessing(self, data: DataConfig) -> Preprocessing:
+        """How evaluation treats these images: the configured crop and statistics, or the data's own."""
+        height, width = self.images.shape[-2:]
+        size = data.crop or min(height, width)
+        if size > min(height, width) + 2 * data.pad:
+            raise UsageError(f"--data.crop {size} is larger than the images ({height}x{width}): set --data.resize.")
+        mean, std = self.statistics()
+        for name, given in (("mean", data.mean), ("std", data.std)):
+            if given is not None and len(given) not in (1, self.images.shape[1]):
+                raise UsageError(
+                    f"--data.{name} has {len(given)} values, the images have {self.images.shape[1]} channels."
+                )
+        return Preprocessing(size, data.resize, data.mean or mean, data.std or std)
+
+    def training_batches(
+        self, data: DataConfig, prep: Preprocessing, batch_size: int, seed: int, epoch: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """From step `start` of an epoch: images float32 [B, C, size, size], labels [B], rows [B] of this split."""
+        order, draws = epoch_plan(len(self), seed, epoch, self.images.device)
+        for rows in list(order.split(batch_size))[start:]:
+            crops = random_crops(self.images[rows], draws[rows], prep.size, data.pad, data.flip)
+            yield prep.normalise(crops), self.labels[rows], rows
+
+    def evaluation_batches(
+        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """In order, every sample of the shard once: images float32 [B, V, C, size, size], labels [B]."""
+        for images, labels in zip(
+            self.images[shard].split(batch_size), self.labels[shard].split(batch_size), strict=True
+        ):
+            yield prep.normalise(central_views(images, prep.size, views)), labels
+
+
+def resize_short_side(images: Tensor, size: int) -> Tensor:
+    """uint8 [N, C, H, W] with the short side resized to `size` pixels: bilinear with antialiasing, as Pillow."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    if short == size:
+        return images
+    new = (round(height * size / short), round(width * size / short))
+    return F.interpolate(images, new, mode="bilinear", antialias=True)

@@ -1,0 +1,50 @@
+"""What can go wrong for a user, each kind with the exit code that the command ends with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlexNetError(ValueError):
+    """An error that the user can mend; the message says what, where and how."""
+
+    exit_code = 1
+
+
+class UsageError(AlexNetError):
+    """A flag, a field or a name that cannot be used as given."""
+
+    exit_code = 2
+
+
+class DataError(AlexNetError):
+    """A data set that is missing, damaged or does not fit."""
+
+    exit_code = 3
+
+
+class CheckpointError(AlexNetError):
+    """A checkpoint or weights file that cannot be read, trusted or applied."""
+
+    exit_code = 4
+
+
+class NumericsError(AlexNetError):
+    """Training that left the range of finite numbers."""
+
+    exit_code = 5
+
+
+class TrainingStopped(AlexNetError):
+    """A signal ended the run; what was trained is saved and the same command goes on."""
+
+    exit_code = 75
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that is not in `known`: the nearest match first, then all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

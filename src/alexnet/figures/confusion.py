@@ -1,0 +1,50 @@
+"""The confusion matrix as a picture and as a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from alexnet.figures import new_figure
+from alexnet.metrics import Result
+
+NUMBERED = 25  # up to this many classes, cells and ticks carry text
+
+
+def write_confusion(result: Result, folder: Path, stem: str) -> None:
+    """`stem`.json (the result), `stem`-confusion.csv and `stem`-confusion.png in a folder.
+
+    Raises UsageError, after the first two are written, if matplotlib is not installed.
+    """
+    (folder / f"{stem}.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    with (folder / f"{stem}-confusion.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["true \\ predicted", *result.classes])
+        writer.writerows([name, *row] for name, row in zip(result.classes, result.confusion.tolist(), strict=True))
+    draw_confusion(result, folder / f"{stem}-confusion.png")
+
+
+def draw_confusion(result: Result, path: Path) -> None:
+    """A PNG of the matrix in percent of each true class."""
+    counts = result.confusion
+    percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    k = len(result.classes)
+    side = max(4.5, min(0.55 * k + 2, 12))
+    figure = new_figure(side + 0.8, side)
+    axes = figure.subplots()
+    picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, label="% of the true class")
+    if k <= NUMBERED:
+        axes.set_xticks(range(k), result.classes, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(k), result.classes)
+        for (row, column), value in np.ndenumerate(percent):
+            if value >= 0.5:
+                colour = "white" if value > 55 else "black"
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{result.split}: top-1 {result.top1:.2%} of {result.count} images", fontsize=10)
+    figure.savefig(path, dpi=150)

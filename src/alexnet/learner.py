@@ -1,0 +1,157 @@
+"""What learns: network, optimiser, schedule and averages; one training step; how all of it is saved and restored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alexnet.checkpoint import Checkpoint
+from alexnet.config import TrainConfig
+from alexnet.distributed import World
+from alexnet.models.network import AlexNet
+from alexnet.optim import Schedule, build_optimizer, set_lr
+from alexnet.precision import Precision
+
+
+@dataclass
+class Counters:
+    """Where a run is; saved with every checkpoint."""
+
+    epoch: int = 0
+    """Completed epochs."""
+    epoch_step: int = 0
+    """Completed steps of the current epoch."""
+    step: int = 0
+    """Completed steps of the run."""
+    bad_in_a_row: int = 0
+    skipped: int = 0
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    """Time spent training, over all sessions of the run."""
+
+
+class Learner:
+    """Everything that a step changes."""
+
+    def __init__(
+        self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, precision: Precision, world: World
+    ) -> None:
+        """`model` is on its device already."""
+        self.config, self.model, self.precision, self.world = config, model, precision, world
+        self.forward: Any = world.wrap(model)
+        if config.compile:
+            self.forward = torch.compile(self.forward)
+        self.optimizer = build_optimizer(config.optim, model)
+        self.schedule = Schedule(config.optim, config.epochs, steps_per_epoch)
+        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema else {}
+        self.counters = Counters()
+        # This epoch's sums over all processes: loss, correct answers, samples.
+        self.totals = torch.zeros(3, dtype=torch.float64, device=precision.device)
+
+    def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
+        """One step on this process's part of a batch of `count` images: [B, C, H, W] and [B].
+
+        Returns the loss and number of correct answers, [2], summed over the part; None if the loss was not finite, in
+        which case nothing was changed.
+        """
+        config = self.config
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(2, dtype=torch.float64, device=images.device)
+        parts = zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True)
+        for part, wanted in parts:
+            with self.precision.autocast():
+                logits = self.forward(part)
+            loss = F.cross_entropy(logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing)
+            # Processes average their gradients, so each one's sum is divided by its share of the batch.
+            (loss * (self.world.size / count)).backward()
+            sums += torch.stack([loss.detach(), (logits.detach().argmax(dim=1) == wanted).sum()]).double()
+        return None if self.world.any(not math.isfinite(sums[0]), images.device) else sums
+
+    def apply_step(self, sums: Tensor, count: int) -> None:
+        """Change the weights by the gradients of `train_step`, and count its `sums` over `count` images."""
+        set_lr(self.optimizer, self.schedule.lr(self.counters.step), self.config.optim)
+        self.optimizer.step()
+        if self.ema:
+            decay = min(
+                self.config.ema, (1 + self.counters.step) / (10 + self.counters.step)
+            )  # a young average forgets
+            weights = [p.detach() for p in self.model.parameters()]
+            torch._foreach_lerp_(list(self.ema.values()), weights, 1 - decay)
+        self.totals += torch.cat([self.world.sum(sums), sums.new_tensor([count])])
+        self.counters.step += 1
+        self.counters.epoch_step += 1
+        self.counters.bad_in_a_row = 0
+
+    def skip_step(self) -> None:
+        """Go past a batch whose loss was not finite."""
+        self.counters.step += 1
+        self.counters.epoch_step += 1
+        self.counters.skipped += 1
+        self.counters.bad_in_a_row += 1
+
+    def start_epoch(self) -> None:
+        """Close the current epoch."""
+        self.counters.epoch += 1
+        self.counters.epoch_step = 0
+        self.totals.zero_()
+
+    def progress(self) -> dict[str, Any]:
+        """Step, mean loss and accuracy of this epoch so far, learning rate."""
+        loss, correct, seen = self.totals.tolist()
+        return {
+            "step": self.counters.step,
+            "train_loss": loss / max(seen, 1),
+            "train_top1": correct / max(seen, 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def evaluated(self) -> nn.Module:
+        """The network that validation sees: with the averaged weights where there is an average."""
+        return _WithWeights(self.model, self.ema) if self.ema else self.model
+
+    def checkpoint(self, meta: dict[str, Any]) -> Checkpoint:
+        """The complete state."""
+        names = {id(p): n for n, p in self.model.named_parameters()}
+        extra = {f"ema/{n}": t for n, t in self.ema.items()} | {"totals": self.totals}
+        for parameter, state in self.optimizer.state.items():
+            extra |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items()}
+        progress = {
+            "counters": asdict(self.counters),
+            "schedule": self.schedule.state(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        return Checkpoint(self.model.state_dict(), extra, meta | progress)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Undo `checkpoint`."""
+        self.model.load_state_dict(checkpoint.weights)
+        self.counters = Counters(**checkpoint.meta["counters"])
+        self.schedule.restore(checkpoint.meta["schedule"])
+        self.totals.copy_(checkpoint.extra["totals"])
+        for name, average in self.ema.items():
+            average.copy_(checkpoint.extra[f"ema/{name}"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = checkpoint.meta["lr"]
+        for name, parameter in self.model.named_parameters():
+            prefix = f"optimizer/{name}/"
+            state = {k.removeprefix(prefix): t for k, t in checkpoint.extra.items() if k.startswith(prefix)}
+            if state:  # in the parameter's own layout, or the next step would be slower
+                self.optimizer.state[parameter] = {
+                    k: torch.empty_like(parameter).copy_(t) if t.shape == parameter.shape else t.to(parameter.device)
+                    for k, t in state.items()
+                }
+
+
+class _WithWeights(nn.Module):
+    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def forward(self, images: Tensor) -> Any:
+        return torch.func.functional_call(self.model, self.weights, (images,))

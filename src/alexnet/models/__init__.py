@@ -1,0 +1,1 @@
+"""The network: its tables (`variants`), arithmetic (`summary`), modules (`network`, `layers`) and weights."""

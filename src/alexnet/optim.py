@@ -1,0 +1,111 @@
+"""The optimiser and the learning rate from an OptimConfig."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from alexnet.config import OptimConfig
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or Adam(W) over the model's parameters, biases without decay if so configured."""
+    decayed = [p for n, p in model.named_parameters() if config.decay_biases or not n.endswith("bias")]
+    free = [p for n, p in model.named_parameters() if not (config.decay_biases or not n.endswith("bias"))]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if free:
+        groups.append({"params": free, "weight_decay": 0.0})
+    if config.name in ("sgd", "paper-sgd"):
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float, config: OptimConfig) -> None:
+    """Set the rate of every group.
+
+    The paper's velocity contains the rate (v <- .9 v - .0005 eps w - eps g, section 5), torch's does not; the two
+    differ only when the rate changes, so paper-sgd rescales the momentum then.
+    """
+    old = optimizer.param_groups[0]["lr"]
+    if config.name == "paper-sgd" and lr != old and lr > 0:
+        for state in optimizer.state.values():
+            state["momentum_buffer"].mul_(old / lr)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@dataclass
+class Plateau:
+    """How often the rate has dropped because the validation accuracy stopped improving."""
+
+    best: float = -math.inf
+    bad_epochs: int = 0
+    drops: int = 0
+
+    def observe(self, accuracy: float, config: OptimConfig) -> None:
+        """Count an epoch; a drop follows more than `patience` epochs without improvement."""
+        if accuracy > self.best:
+            self.best, self.bad_epochs = accuracy, 0
+        else:
+            self.bad_epochs += 1
+        if self.bad_epochs > config.patience and self.drops < config.max_drops:
+            self.drops += 1
+            self.bad_epochs = 0
+
+
+class Schedule:
+    """The learning rate of every step: a function of the step alone, but for plateau's count of drops."""
+
+    def __init__(self, config: OptimConfig, epochs: int, steps_per_epoch: int) -> None:
+        self.config = config
+        self.total = epochs * steps_per_epoch
+        self.steps_per_epoch = steps_per_epoch
+        self.plateau = Plateau()
+
+    def lr(self, step: int) -> float:
+        """The rate of a step, counted from 0."""
+        c = self.config
+        warmup = c.warmup_epochs * self.steps_per_epoch
+        part = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        match c.schedule:
+            case "constant":
+                part *= 1.0
+            case "step":
+                part *= c.factor ** (step // self.steps_per_epoch // c.step_epochs)
+            case "plateau":
+                part *= c.factor**self.plateau.drops
+            case "cosine":
+                part *= _cosine(1.0, 0.0, (step - warmup) / max(1.0, self.total - warmup))
+            case "one-cycle":
+                part *= _one_cycle(step, self.total, c.peak)
+        return c.lr * part
+
+    def observe(self, accuracy: float) -> None:
+        """Tell the schedule an epoch's validation accuracy."""
+        if self.config.schedule == "plateau":
+            self.plateau.observe(accuracy, self.config)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return asdict(self.plateau)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo `state`."""
+        self.plateau = Plateau(**state)
+
+
+def _cosine(start: float, end: float, at: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * min(max(at, 0.0), 1.0)))
+
+
+def _one_cycle(step: int, total: int, peak: float) -> float:
+    """Smith and Topin's one-cycle with cosine flanks, from 1/25 to 1 to almost 0, as torch's OneCycleLR."""
+    top = peak * total - 1
+    if step <= top:
+        return _cosine(1 / 25, 1.0, step / max(top, 1.0))
+    return _cosine(1.0, 1 / 25e4, (step - top) / max(total - 1 - top, 1.0))

@@ -1,0 +1,23 @@
+"""Recipes: named configurations, each with the place that its settings come from (no torch here)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alexnet.config import TrainConfig, override
+from alexnet.errors import UsageError, unknown
+from alexnet.recipes import cifar, digits, imagenet
+
+RECIPES: dict[str, TrainConfig] = {c.name: c for m in (digits, cifar, imagenet) for c in m.RECIPES}
+ORIGINS: dict[str, str] = {**digits.ORIGINS, **cifar.ORIGINS, **imagenet.ORIGINS}
+
+
+def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:
+    """The configuration called `name` with fields replaced, by dotted name or as nested dictionaries:
+    `recipe("cifar10", epochs=3, optim={"lr": 0.02}, **{"data.root": "/data"})`.
+
+    Raises UsageError for an unknown recipe or field.
+    """
+    if name not in RECIPES:
+        raise UsageError(unknown("recipe", name, RECIPES))
+    return override(RECIPES[name], overrides)

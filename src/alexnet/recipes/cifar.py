@@ -1,0 +1,58 @@
+"""CIFAR-10 and CIFAR-100: our own best, and the settings of two public projects as they published them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+CIFAR10 = TrainConfig(
+    name="cifar10",
+    epochs=10,
+    batch_size=128,
+    data=DataConfig(source="cifar10", val_fraction=0.04, pad=4, flip=True),
+    model=ModelConfig(variant="cifar"),
+    optim=OptimConfig(lr=0.03, schedule="one-cycle", nesterov=True, decay_biases=False),
+)
+# jackwang0108/AlexNet: SGD with momentum .9, weight decay 5e-4, batches of 128, no augmentation; 1e-2 divided by ten
+# when the validation accuracy stops improving (its setting 1) or a constant rate (settings 2 and 3). The number of
+# epochs is not published.
+PLATEAU = TrainConfig(
+    name="cifar10-plateau",
+    epochs=100,
+    batch_size=128,
+    data=DataConfig(source="cifar10", val_fraction=0.1),
+    model=ModelConfig(variant="cifar"),
+    optim=OptimConfig(lr=1e-2, schedule="plateau"),
+)
+# Bearnardd/AlexNetCifar10: images enlarged to 70, random 64 crops, mean and std .5, batches of 256, 25 epochs.
+RESIZED = TrainConfig(
+    name="cifar10-resized",
+    epochs=25,
+    batch_size=256,
+    data=DataConfig(source="cifar10", val_fraction=0.1, resize=70, crop=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    model=ModelConfig(variant="cifar-resized"),
+    optim=OptimConfig(lr=1e-2),
+)
+
+
+def _constant(name: str, lr: float) -> TrainConfig:
+    return replace(PLATEAU, name=name, optim=replace(PLATEAU.optim, lr=lr, schedule="constant"))
+
+
+def _cifar100(base: TrainConfig) -> TrainConfig:
+    return replace(base, name=base.name.replace("cifar10", "cifar100"), data=replace(base.data, source="cifar100"))
+
+
+SLOW, SLOWEST = _constant("cifar10-1e-3", 1e-3), _constant("cifar10-1e-4", 1e-4)
+RECIPES = [CIFAR10, _cifar100(CIFAR10), PLATEAU, SLOW, SLOWEST, _cifar100(PLATEAU), _cifar100(SLOW), RESIZED]
+ORIGINS = {
+    "cifar10": "ours: crop, flip and one-cycle",
+    "cifar100": "ours: crop, flip and one-cycle",
+    "cifar10-plateau": "jackwang0108/AlexNet, setting 1",
+    "cifar10-1e-3": "jackwang0108/AlexNet, setting 2",
+    "cifar10-1e-4": "jackwang0108/AlexNet, setting 3",
+    "cifar100-plateau": "jackwang0108/AlexNet, setting 1",
+    "cifar100-1e-3": "jackwang0108/AlexNet, setting 2",
+    "cifar10-resized": "Bearnardd/AlexNetCifar10",
+}

@@ -1,0 +1,265 @@
+"""A run folder: configuration, metrics, status, checkpoints and figures of one training."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alexnet.checkpoint import Checkpoint, load_checkpoint, write_atomically
+from alexnet.config import TrainConfig, flag, flatten, override
+from alexnet.errors import CheckpointError, UsageError
+
+# What may differ between a run and its continuation: none of these changes what is learned.
+FREE = {"name", "epochs", "device", "accumulate", "log_every", "save_minutes", "data.root", "data.download"}
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that `train` made; nothing is read before it is asked for."""
+
+    path: Path
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration it was last trained with."""
+        return load_config(self.path / "config.yaml")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json: state (running, stopped, failed, finished), epoch, step, best validation accuracy."""
+        file = self.path / "status.json"
+        status: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return status
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: one an epoch ("kind": "epoch") and one every log_every steps ("step")."""
+        return list(_read_lines(self.path / "metrics.jsonl"))
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epoch lines of `metrics`."""
+        return [row for row in self.metrics if row["kind"] == "epoch"]
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The test result that training ended with."""
+        file = self.path / "test.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best validation epoch."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Everything needed to go on."""
+        return self.path / "last.safetensors"
+
+    @property
+    def previous(self) -> Path:
+        """The checkpoint before `last`."""
+        return self.path / "previous.safetensors"
+
+    def checkpoint(self) -> Path:
+        """The checkpoint to evaluate: the best, or the last where no epoch was completed."""
+        for file in (self.best, self.last):
+            if file.exists():
+                return file
+        raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
+
+    def resume_point(self) -> tuple[Checkpoint | None, str | None]:
+        """The newest checkpoint that can be read, and a warning if that is not the last one."""
+        if not self.last.exists() and not self.previous.exists():
+            return None, None
+        try:
+            return load_checkpoint(self.last), None
+        except CheckpointError as problem:
+            if not self.previous.exists():
+                raise
+            return load_checkpoint(self.previous), f"{problem} Going on from {self.previous.name} before it."
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Replace config.yaml and environment.json."""
+        text = yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False)
+        write_atomically(self.path / "config.yaml", text.encode())
+        write_atomically(self.path / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
+
+    def write_status(self, **values: Any) -> None:
+        """Replace status.json."""
+        values = {**values, "pid": os.getpid(), "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_atomically(self.path / "status.json", (json.dumps(values, indent=1) + "\n").encode())
+
+
+def load_run(path: str | Path) -> Run:
+    """The run in a folder. Raises UsageError if there is none."""
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"{path} is not a run folder: it has no config.yaml.")
+    return Run(path)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """A configuration from YAML, for example an earlier run's config.yaml. Raises UsageError."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())}.") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is not a configuration: it holds no settings.")
+    return override(TrainConfig(), values)
+
+
+@contextmanager
+def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
+    """Hold a folder for this process: a new one, or one that holds the same run.
+
+    Raises UsageError for a folder that belongs to another run or to something else, that cannot be written, or that
+    another process trains in.
+    """
+    run = Run(path)
+    if (path / "config.yaml").exists():
+        old, new = flatten(run.config), flatten(config)
+        changed = [n for n in new if n not in FREE and old[n] != new[n]]
+        if changed:
+            shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
+            raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
+    elif path.exists() and (not path.is_dir() or any(f.name != LOCK for f in path.iterdir())):
+        raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("w")
+    except OSError as problem:
+        raise UsageError(f"cannot write to {path}: {problem.strerror}; choose another folder with --run DIR.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
+        yield run
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and the source's revision."""
+    import numpy
+    import torch
+
+    from alexnet import __version__
+
+    git = (
+        subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if _has_git()
+        else None
+    )
+    return {
+        "alexnet": __version__,
+        "git": git.stdout.strip() if git and git.returncode == 0 else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _has_git() -> bool:
+    import shutil
+
+    return shutil.which("git") is not None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:  # a line cut short by a kill
+                return
+
+
+class RunLog:
+    """Writes a run's metrics: metrics.jsonl, metrics.csv (epochs) and TensorBoard events."""
+
+    def __init__(self, run: Run, step: int, epoch: int) -> None:
+        """Open the logs after so many steps and epochs; later lines, from before a kill, will be written again."""
+        self.run = run
+        kept = [row for row in run.metrics if row["step"] <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch)]
+        write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._write_csv([row for row in kept if row["kind"] == "epoch"])
+        self.warnings: list[str] = []
+        self._board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run.path), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        except ImportError:
+            self.warnings.append("no TensorBoard events: pip install 'alexnet[tensorboard]'")
+        except OSError as problem:
+            self.warnings.append(f"no TensorBoard events: {problem}")
+
+    @property
+    def _jsonl(self) -> Path:
+        return self.run.path / "metrics.jsonl"
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row with "kind", "epoch" and "step"; an epoch's row goes to the CSV too."""
+        with self._jsonl.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if row["kind"] == "epoch":
+            self._write_csv(self.run.epochs)
+        if self._board is not None:
+            try:
+                for name, value in row.items():
+                    if isinstance(value, int | float) and name not in ("step", "kind"):
+                        self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+                self._board.flush()
+            except OSError as problem:
+                self._board = None
+                self.warnings.append(f"TensorBoard events stop here: {problem}")
+
+    def _write_csv(self, rows: list[dict[str, Any]]) -> None:
+        from io import StringIO
+
+        text = StringIO()
+        if rows:
+            writer = csv.DictWriter(text, [name for name in rows[0] if name != "kind"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_atomically(self.run.path / "metrics.csv", text.getvalue().encode())
+
+    def close(self) -> None:
+        """Release the files."""
+        if self._board is not None:
+            self._board.close()

@@ -1,0 +1,306 @@
+"""Training: `train(config)` makes a run folder, or goes on in one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alexnet.checkpoint import Checkpoint, save_checkpoint
+from alexnet.config import TrainConfig, flatten
+from alexnet.data.resident import ResidentSplit
+from alexnet.data.sources import load_dataset
+from alexnet.distributed import World, join_world
+from alexnet.errors import DataError, NumericsError, TrainingStopped, UsageError
+from alexnet.evaluation import build_for, model_fields, restore, score
+from alexnet.figures.confusion import write_confusion
+from alexnet.figures.curves import draw_curves
+from alexnet.learner import Learner
+from alexnet.metrics import Result
+from alexnet.models.weights import load_weights
+from alexnet.precision import Precision, choose_precision
+from alexnet.progress import Reporter
+from alexnet.run import Run, RunLog, open_run
+from alexnet.signals import Interrupt, SignalGuard
+
+BAD_IN_A_ROW = 3  # non-finite losses that end a run
+REMEDY = "Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
+
+
+def train(
+    config: TrainConfig,
+    run_dir: str | Path | None = None,
+    *,
+    reporter: Reporter | None = None,
+    guard: SignalGuard | None = None,
+) -> Run:
+    """Train in `run_dir` (default runs/<name>), or go on there with the same configuration; `epochs` may have grown.
+
+    Kill it at any time: the same call ends with the same weights, to the bit (CPU, same machine and thread count).
+    Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
+    NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
+    """
+    path = Path(run_dir) if run_dir is not None else Path("runs") / config.name
+    with ExitStack() as stack:
+        guard = guard or stack.enter_context(SignalGuard())
+        try:
+            world, device = stack.enter_context(join_world(config.device))
+            guard.deferred = world.size > 1
+            reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
+            precision = choose_precision(device, config.precision)
+            run = stack.enter_context(open_run(config, path)) if world.is_main else Run(path)
+            world.any(False, precision.device)  # nobody reads the folder before the main process has it
+            _Session(config, run, precision, world, reporter, guard).work()
+        except Interrupt as signal:
+            raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                f"out of GPU memory with --batch-size {config.batch_size} in --accumulate {config.accumulate} parts: "
+                "double --accumulate or halve the batch."
+            ) from None
+    return run
+
+
+class _Session:
+    """One process's work on a run, from loading the data to the test result."""
+
+    learner: Learner | None = None
+    log: RunLog | None = None
+
+    def __init__(
+        self, config: TrainConfig, run: Run, precision: Precision, world: World, reporter: Reporter, guard: SignalGuard
+    ) -> None:
+        self.config, self.run, self.precision = config, run, precision
+        self.world, self.reporter, self.guard = world, reporter, guard
+
+    def work(self) -> None:
+        """The story of a run."""
+        point, warning = self.run.resume_point()
+        if warning:
+            self.reporter.note(warning)
+        done = point.meta["counters"]["epoch"] if point else 0
+        if done >= self.config.epochs and self.run.status.get("state") == "finished":
+            self.reporter.note(
+                f"{self.run.path} is finished ({done} epochs) and stays as it is. To go on: --epochs {2 * done}. "
+                "To start another: --run DIR."
+            )
+            return
+        try:
+            learner = self._prepare(point)
+            while learner.counters.epoch < self.config.epochs:
+                self._train_epoch(learner)
+                self._finish_epoch(learner)
+            result = self._test(learner)
+        except Interrupt as signal:
+            with self.guard.critical():
+                if self.learner is not None:
+                    self._save_last(self.learner)
+                self._status("stopped", message=str(signal))
+            raise
+        except NumericsError as problem:
+            self._status("failed", message=str(problem))
+            raise
+        finally:
+            if self.log is not None:
+                self.log.close()
+        self._status("finished")
+        self.reporter.finish(self.run.path, result)
+
+    def _prepare(self, point: Checkpoint | None) -> Learner:
+        """Data, network and logs, as they were at the checkpoint."""
+        config = self.config
+        self.dataset = load_dataset(config.data)
+        if point and point.meta["fingerprint"] != self.dataset.fingerprint:
+            raise DataError(
+                f"the data under {config.data.root} is not what {self.run.path} was trained on "
+                "(its fingerprint differs); restore it or train into another folder with --run DIR."
+            )
+        self.images = ResidentSplit(self.dataset.train, self.precision.device, config.data.resize)
+        self.prep = self.images.preprocessing(config.data)
+        self.val: ResidentSplit | None = None
+        if len(self.dataset.val):
+            self.val = ResidentSplit(self.dataset.val, self.precision.device, config.data.resize)
+        torch.manual_seed(config.seed)
+        model = build_for(config, self.dataset, self.prep)
+        if config.init is not None and point is None:
+            load_weights(model, _weights_file(config.init), config.replace_head)
+        self.precision.place(model)
+        learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.precision, self.world)
+        if point:
+            learner.restore(point)
+        counters = learner.counters
+        if self.world.is_main:
+            self.run.write_config(config)
+            self.log = RunLog(self.run, counters.step, counters.epoch)
+        self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
+        self.learner = learner
+        self._status("running")
+        return learner
+
+    def _train_epoch(self, learner: Learner) -> None:
+        """The steps of the current epoch that are still to be made."""
+        config, counters = self.config, learner.counters
+        learner.forward.train()
+        batches = self.images.training_batches(
+            config.data, self.prep, config.batch_size, config.seed, counters.epoch, counters.epoch_step
+        )
+        saved = started = time.monotonic()
+        for images, labels, rows in batches:
+            if self.guard.deferred and self.world.any(self.guard.requested is not None, images.device):
+                raise Interrupt(self.guard.requested or "a signal to another process")
+            # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
+            torch.manual_seed((config.seed << 40) + (counters.step << 10) + self.world.rank)
+            mine = self.world.shard
+            sums = learner.train_step(images[mine], labels[mine], len(rows))
+            with self.guard.critical():
+                if sums is None:
+                    self._skip(learner, rows)
+                else:
+                    learner.apply_step(sums, len(rows))
+                now = time.monotonic()
+                counters.seconds += now - started
+                started = now
+                self.reporter.step(counters.epoch_step, len(rows))
+                if counters.step % config.log_every == 0:
+                    row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
+                    self._write(row)
+                    self.reporter.line(row)
+                if now - saved > 60 * config.save_minutes:
+                    self._save_last(learner)
+                    saved = started = time.monotonic()
+
+    def _finish_epoch(self, learner: Learner) -> None:
+        """Validate, log and save; a signal before the end leaves all of it to the next session."""
+        counters = learner.counters
+        val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
+        with self.guard.critical():
+            row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
+            if val is not None:
+                row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
+                learner.schedule.observe(val.top1)
+            row |= {"seconds": round(counters.seconds, 3), "images_per_second": round(self.reporter.rate(), 1)}
+            learner.start_epoch()
+            self._warn_if_stalled(row["train_loss"])
+            top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
+            if top1 > counters.best_top1 and self._save_best(learner):
+                counters.best_top1, counters.best_epoch = top1, counters.epoch
+            self._write(row)
+            self._save_last(learner)
+            self._status("running")
+            self.reporter.epoch(row)
+            if self.world.is_main:
+                self._draw(lambda: draw_curves(self.run.epochs, self.run.path / "curves.png"))
+
+    def _test(self, learner: Learner) -> Result:
+        """The test result of the best weights; the test split is looked at here alone."""
+        self.world.any(False, self.precision.device)  # the main process has written them
+        model: nn.Module = learner.model
+        if self.run.best.exists():
+            model = self.precision.place(restore(self.run.best)[0])
+        split = ResidentSplit(self.dataset.test, self.precision.device, self.prep.resize)
+        result = self._score(model, split, "test")
+        if self.world.is_main:
+            with self.guard.critical():
+                self._draw(lambda: write_confusion(result, self.run.path, "test"))
+        return result
+
+    def _score(self, model: nn.Module, split: ResidentSplit, name: str) -> Result:
+        return score(model, split, self.prep, self.precision, name=name, classes=self.dataset.classes, world=self.world)
+
+    def _skip(self, learner: Learner, rows: Tensor) -> None:
+        """Leave out a step whose loss was not finite, and write down the images that it was made of."""
+        counters = learner.counters
+        learner.skip_step()
+        sources = self.images.sources[rows.cpu().numpy()].tolist()
+        self._write({"kind": "skipped", "epoch": counters.epoch + 1, "step": counters.step, "sources": sources})
+        self.reporter.note(f"step {counters.step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
+        if counters.bad_in_a_row >= BAD_IN_A_ROW:
+            raise NumericsError(
+                f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {counters.step}. {self.run.last} is "
+                f"the last good checkpoint. {REMEDY}"
+            )
+
+    def _warn_if_stalled(self, loss: float) -> None:
+        """The paper's initialisation (.01 everywhere, section 5) can leave a network predicting all classes alike."""
+        k = len(self.dataset.classes)
+        if loss > 0.99 * math.log(k):
+            self.reporter.note_once(
+                f"the training loss stays at ln({k}) = {math.log(k):.3f}: the network still predicts all classes "
+                "alike. Try --model.init modern, or --model.init code, or another --optim.lr."
+            )
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "config": flatten(self.config),
+            "model": model_fields(self.config, self.dataset, self.prep),
+            "classes": list(self.dataset.classes),
+            "preprocessing": asdict(self.prep),
+            "fingerprint": self.dataset.fingerprint,
+        }
+
+    def _save_last(self, learner: Learner) -> bool:
+        return self._save(learner, self.run.last, learner.checkpoint(self._meta()))
+
+    def _save_best(self, learner: Learner) -> bool:
+        whole = learner.checkpoint(self._meta())
+        return self._save(learner, self.run.best, Checkpoint(learner.ema or whole.weights, {}, whole.meta))
+
+    def _save(self, learner: Learner, path: Path, checkpoint: Checkpoint) -> bool:
+        """Write a checkpoint; a disk that is full costs a warning, not the run."""
+        if not self.world.is_main:
+            return True
+        if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
+            raise NumericsError(f"the weights are not finite; {self.run.last} is the last good checkpoint. {REMEDY}")
+        try:
+            save_checkpoint(path, checkpoint, keep=self.run.previous if path == self.run.last else None)
+        except OSError as problem:
+            self.reporter.note_once(
+                f"could not save {path} ({problem.strerror}); the one before is intact and training goes on."
+            )
+            return False
+        return True
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.log is None:
+            return
+        try:
+            self.log.write(row)
+        except OSError as problem:
+            self.log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
+        for warning in self.log.warnings:
+            self.reporter.note_once(warning)
+        self.log.warnings.clear()
+
+    def _status(self, state: str, **more: Any) -> None:
+        if not self.world.is_main:
+            return
+        if self.learner is not None:
+            counters = self.learner.counters
+            more |= {
+                "epoch": counters.epoch,
+                "step": counters.step,
+                "skipped": counters.skipped,
+                "best_val_top1": counters.best_top1 if self.val is not None else None,
+                "best_epoch": counters.best_epoch,
+            }
+        try:
+            self.run.write_status(state=state, epochs=self.config.epochs, **more)
+        except OSError as problem:
+            self.reporter.note_once(f"could not write status.json in {self.run.path} ({problem.strerror})")
+
+    def _draw(self, draw: Callable[[], None]) -> None:
+        try:
+            draw()
+        except (UsageError, OSError) as problem:  # a run does not end for want of a figure
+            self.reporter.note_once(f"no figure: {problem}")
+
+
+def _weights_file(path: str) -> Path:
+    return Run(Path(path)).checkpoint() if Path(path).is_dir() else Path(path)
