@@ -109,5 +109,5 @@ def _digest(tensors: dict[str, Tensor], meta: str) -> str:
     digest = hashlib.sha256(meta.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, ArgumentCollection, CycloptsError, Parameter
 
 from alexnet import __version__
-from alexnet.config import DataConfig, ModelConfig, TrainConfig, get
+from alexnet.config import ModelConfig, TrainConfig, get
 from alexnet.errors import AlexNetError
 from alexnet.signals import Interrupt, SignalGuard
 
@@ -81,7 +81,8 @@ def evaluate(
     split: Literal["test", "val", "train"] = "test",
     views: int = 1,
     recipe: str | None = None,
-    data: Annotated[DataConfig, Parameter(name="data")] = DataConfig(),  # noqa: B008 (frozen)
+    root: Annotated[str | None, Parameter(name="--data.root")] = None,
+    source: Annotated[str | None, Parameter(name="--data.source")] = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     out: Path | None = None,
@@ -99,8 +100,10 @@ def evaluate(
         1 is the central crop, 10 the paper's corners and centre with their mirror images.
     recipe
         What a bare weights file was trained on.
-    data
-        Settings of the data that replace the run's, for example --data.root.
+    root
+        Folder that holds the data set, where it is not the one that the run was trained from.
+    source
+        Another data set with the same classes.
     device
         auto, cpu, cuda or cuda:N.
     precision
@@ -118,7 +121,7 @@ def evaluate(
         target,
         split,
         config=named(recipe) if recipe else None,
-        data=_given_data(data),
+        data={k: v for k, v in (("root", root), ("source", source)) if v is not None},
         views=views,
         device=device,
         precision=precision,
@@ -220,10 +223,6 @@ def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> 
 def _given_fields(config: Any) -> dict[str, Any]:
     known = asdict(config)
     return {name: known[name] for name in _given if name in known}
-
-
-def _given_data(data: DataConfig) -> dict[str, Any]:
-    return _given_fields(data)
 
 
 def _show_result(result: Result) -> None:

@@ -115,7 +115,7 @@ def evaluate(
     elif _is_ours(Path(path)):
         model, meta = restore(Path(path))
         trained = override(TrainConfig(), meta["config"])
-        prep = Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocessing"].items()})
+        prep = Preprocessing.from_dict(meta["preprocessing"])
         classes = meta["classes"]
     else:
         model, trained = None, config

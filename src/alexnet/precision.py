@@ -53,7 +53,7 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> Precision
 
 def _computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without AVX512-BF16 or AMX, bf16 on a CPU is emulated and slower than float32.
     probes = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
     return device.type == "cpu" and any(probe() for probe in probes if probe)

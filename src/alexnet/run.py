@@ -160,19 +160,9 @@ def environment() -> dict[str, Any]:
 
     from alexnet import __version__
 
-    git = (
-        subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if _has_git()
-        else None
-    )
     return {
         "alexnet": __version__,
-        "git": git.stdout.strip() if git and git.returncode == 0 else None,
+        "git": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -184,10 +174,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _has_git() -> bool:
-    import shutil
-
-    return shutil.which("git") is not None
+def _revision() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
+        return None
 
 
 def _processor() -> str:
@@ -223,7 +215,7 @@ class RunLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run.path), purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(run.path), purge_step=step + 1)
         except ImportError:
             self.warnings.append("no TensorBoard events: pip install 'alexnet[tensorboard]'")
         except OSError as problem:

@@ -189,7 +189,7 @@ class _Session:
             learner.start_epoch()
             self._warn_if_stalled(row["train_loss"])
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
-            if top1 > counters.best_top1 and self._save_best(learner):
+            if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
             self._write(row)
             self._save_last(learner)

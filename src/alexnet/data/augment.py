@@ -7,6 +7,7 @@ on earlier draws: so a resumed run and a run on several processes see the same p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class Preprocessing:
     resize: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """Undo `dataclasses.asdict` after JSON."""
+        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [..., C, H, W] to float32 of the same shape and layout."""

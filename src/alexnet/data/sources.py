@@ -96,8 +96,8 @@ def load_dataset(config: DataConfig) -> Dataset:
     train, val = train.take(train_rows), train.take(val_rows)
     digest = hashlib.sha256("\n".join(classes).encode())
     for split in (train, val, test):
-        digest.update(np.ascontiguousarray(split.images))
-        digest.update(split.labels)
+        digest.update(np.ascontiguousarray(split.images).data)
+        digest.update(split.labels.data)
     return Dataset(config.source, classes, train, val, test, digest.hexdigest())
 
 

@@ -20,7 +20,8 @@ def draw_curves(epochs: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(x, [row[f"{split}_{name}"] * scale for row in epochs], "o-", ms=3, color=colour, label=label)
         axes.legend(frameon=False)
     rate.plot(x, [row["lr"] for row in epochs], "o-", ms=3, color="tab:orange")
-    if min(row["lr"] for row in epochs) > 0:
+    rates = [row["lr"] for row in epochs]
+    if min(rates) > 1e-4 * max(rates):  # drops by ten are even steps; a rate that ends at zero would fill the axis
         rate.set_yscale("log")
     for axes, title in ((loss, "loss"), (accuracy, "top-1 accuracy, %"), (rate, "learning rate at the epoch's end")):
         axes.set_title(title, fontsize=10)
