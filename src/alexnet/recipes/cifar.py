@@ -8,11 +8,11 @@ from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 CIFAR10 = TrainConfig(
     name="cifar10",
-    epochs=10,
+    epochs=30,
     batch_size=128,
     data=DataConfig(source="cifar10", val_fraction=0.04, pad=4, flip=True),
     model=ModelConfig(variant="cifar"),
-    optim=OptimConfig(lr=0.03, schedule="one-cycle", nesterov=True, decay_biases=False),
+    optim=OptimConfig(lr=0.05, schedule="one-cycle", nesterov=True, decay_biases=False),
 )
 # jackwang0108/AlexNet: SGD with momentum .9, weight decay 5e-4, batches of 128, no augmentation; 1e-2 divided by ten
 # when the validation accuracy stops improving (its setting 1) or a constant rate (settings 2 and 3). The number of
