@@ -1,0 +1,319 @@
+"""Networks: the published tables, counts and shapes, torchvision's results, ablation fields and too-small inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from alexnet import build_model, list_models
+from alexnet.describe import CLAIMS, describe, show
+from alexnet.errors import UsageError
+from alexnet.models.network import INITS
+from alexnet.models.summary import smallest_input, trace
+from alexnet.models.variants import VARIANTS, resolve
+from alexnet.models.weights import rename
+
+PUBLISHED = [
+    ("paper", {}, 60_965_224, 724_406_816),
+    ("paper", {"groups": 1}, 62_378_344, 1_135_256_096),
+    ("torchvision", {}, 61_100_840, 714_188_480),
+]
+PAPER_LAYERS = (
+    "pad1 conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 "
+    "flatten fc6 relu6 drop6 fc7 relu7 drop7 fc8"
+).split()
+SMALL = {"width": 0.125, "num_classes": 7}
+
+
+def names(variant: str, **fields) -> list[str]:
+    return [layer.name for layer in trace(resolve(variant, **fields))]
+
+
+@pytest.fixture(scope="module")
+def paper() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("paper")
+
+
+@pytest.mark.parametrize(("name", "fields", "parameters", "macs"), PUBLISHED)
+def test_published_counts(name, fields, parameters, macs):
+    described = describe(name, **fields)
+    assert described["parameters"] == parameters
+    assert described["macs"] == macs
+    assert sum(row["macs"] for row in described["layers"]) == macs
+
+
+def test_paper_layers_neurons_and_shapes(paper):
+    described = describe("paper")
+    by_name = {row["name"]: row for row in described["layers"]}
+    assert list(by_name) == PAPER_LAYERS == [name for name, _ in paper.named_children()]
+    assert described["neurons"] == 659_272
+    shapes = [by_name[n]["output"] for n in ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5", "fc6", "fc8")]
+    assert shapes == [
+        [96, 55, 55], [256, 27, 27], [384, 13, 13], [384, 13, 13], [256, 13, 13], [256, 6, 6], [4096], [1000],
+    ]  # fmt: skip
+    counts = [by_name[n]["parameters"] for n in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")]
+    assert counts == [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000]
+
+
+def test_paper_network_computes_the_traced_shapes(paper):
+    """Real modules against the arithmetic: shapes, parameters, and FLOPs as torch counts them (two per MAC)."""
+    seen = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: seen.__setitem__(name, tuple(out.shape[1:])))
+        for name, module in paper.named_children()
+    ]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        paper.eval()(torch.zeros(1, 3, 224, 224))
+    for hook in hooks:
+        hook.remove()
+    layers = trace(resolve("paper"))
+    assert seen["conv1"] == (96, 55, 55)
+    assert seen == {layer.name: layer.out_shape for layer in layers}
+    for layer in layers:
+        assert layer.parameters == sum(p.numel() for p in paper.get_submodule(layer.name).parameters()), layer.name
+    # The band of each LRN (a 1x1 convolution over all channels) is arithmetic of ours, not of the network.
+    band = sum(2 * layer.in_shape[0] * np.prod(layer.out_shape) for layer in layers if layer.kind == "norm")
+    assert counter.get_total_flops() - band == 2 * sum(layer.macs for layer in layers)
+
+
+@pytest.mark.parametrize("variant", list_models())
+def test_description_agrees_with_the_modules(variant):
+    model, described = build_model(variant, **SMALL), describe(variant, batch_size=3, **SMALL)
+    assert described["parameters"] == sum(p.numel() for p in model.parameters())
+    assert [row["name"] for row in described["layers"]] == [name for name, _ in model.named_children()]
+    x = torch.zeros(1, *described["input"])
+    for module, row in zip(model.eval().children(), described["layers"], strict=True):
+        x = module(x)
+        assert list(x.shape[1:]) == row["output"], row["name"]
+    kept = [r for r in described["layers"] if r["kind"] in ("pad", "conv", "norm", "pool", "average", "linear")]
+    assert described["activation_bytes"] == sum(3 * 4 * int(np.prod(row["output"])) for row in kept)
+    assert described["training_bytes"] == described["activation_bytes"] + 3 * 4 * described["parameters"]
+    json.dumps(described)
+
+
+@pytest.mark.parametrize("size", [224, 127])
+def test_torchvision_forward_and_gradients(size):
+    """Strict load of torchvision's own state dict through the converter, then the same logits and gradients."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.alexnet(dropout=0.0)
+    ours = build_model("torchvision", dropout=0.0, input_size=size)
+    ours.load_state_dict(rename(theirs.state_dict(), Path("torchvision")), strict=True)
+    x = torch.randn(2, 3, size, size)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [net.train()(i) for net, i in zip((ours, theirs), inputs, strict=True)]
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+    for out in outputs:
+        F.cross_entropy(out, torch.tensor([3, 700])).backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-8)
+    expected = rename({n: p.grad for n, p in theirs.named_parameters()}, Path("torchvision"))
+    assert len(expected) == 16
+    for name, parameter in ours.named_parameters():
+        assert expected[name].abs().max() > 0, name
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_padding_of_the_paper_is_zeros_to_the_right_and_bottom():
+    """224 is 227 with three zero pixels after the edge (the original's 1 + ceil((224 - 11) / 4) modules)."""
+    torch.manual_seed(0)
+    at224, at227 = build_model("paper", **SMALL).eval(), build_model("paper", input_size=227, **SMALL).eval()
+    assert "pad1" not in names("paper", input_size=227)
+    at227.load_state_dict(at224.state_dict())
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(at224(x), at227(F.pad(x, (0, 3, 0, 3))))
+        assert not torch.allclose(at224(x), at227(F.pad(x, (3, 0, 3, 0))), rtol=1e-3)
+
+
+def test_norm_relu_and_dropout_positions():
+    layers = names("paper")
+    assert [n for n in layers if n.startswith("norm")] == ["norm1", "norm2"]
+    assert layers[-1] == "fc8"
+    assert layers[layers.index("drop6") - 1] == "relu6"
+    assert layers[layers.index("drop7") - 1] == "relu7"
+    theirs = names("torchvision")
+    assert theirs[-8:] == ["flatten", "drop6", "fc6", "relu6", "drop7", "fc7", "relu7", "fc8"]
+    assert not [n for n in theirs if n.startswith("norm")]
+    assert names("bvlc") == [n for n in PAPER_LAYERS if n != "pad1"]
+    assert names("caffenet")[:8] == ["conv1", "relu1", "pool1", "norm1", "conv2", "relu2", "pool2", "norm2"]
+    assert [n for n in names("owt") if n.startswith("norm")] == ["norm1", "norm2"]
+
+
+def test_dropout_acts_in_training_alone():
+    model = build_model("paper", input_size=67, **SMALL)
+    x = torch.randn(2, 3, 67, 67)
+    assert model.drop6.p == model.drop7.p == 0.5
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    seen = []
+    model.drop6.register_forward_hook(lambda _, before, after: seen.append((before[0], after)))
+    model.train()(x)
+    before, after = seen[0]
+    assert ((after == 0) | torch.isclose(after, 2 * before)).all()
+    assert 0.3 < (after == 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("scheme", ["text", "code", "caffe"])
+def test_published_initialisation(scheme):
+    """Standard deviations and biases of the sources, written out here again."""
+    std = {"conv": 0.01, "fc": 0.01}
+    expected = {f"conv{i}": (std["conv"], float(i in (2, 4, 5))) for i in range(1, 6)}
+    expected |= {"fc6": (0.01, 1.0), "fc7": (0.01, 1.0), "fc8": (0.01, 0.0)}
+    if scheme == "code":
+        expected |= {n: (0.03, expected[n][1]) for n in ("conv3", "conv4", "conv5")}
+    if scheme == "caffe":
+        expected = {n: (s, 0.1 * b) for n, (s, b) in expected.items()}
+        expected |= {"fc6": (0.005, 0.1), "fc7": (0.005, 0.1)}
+    assert set(INITS[scheme]) == set(expected)
+    torch.manual_seed(0)
+    model = build_model("paper", init=scheme, width=0.5, num_classes=100)
+    for name, (deviation, bias) in expected.items():
+        layer = model.get_submodule(name)
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.03), name
+        assert abs(layer.weight.mean().item()) < 0.05 * deviation, name
+        assert (layer.bias == bias).all(), name
+
+
+@pytest.mark.parametrize(("activation", "gain"), [("relu", 2**0.5), ("tanh", 5 / 3)])
+def test_modern_initialisation_is_he_normal(activation, gain):
+    torch.manual_seed(0)
+    model = build_model("paper", init="modern", width=0.5, activation=activation, num_classes=100)
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            fan_in = layer.weight[0].numel()
+            expected = (1.0 if name == "fc8" else gain) / fan_in**0.5
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.03), name
+            assert (layer.bias == 0).all()
+
+
+def test_default_initialisations_and_seed():
+    defaults = {name: variant.init for name, variant in VARIANTS.items()}
+    assert defaults["paper"] == defaults["owt"] == defaults["caffenet"] == "text"
+    assert defaults["bvlc"] == "caffe"
+    nets = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        nets.append(build_model("cifar", width=0.125).conv1.weight)
+    assert torch.equal(nets[0], nets[1])
+    assert not torch.equal(nets[0], nets[2])
+
+
+ABLATIONS = [
+    {}, {"lrn": "off"}, {"lrn": "code"}, {"lrn": "formula"}, {"overlap": False}, {"activation": "tanh"},
+    {"groups": 1}, {"groups": 2}, {"init": "text"}, {"init": "code"}, {"init": "caffe"}, {"init": "modern"},
+    {"in_channels": 1}, {"dropout": 0.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", ABLATIONS, ids=str)
+@pytest.mark.parametrize("variant", list_models())
+def test_every_variant_trains_with_every_ablation(variant, fields):
+    table = resolve(variant, **fields)
+    size = table.input_size if table.input_size <= 64 else 67
+    torch.manual_seed(0)
+    model = build_model(variant, input_size=size, **SMALL, **fields)
+    x = torch.randn(2, table.in_channels, size, size)
+    logits = model(x)
+    assert logits.shape == (2, 7)
+    F.cross_entropy(logits, torch.tensor([0, 6])).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.count_nonzero() > 0, name
+
+
+def test_ablation_fields_change_what_they_name():
+    built = {
+        "code": build_model("cifar", width=0.125),
+        "formula": build_model("cifar", width=0.125, lrn="formula"),
+        "bvlc": build_model("bvlc", width=0.125),
+    }
+    norms = {name: (m.norm1.size, m.norm1.alpha, m.norm1.beta, m.norm1.k) for name, m in built.items()}
+    assert norms["code"] == (5, 1e-4, 0.75, 2.0)
+    assert norms["formula"] == (5, pytest.approx(5e-4), 0.75, 2.0)
+    assert norms["bvlc"] == (5, 1e-4, 0.75, 1.0)
+    assert not [n for n in names("cifar", lrn="off") if n.startswith("norm")]
+    plain = build_model("cifar", width=0.125, overlap=False)
+    assert (plain.pool1.kernel_size, plain.pool1.stride) == (2, 2)
+    assert (built["code"].pool1.kernel_size, built["code"].pool1.stride) == (3, 2)
+    tanh = build_model("cifar", width=0.125, activation="tanh")
+    assert isinstance(tanh.relu1, nn.Tanh)
+    assert not [m for m in tanh.modules() if isinstance(m, nn.ReLU)]
+    for groups in (1, 2):
+        model = build_model("owt", width=0.125, groups=groups)
+        assert [model.get_submodule(f"conv{i}").groups for i in range(1, 6)] == [1, groups, 1, groups, groups]
+
+
+def test_width_scales_to_multiples_of_eight():
+    assert [c.width for c in resolve("paper", width=0.5).convs] == [48, 128, 192, 192, 128]
+    assert resolve("paper", width=0.5).hidden == (2048, 2048)
+    tiny = resolve("paper", width=0.01)
+    assert [c.width for c in tiny.convs] == [8] * 5
+    assert all(h % 8 == 0 and h > 0 for h in tiny.hidden)
+
+
+@pytest.mark.parametrize("fields", [{}, {"overlap": False}], ids=str)
+@pytest.mark.parametrize("variant", list_models())
+def test_smallest_input_works_and_one_less_does_not(variant, fields):
+    smallest = smallest_input(resolve(variant, **fields))
+    model = build_model(variant, input_size=smallest, **SMALL, **fields).eval()
+    assert model(torch.zeros(1, 3, smallest, smallest)).shape == (1, 7)
+    with pytest.raises(UsageError, match=rf"{smallest - 1}x{smallest - 1} is too small.*\b{smallest}x{smallest}\b"):
+        build_model(variant, input_size=smallest - 1, **SMALL, **fields)
+
+
+@pytest.mark.parametrize("variant", list_models())
+def test_every_larger_input_works(variant):
+    table = resolve(variant)
+    smallest = smallest_input(table)
+    for size in range(smallest, smallest + 40):
+        layers = trace(resolve(variant, input_size=size))
+        assert all(min(layer.out_shape) >= 1 for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("papper", {}, "Did you mean 'paper'"),
+        ("paper", {"drop_out": 0.1}, "'dropout'"),
+        ("paper", {"lrn": "on"}, "off, code, formula"),
+        ("paper", {"activation": "gelu"}, "relu, tanh"),
+        ("paper", {"groups": 3}, "groups = 3"),
+        ("paper", {"dropout": 1.0}, "dropout = 1.0"),
+        ("paper", {"dropout": -0.1}, "dropout = -0.1"),
+        ("paper", {"num_classes": 0}, "num_classes = 0"),
+        ("paper", {"width": 0.0}, "width = 0.0"),
+        ("paper", {"width": float("nan")}, "width = nan"),
+        ("paper", {"width": float("inf")}, "width = inf"),
+    ],
+)
+def test_unusable_names_and_values(name, fields, said):
+    with pytest.raises(UsageError, match=said):
+        resolve(name, **fields)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 31), (2, 1, 32, 32), (3, 32, 32), (2, 3, 33, 33)])
+def test_wrong_input_shape_is_refused(shape):
+    model = build_model("cifar", width=0.125)
+    with pytest.raises(ValueError, match=r"\[N, 3, 32, 32\]"):
+        model(torch.zeros(shape))
+
+
+def test_claims_show_the_paper_beside_the_count(capsys):
+    show(describe("paper"))
+    shown = capsys.readouterr().out
+    for text in ("60,965,224", "724,406,816", "659,272", "650,000", "290,400"):
+        assert text in shown, text
+    assert "the paper's figures" in shown
+    assert 48 * 55 * 96 == 253_440
+    assert "48x55x96" in CLAIMS["neurons"][1]  # figure 2's number for conv1 and where it comes from
+    show(describe("torchvision"))
+    assert "the paper's figures" not in capsys.readouterr().out
