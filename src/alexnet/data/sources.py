@@ -13,28 +13,30 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from alexnet.config import DataConfig
 from alexnet.errors import DataError, UsageError, unknown
 
-SplitName = Literal["train", "val", "test"]
+if TYPE_CHECKING:  # `alexnet list` shows the names below and does not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
     """Images [N, C, H, W] uint8, labels [N] int64, and each image's place in the published files."""
 
-    images: np.ndarray[Any, np.dtype[np.uint8]]
-    labels: np.ndarray[Any, np.dtype[np.int64]]
-    sources: np.ndarray[Any, np.dtype[np.int64]]
+    images: NDArray[np.uint8]
+    labels: Labels
+    sources: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Split:
+    def take(self, rows: NDArray[np.int64]) -> Split:
         """The rows given, in that order."""
         return Split(self.images[rows], self.labels[rows], self.sources[rows])
 
@@ -84,6 +86,8 @@ def load_dataset(config: DataConfig) -> Dataset:
                 f"{config.source}: {name} labels run from {split.labels.min()} to {split.labels.max()}, "
                 f"but there are {len(classes)} classes."
             )
+    import numpy as np
+
     rng = np.random.default_rng(config.split_seed)
     if config.fraction < 1:
         kept, _ = stratify(train.labels, config.fraction, rng)
@@ -101,10 +105,10 @@ def load_dataset(config: DataConfig) -> Dataset:
     return Dataset(config.source, classes, train, val, test, digest.hexdigest())
 
 
-def stratify(
-    labels: np.ndarray[Any, np.dtype[np.int64]], fraction: float, rng: np.random.Generator
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
+def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows cut in two, `fraction` of each class (rounded) in the first part; both parts in the order of the rows."""
+    import numpy as np
+
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
@@ -114,6 +118,7 @@ def stratify(
 
 def _read_digits(config: DataConfig) -> tuple[Split, Split, tuple[str, ...]]:
     """Digits has no published test split: a fifth of each class is held out, always the same one."""
+    import numpy as np
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -137,6 +142,8 @@ class CifarFiles:
 
     def read(self, config: DataConfig) -> tuple[Split, Split, tuple[str, ...]]:
         """Training split, test split, class names; every file's checksum is verified before it is unpickled."""
+        import numpy as np
+
         contents = self._contents(config)
         entries = {}
         for name, md5 in {**self.train, **self.test, **self.meta}.items():
