@@ -42,12 +42,16 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def _say(self, text: str) -> None:
+        # Whole lines for a log, wrapped between words on a terminal.
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
     def start(self, path: Path, config: TrainConfig, count: int, epoch: int, step: int) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
         self._config, self._count, self._epoch = config, count, epoch
         self._left = count * config.epochs - step * config.batch_size
         resumed = f", going on from step {step} (epoch {epoch + 1})" if step else ""
-        self.console.print(f"training {config.name}: {count} images, {config.epochs} epochs, in {path}{resumed}")
+        self._say(f"training {config.name}: {count} images, {config.epochs} epochs, in {path}{resumed}")
         self._recent.append((time.monotonic(), 0))
         self._epoch_start = (time.monotonic(), 0)
         self._task = self._bar.add_task("", total=count, epoch=f"{epoch + 1}/{config.epochs}", text="")
@@ -80,15 +84,14 @@ class Reporter:
         self._text = f"loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.2%},"
         if not self.console.is_terminal:
             place = f"epoch {row['epoch']}/{self._config.epochs} step {row['step']}"
-            self.console.print(f"{place}: {self._text} lr {row['lr']:.2g}, {self.pace()}", soft_wrap=True)
+            self._say(f"{place}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Report a completed epoch."""
         val = f", val accuracy {row['val_top1']:.2%} (loss {row['val_loss']:.4f})" if "val_top1" in row else ""
-        self.console.print(
+        self._say(
             f"epoch {row['epoch']}/{self._config.epochs}: train loss {row['train_loss']:.4f}, "
             f"accuracy {row['train_top1']:.2%}{val}, {row['images_per_second']:.0f} images/s",
-            soft_wrap=True,
         )
         self._epoch_start = (time.monotonic(), self._images)
         if self._task is not None:
@@ -96,7 +99,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Say something that is not progress."""
-        self.console.print(f"[yellow]note:[/] {text}", soft_wrap=True)
+        self._say(f"[yellow]note:[/] {text}")
 
     def note_once(self, text: str) -> None:
         """`note`, but the same text only once."""
@@ -108,14 +111,12 @@ class Reporter:
         """Report the test result and what to type next."""
         self._bar.stop()
         low, high = result.interval
-        self.console.print(
+        self._say(
             f"[bold]test accuracy {result.top1:.2%}[/] (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
             f"loss {result.loss:.4f}, {result.count} images",
-            soft_wrap=True,
         )
-        self.console.print(
+        self._say(
             f"run folder: {path}\nnext: alexnet evaluate {path}\n      tensorboard --logdir {path.parent}",
-            soft_wrap=True,
         )
 
 

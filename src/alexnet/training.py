@@ -187,7 +187,7 @@ class _Session:
                 learner.schedule.observe(val.top1)
             row |= {"seconds": round(counters.seconds, 3), "images_per_second": round(self.reporter.rate(), 1)}
             learner.start_epoch()
-            self._warn_if_stalled(row["train_loss"])
+            self._warn_if_stalled(learner, row["train_loss"])
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
@@ -227,13 +227,14 @@ class _Session:
                 f"the last good checkpoint. {REMEDY}"
             )
 
-    def _warn_if_stalled(self, loss: float) -> None:
+    def _warn_if_stalled(self, learner: Learner, loss: float) -> None:
         """The paper's initialisation (.01 everywhere, section 5) can leave a network predicting all classes alike."""
         k = len(self.dataset.classes)
-        if loss > 0.99 * math.log(k):
+        if abs(loss / math.log(k) - 1) < 0.01:
+            remedy = "" if learner.model.variant.init == "modern" else "--model.init modern, --model.init code, or "
             self.reporter.note_once(
-                f"the training loss stays at ln({k}) = {math.log(k):.3f}: the network still predicts all classes "
-                "alike. Try --model.init modern, or --model.init code, or another --optim.lr."
+                f"the training loss stays at ln({k}) = {math.log(k):.3f}: the network predicts all classes alike. "
+                f"Try {remedy}another --optim.lr."
             )
 
     def _meta(self) -> dict[str, Any]:
