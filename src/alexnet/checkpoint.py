@@ -33,6 +33,12 @@ class Checkpoint:
     extra: dict[str, Tensor]
     meta: dict[str, Any]
 
+    @property
+    def evaluated(self) -> dict[str, Tensor]:
+        """The weights that validation saw: the averaged ones of a run that keeps an average."""
+        averaged = {name.removeprefix("ema/"): t for name, t in self.extra.items() if name.startswith("ema/")}
+        return averaged or self.weights
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a crash or a full disk at any moment leaves the old one or the new one, complete.
@@ -103,6 +109,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
     return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is one that `save_checkpoint` wrote, going by its header alone."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return "alexnet" in (stream.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def _digest(tensors: dict[str, Tensor], meta: str) -> str:

@@ -124,7 +124,7 @@ class TrainConfig:
     init: str | None = None
     """Weights file, checkpoint or run to start from."""
     replace_head: bool = False
-    """With --init: start the last layer afresh where its size differs."""
+    """With --init: start the last layer afresh, for other classes."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

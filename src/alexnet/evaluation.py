@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet.checkpoint import load_checkpoint
+from alexnet.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.config import DataConfig, TrainConfig, override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import Dataset, load_dataset
 from alexnet.distributed import World
-from alexnet.errors import CheckpointError, UsageError
+from alexnet.errors import CheckpointError, UsageError, listed
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.weights import apply_weights, load_weights, read_weights
@@ -79,12 +79,10 @@ def score(
 
 
 def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
-    """The network of a checkpoint of ours with its weights (the averaged ones if it kept an average), and its
-    description."""
+    """The network of a checkpoint with its weights, and its description."""
     checkpoint = load_checkpoint(path)
     model = build_model(**checkpoint.meta["model"])
-    averaged = {n.removeprefix("ema/"): t for n, t in checkpoint.extra.items() if n.startswith("ema/")}
-    apply_weights(model, averaged or checkpoint.weights, str(path))
+    apply_weights(model, checkpoint.evaluated, str(path))
     return model, checkpoint.meta
 
 
@@ -112,7 +110,7 @@ def evaluate(
     classes: list[str] | None = None
     if isinstance(path, AlexNet):
         model, trained = path, config
-    elif _is_ours(Path(path)):
+    elif is_checkpoint(Path(path)):
         model, meta = restore(Path(path))
         trained = override(TrainConfig(), meta["config"])
         prep = Preprocessing.from_dict(meta["preprocessing"])
@@ -126,8 +124,8 @@ def evaluate(
     dataset = load_dataset(settings)
     if classes is not None and tuple(classes) != dataset.classes:
         raise CheckpointError(
-            f"{path} was trained on the classes {_few(classes)}, {settings.source} has "
-            f"{_few(dataset.classes)}; name its own data with --data.source."
+            f"{path} was trained on the classes {listed(classes)}, {settings.source} has "
+            f"{listed(dataset.classes)}; name its own data with --data.source."
         )
     if prep is None:
         prep = ResidentSplit(dataset.train, torch.device("cpu"), settings.resize).preprocessing(settings)
@@ -158,21 +156,3 @@ def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> 
     if fields["num_classes"] != len(dataset.classes):
         raise UsageError(f"--model.num-classes {fields['num_classes']}: the data has {len(dataset.classes)} classes.")
     return fields
-
-
-def _is_ours(path: Path) -> bool:
-    if not path.is_file():
-        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return "alexnet" in (stream.metadata() or {})
-    except (SafetensorError, OSError) as problem:
-        raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
-
-
-def _few(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (f" ... ({len(names)})" if len(names) > 5 else "")

@@ -81,8 +81,8 @@ class Learner:
             decay = min(
                 self.config.ema, (1 + self.counters.step) / (10 + self.counters.step)
             )  # a young average forgets
-            weights = [p.detach() for p in self.model.parameters()]
-            torch._foreach_lerp_(list(self.ema.values()), weights, 1 - decay)
+            for name, parameter in self.model.named_parameters():
+                self.ema[name].lerp_(parameter.detach(), 1 - decay)
         self.totals += torch.cat([self.world.sum(sums), sums.new_tensor([count])])
         self.counters.step += 1
         self.counters.epoch_step += 1
@@ -120,7 +120,7 @@ class Learner:
         names = {id(p): n for n, p in self.model.named_parameters()}
         extra = {f"ema/{n}": t for n, t in self.ema.items()} | {"totals": self.totals}
         for parameter, state in self.optimizer.state.items():
-            extra |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items()}
+            extra |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
         progress = {
             "counters": asdict(self.counters),
             "schedule": self.schedule.state(),

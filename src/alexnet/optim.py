@@ -15,7 +15,7 @@ from alexnet.config import OptimConfig
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or Adam(W) over the model's parameters, biases without decay if so configured."""
     decayed = [p for n, p in model.named_parameters() if config.decay_biases or not n.endswith("bias")]
-    free = [p for n, p in model.named_parameters() if not (config.decay_biases or not n.endswith("bias"))]
+    free = [p for n, p in model.named_parameters() if n.endswith("bias") and not config.decay_biases]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}]
     if free:
         groups.append({"params": free, "weight_decay": 0.0})
@@ -34,7 +34,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float, config: OptimConfig) -> 
     old = optimizer.param_groups[0]["lr"]
     if config.name == "paper-sgd" and lr != old and lr > 0:
         for state in optimizer.state.values():
-            state["momentum_buffer"].mul_(old / lr)
+            if state["momentum_buffer"] is not None:  # None without momentum
+                state["momentum_buffer"].mul_(old / lr)
     for group in optimizer.param_groups:
         group["lr"] = lr
 

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,13 @@ class Run:
         try:
             return load_checkpoint(self.last), None
         except CheckpointError as problem:
-            if not self.previous.exists():
-                raise
-            return load_checkpoint(self.previous), f"{problem} Going on from {self.previous.name} before it."
+            try:
+                return load_checkpoint(self.previous), f"{problem} Going on from {self.previous.name} before it."
+            except CheckpointError:
+                raise CheckpointError(
+                    f"{problem} Neither it nor {self.previous.name} can be read: delete both to start "
+                    "the run again, or train into another folder with --run DIR."
+                ) from None
 
     def write_config(self, config: TrainConfig) -> None:
         """Replace config.yaml and environment.json."""
@@ -254,4 +258,5 @@ class RunLog:
     def close(self) -> None:
         """Release the files."""
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):  # what could not be written has been said
+                self._board.close()

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.checkpoint import Checkpoint, save_checkpoint
+from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.config import TrainConfig, flatten
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
-from alexnet.errors import DataError, NumericsError, TrainingStopped, UsageError
+from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
 from alexnet.evaluation import build_for, model_fields, restore, score
 from alexnet.figures.confusion import write_confusion
 from alexnet.figures.curves import draw_curves
 from alexnet.learner import Learner
 from alexnet.metrics import Result
+from alexnet.models.network import AlexNet
 from alexnet.models.weights import load_weights
 from alexnet.precision import Precision, choose_precision
 from alexnet.progress import Reporter
@@ -130,19 +131,34 @@ class _Session:
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
         if config.init is not None and point is None:
-            load_weights(model, _weights_file(config.init), config.replace_head)
+            self._start_from(model, _weights_file(config.init))
         self.precision.place(model)
         learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.precision, self.world)
         if point:
             learner.restore(point)
         counters = learner.counters
         if self.world.is_main:
-            self.run.write_config(config)
-            self.log = RunLog(self.run, counters.step, counters.epoch)
+            try:
+                self.run.write_config(config)
+                self.log = RunLog(self.run, counters.step, counters.epoch)
+            except OSError as problem:
+                raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
         self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
         self.learner = learner
         self._status("running")
         return learner
+
+    def _start_from(self, model: AlexNet, path: Path) -> None:
+        """Initial weights from a file; one of ours says what classes its last layer stands for."""
+        replace_head = self.config.replace_head
+        if is_checkpoint(path) and not replace_head:
+            theirs, ours = load_checkpoint(path).meta["classes"], list(self.dataset.classes)
+            if theirs != ours:
+                raise CheckpointError(
+                    f"{path} was trained on the classes {listed(theirs)}, the data has {listed(ours)}: --replace-head "
+                    "starts the last layer afresh."
+                )
+        load_weights(model, path, replace_head)
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.errors import CheckpointError
 from alexnet.models.network import AlexNet
 
@@ -30,7 +31,7 @@ _CAFFE_BLOB = re.compile(r"^(conv[1-5]|fc[678])[/_.]?(0|1|w|b|weight|weights|bia
 def load_weights(model: AlexNet, path: str | Path, replace_head: bool = False) -> None:
     """Copy the weights of a file into a model; layer names and shapes must agree.
 
-    With `replace_head` a last layer of another size keeps the model's own initial weights.
+    With `replace_head` the last layer keeps the model's own weights, whatever the file has there.
     Raises CheckpointError naming what differs.
     """
     apply_weights(model, read_weights(Path(path)), str(path), replace_head)
@@ -42,7 +43,7 @@ def apply_weights(model: AlexNet, weights: Mapping[str, Tensor], origin: str, re
     weights = dict(weights)
     head = [name for name in own if name.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]]
     differing = [n for n in head if n in weights and weights[n].shape != own[n].shape]
-    if differing and replace_head:
+    if replace_head:
         weights |= {n: own[n] for n in head}
     elif differing:
         raise CheckpointError(
@@ -68,6 +69,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}.")
+    if is_checkpoint(path):
+        return load_checkpoint(path).evaluated
     if path.suffix == ".npz":
         return _from_caffe(path)
     with path.open("rb") as stream:

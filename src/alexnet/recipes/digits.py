@@ -7,7 +7,7 @@ from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 RECIPES = [
     TrainConfig(
         name="digits",
-        epochs=20,
+        epochs=30,
         batch_size=64,
         log_every=10,
         data=DataConfig(source="digits", resize=32, pad=3),
