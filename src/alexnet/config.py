@@ -65,8 +65,8 @@ class ModelConfig:
     """Activation function."""
     groups: int | None = None
     """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
-    init: Literal["text", "code", "caffe", "modern"] | None = None
-    """Initial weights: the paper's text, the released code, Caffe's, or He's."""
+    init: Literal["text", "code", "caffe", "torch", "modern"] | None = None
+    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, or He's."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ CLAIMS = {
     "parameters": (60_000_000, "the abstract's 60 million, rounded"),
     "neurons": (
         650_000,
-        "the abstract's 650,000; figure 2 gives conv1 253,440 = 55x55x96 / 2 units of 48 maps counted with a slip, "
-        "its 55x55x96 outputs are 290,400",
+        "the abstract's 650,000; figure 2 counts 622,312 because its 253,440 for conv1 is 48x55x96, a slip for "
+        "55x55x96 = 290,400",
     ),
 }
 FLOAT = 4  # bytes

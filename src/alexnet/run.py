@@ -154,7 +154,13 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
-        yield run
+        try:
+            yield run
+        finally:
+            if not (path / "config.yaml").exists():  # it never began, for want of data perhaps: leave no empty folder
+                (path / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.rmdir()
 
 
 def environment() -> dict[str, Any]:

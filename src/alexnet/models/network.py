@@ -85,13 +85,16 @@ def _module(layer: Layer, variant: Variant) -> nn.Module:
 
 @torch.no_grad()
 def initialise(model: AlexNet, scheme: str) -> None:
-    """Fill every weight and bias by a scheme of `INITS`, or "modern": He's normal (2015) with zero biases."""
+    """Fill every weight and bias by a scheme of `INITS`; "torch": the layers' own defaults; "modern": He's normal
+    (2015) with zero biases."""
     *_, last = (name for name, module in model.named_children() if isinstance(module, nn.Linear))
     for name, module in model.named_children():
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
         assert module.bias is not None
-        if scheme != "modern":
+        if scheme == "torch":
+            module.reset_parameters()
+        elif scheme in INITS:
             std, bias = INITS[scheme][name]
             nn.init.normal_(module.weight, std=std)
             nn.init.constant_(module.bias, bias)

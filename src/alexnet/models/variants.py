@@ -13,7 +13,7 @@ from alexnet.errors import UsageError, unknown
 
 Lrn = Literal["off", "code", "formula"]
 Activation = Literal["relu", "tanh"]
-Init = Literal["text", "code", "caffe", "modern"]
+Init = Literal["text", "code", "caffe", "torch", "modern"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Variant:
     adaptive_pool: int | None = None
     """Average-pool the last maps to this side, so that fc6 has one shape for every input size (torchvision)."""
     init: Init = "text"
-    """Initial weights: "text" as the paper says (section 5), "code" as released, "caffe", or "modern" (He)."""
+    """Initial weights: "text" as the paper says (section 5), "code" as released, "caffe", "torch" (its layers' own
+    defaults, which public ports train from), or "modern" (He)."""
 
 
 PAPER = Variant(
@@ -92,7 +93,7 @@ VARIANTS: dict[str, Variant] = {
         lrn="off",
         dropout_before=True,
         adaptive_pool=6,
-        init="modern",
+        init="torch",
     ),
     "bvlc": BVLC,
     "caffenet": replace(

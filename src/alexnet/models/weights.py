@@ -68,7 +68,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError for anything that is not such a file.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}.")
+        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
     if is_checkpoint(path):
         return load_checkpoint(path).evaluated
     if path.suffix == ".npz":

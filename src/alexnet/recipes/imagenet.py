@@ -15,4 +15,6 @@ RECIPES = [
         optim=OptimConfig(name="paper-sgd", lr=1e-2, schedule="plateau", max_drops=3),
     )
 ]
-ORIGINS = {"imagenet-paper": "the paper, sections 4 and 5; nordenxgt/AlexNet-Implementation's command"}
+ORIGINS = {
+    "imagenet-paper": "the paper, sections 4 and 5; nordenxgt/AlexNet-Implementation (ImageNet cannot be read yet)"
+}
