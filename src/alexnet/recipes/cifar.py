@@ -15,8 +15,8 @@ CIFAR10 = TrainConfig(
     optim=OptimConfig(lr=0.05, schedule="one-cycle", nesterov=True, decay_biases=False),
 )
 # jackwang0108/AlexNet: SGD with momentum .9, weight decay 5e-4, batches of 128, no augmentation, torch's initial
-# weights; 1e-2 divided by ten up to three times when 20 epochs brought no better validation accuracy (its setting 1), or
-# a constant rate (settings 2 and 3). It trains until 100 epochs bring nothing; we fix the epochs. Its network is
+# weights; 1e-2 divided by ten up to three times when 20 epochs brought no better validation accuracy (its setting 1),
+# or a constant rate (settings 2 and 3). It trains until 100 epochs bring nothing; we fix the epochs. Its network is
 # ungrouped, without padding in conv1 and with a normalisation after conv5: ours is the paper's.
 PLATEAU = TrainConfig(
     name="cifar10-plateau",
