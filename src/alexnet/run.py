@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from alexnet.checkpoint import Checkpoint, load_checkpoint, write_atomically
 from alexnet.config import TrainConfig, flag, flatten, override
@@ -144,23 +144,22 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
     elif path.exists() and (not path.is_dir() or any(f.name != LOCK for f in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
+    lock = FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK).open("w")
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
     except OSError as problem:
         raise UsageError(f"cannot write to {path}: {problem.strerror}; choose another folder with --run DIR.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
-        try:
-            yield run
-        finally:
-            if not (path / "config.yaml").exists():  # it never began, for want of data perhaps: leave no empty folder
-                (path / LOCK).unlink(missing_ok=True)
-                with suppress(OSError):
-                    path.rmdir()
+    try:
+        yield run
+    finally:
+        lock.release()
+        if not (path / "config.yaml").exists():  # it never began, for want of data perhaps: leave no empty folder
+            (path / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                path.rmdir()
 
 
 def environment() -> dict[str, Any]:
