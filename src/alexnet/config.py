@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -144,6 +145,7 @@ class TrainConfig:
         rules = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 1,
+            "seed": 0 <= self.seed < 2**20,  # a step's seed is made of it and the step's number
             "accumulate": 1 <= self.accumulate <= self.batch_size,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "ema": 0 <= self.ema < 1,
@@ -154,14 +156,17 @@ class TrainConfig:
             "data.resize": d.resize is None or d.resize >= 1,
             "data.crop": d.crop is None or d.crop >= 1,
             "data.pad": d.pad >= 0,
+            "data.split_seed": d.split_seed >= 0,
+            "data.mean": d.mean is None or all(isfinite(m) for m in d.mean),
             "data.std": d.std is None or all(s > 0 for s in d.std),
-            "optim.lr": 0 < o.lr < float("inf"),
+            "optim.lr": 0 < o.lr < inf,
             "optim.momentum": 0 <= o.momentum < 1,
-            "optim.weight_decay": o.weight_decay >= 0,
+            "optim.weight_decay": 0 <= o.weight_decay < inf,
             "optim.factor": 0 < o.factor < 1,
             "optim.step_epochs": o.step_epochs >= 1,
+            "optim.max_drops": o.max_drops >= 0,
             "optim.patience": o.patience >= 0,
-            "optim.warmup_epochs": o.warmup_epochs >= 0,
+            "optim.warmup_epochs": 0 <= o.warmup_epochs < inf,
             "optim.peak": 0 < o.peak < 1,
             "optim.betas": all(0 <= b < 1 for b in o.betas),
         }

@@ -108,5 +108,5 @@ def _one_cycle(step: int, total: int, peak: float) -> float:
     """Smith and Topin's one-cycle with cosine flanks, from 1/25 to 1 to almost 0, as torch's OneCycleLR."""
     top = peak * total - 1
     if step <= top:
-        return _cosine(1 / 25, 1.0, step / max(top, 1.0))
-    return _cosine(1.0, 1 / 25e4, (step - top) / max(total - 1 - top, 1.0))
+        return _cosine(1 / 25, 1.0, step / (top or 1.0))
+    return _cosine(1.0, 1 / 25e4, (step - top) / (total - 1 - top or 1.0))

@@ -47,7 +47,7 @@ class ResidentSplit:
         """How evaluation treats these images: the configured crop and statistics, or the data's own."""
         height, width = self.images.shape[-2:]
         size = data.crop or min(height, width)
-        if size > min(height, width) + 2 * data.pad:
+        if size > min(height, width):
             raise UsageError(f"--data.crop {size} is larger than the images ({height}x{width}): set --data.resize.")
         mean, std = self.statistics()
         for name, given in (("mean", data.mean), ("std", data.std)):

@@ -167,9 +167,10 @@ class CifarFiles:
     def _contents(self, config: DataConfig) -> dict[str, tuple[Path, bytes]]:
         """Each published file's place and bytes: from the unpacked folder, the archive, or a download of it."""
         root, (url, md5) = Path(config.root).expanduser(), self.archive
-        archive = root / url.rpartition("/")[2]
+        if root.name == self.folder:  # the folder itself was named
+            root = root.parent
+        folder, archive = root / self.folder, root / url.rpartition("/")[2]
         names = {**self.train, **self.test, **self.meta}
-        folder = root if root.name == self.folder else root / self.folder
         if folder.is_dir():
             missing = [n for n in names if not (folder / n).is_file()]
             if missing:
@@ -187,17 +188,17 @@ class CifarFiles:
                     "that holds one of them, or allow the download with --data.download."
                 )
             _download(url, md5, archive)
-        _verify(archive, md5)
+        _verify(archive, md5, str(archive))
         with tarfile.open(archive) as tar:  # read in memory: nothing is unpacked
             found = {n: tar.extractfile(f"{self.folder}/{n}") for n in names}
             return {n: (archive, stream.read()) for n, stream in found.items() if stream is not None}
 
 
-def _verify(path: Path, md5: str) -> None:
+def _verify(path: Path, md5: str, name: str) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != md5:
-        raise DataError(f"{path} is damaged: its MD5 is {found}, published is {md5}. Delete it and try again.")
+        raise DataError(f"{name} is damaged: its MD5 is {found}, published is {md5}. Delete it and try again.")
 
 
 def _download(url: str, md5: str, path: Path) -> None:
@@ -209,7 +210,7 @@ def _download(url: str, md5: str, path: Path) -> None:
             print(f"downloading {url}")
             with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("wb") as local:
                 shutil.copyfileobj(remote, local)
-            _verify(part, md5)
+            _verify(part, md5, f"what {url} sent")
             part.replace(path)
     except urllib.error.URLError as problem:
         raise DataError(

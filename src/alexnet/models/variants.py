@@ -7,6 +7,7 @@ weird trick" network of cuda-convnet2, Caffe's bvlc_alexnet and CaffeNet, torchv
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any, Literal, get_args, get_type_hints
 
 from alexnet.errors import UsageError, unknown
@@ -156,7 +157,7 @@ def resolve(name: str, groups: int | None = None, **overrides: Any) -> Variant:
             variant, convs=tuple(replace(c, groups=groups) if i in split else c for i, c in enumerate(variant.convs))
         )
     variant = replace(variant, **overrides)
-    if variant.width <= 0:
+    if not 0 < variant.width < inf:
         raise UsageError(f"model field width = {variant.width}: a positive multiplier, 1.0 for the paper's widths.")
     if variant.width != 1.0:
         variant = replace(

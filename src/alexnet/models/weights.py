@@ -42,7 +42,7 @@ def apply_weights(model: AlexNet, weights: Mapping[str, Tensor], origin: str, re
     own = model.state_dict()
     weights = dict(weights)
     head = [name for name in own if name.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]]
-    differing = [n for n in head if n in weights and weights[n].shape != own[n].shape]
+    differing = [n for n in head if n in weights and weights[n].shape[:1] != own[n].shape[:1]]
     if replace_head:
         weights |= {n: own[n] for n in head}
     elif differing:
@@ -127,6 +127,8 @@ def _from_caffe(path: Path) -> dict[str, Tensor]:
         if match is None:
             raise CheckpointError(f"{path}: blob {name!r} is not of an AlexNet (conv1/0, conv1/1 ... fc8/1).")
         layer, kind = match[1], "weight" if match[2] in ("0", "w", "weight", "weights") else "bias"
+        if not np.issubdtype(array.dtype, np.floating):
+            raise CheckpointError(f"{path}: blob {name!r} holds {array.dtype}, not numbers of a network.")
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
         weights[f"{layer}.{kind}"] = tensor.flatten() if kind == "bias" else tensor
     if "conv1.weight" in weights:
