@@ -43,6 +43,20 @@ class DataConfig:
     std: tuple[float, ...] | None = None
     """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
 
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            "data.",
+            val_fraction=0 <= self.val_fraction < 1,
+            split_seed=self.split_seed >= 0,
+            fraction=0 < self.fraction <= 1,
+            resize=self.resize is None or self.resize >= 1,
+            crop=self.crop is None or self.crop >= 1,
+            pad=self.pad >= 0,
+            mean=self.mean is None or all(isfinite(m) for m in self.mean),
+            std=self.std is None or all(0 < s < inf for s in self.std),
+        )
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -103,6 +117,24 @@ class OptimConfig:
     peak: float = 0.3
     """Where one-cycle reaches its peak, as a part of the run."""
 
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            "optim.",
+            lr=0 < self.lr < inf,
+            momentum=0 <= self.momentum < 1,
+            betas=all(0 <= b < 1 for b in self.betas),
+            weight_decay=0 <= self.weight_decay < inf,
+            factor=0 < self.factor < 1,
+            step_epochs=self.step_epochs >= 1,
+            patience=self.patience >= 0,
+            max_drops=self.max_drops >= 0,
+            warmup_epochs=0 <= self.warmup_epochs < inf,
+            peak=0 < self.peak < 1,
+        )
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -141,42 +173,26 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        d, o = self.data, self.optim
-        rules = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "seed": 0 <= self.seed < 2**20,  # a step's seed is made of it and the step's number
-            "accumulate": 1 <= self.accumulate <= self.batch_size,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "ema": 0 <= self.ema < 1,
-            "log_every": self.log_every >= 1,
-            "save_minutes": self.save_minutes > 0,
-            "data.val_fraction": 0 <= d.val_fraction < 1,
-            "data.fraction": 0 < d.fraction <= 1,
-            "data.resize": d.resize is None or d.resize >= 1,
-            "data.crop": d.crop is None or d.crop >= 1,
-            "data.pad": d.pad >= 0,
-            "data.split_seed": d.split_seed >= 0,
-            "data.mean": d.mean is None or all(isfinite(m) for m in d.mean),
-            "data.std": d.std is None or all(s > 0 for s in d.std),
-            "optim.lr": 0 < o.lr < inf,
-            "optim.momentum": 0 <= o.momentum < 1,
-            "optim.weight_decay": 0 <= o.weight_decay < inf,
-            "optim.factor": 0 < o.factor < 1,
-            "optim.step_epochs": o.step_epochs >= 1,
-            "optim.max_drops": o.max_drops >= 0,
-            "optim.patience": o.patience >= 0,
-            "optim.warmup_epochs": 0 <= o.warmup_epochs < inf,
-            "optim.peak": 0 < o.peak < 1,
-            "optim.betas": all(0 <= b < 1 for b in o.betas),
-        }
-        for name, holds in rules.items():
-            if not holds:
-                raise UsageError(f"{flag(name)} {get(self, name)} is out of range.")
-        if o.schedule == "plateau" and d.val_fraction == 0:
+        _check(
+            self,
+            "",
+            epochs=self.epochs >= 1,
+            batch_size=self.batch_size >= 1,
+            seed=0 <= self.seed < 2**20,  # a step's seed is made of it and the step's number
+            accumulate=1 <= self.accumulate <= self.batch_size,
+            label_smoothing=0 <= self.label_smoothing < 1,
+            ema=0 <= self.ema < 1,
+            log_every=self.log_every >= 1,
+            save_minutes=self.save_minutes > 0,
+        )
+        if self.optim.schedule == "plateau" and self.data.val_fraction == 0:
             raise UsageError(f"the plateau schedule watches validation: set {flag('data.val_fraction')} above 0.")
-        if o.nesterov and (o.name != "sgd" or o.momentum == 0):
-            raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
+
+
+def _check(config: Any, prefix: str, **rules: bool) -> None:
+    for name, holds in rules.items():
+        if not holds:
+            raise UsageError(f"{flag(prefix + name)} {getattr(config, name)} is out of range.")
 
 
 def flag(name: str) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -19,26 +18,27 @@ class _LrnFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
-        scale = F.conv2d(x * x, band).mul_(alpha).add_(k)
-        power = _negative_power(scale, beta)
-        ctx.save_for_backward(x, scale, power, band)
-        ctx.alpha, ctx.beta = alpha, beta
+        scale, power = _scale_and_power(x, band, alpha, beta, k)
+        ctx.save_for_backward(x, band, scale, power)
+        ctx.constants = alpha, beta, k
         return x * power
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, power, band = ctx.saved_tensors
+        x, band, scale, power = ctx.saved_tensors
+        alpha, beta, k = ctx.constants
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative needs the way from x to the scale
+            scale, power = _scale_and_power(x, band, alpha, beta, k)
         # dy_j/dx_i = [i=j] s_j^-b - 2ab x_i x_j s_j^(-b-1) for every window j that holds channel i.
         direct = grads[0] * power
-        through = F.conv2d((direct * x).div_(scale), band.transpose(0, 1))
-        return direct.addcmul_(x, through, value=-2 * ctx.alpha * ctx.beta), None, None, None, None
+        through = F.conv2d(direct * x / scale, band.transpose(0, 1))
+        return torch.addcmul(direct, x, through, value=-2 * alpha * beta), None, None, None, None
 
 
-def _negative_power(scale: Tensor, beta: float) -> Tensor:
-    if beta == 0.75:  # the published value: two square roots cost far less than a general power
-        return (scale * scale.sqrt()).rsqrt_()
-    return scale.pow(-beta)
+def _scale_and_power(x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> tuple[Tensor, Tensor]:
+    scale = k + alpha * F.conv2d(x * x, band)
+    # For the published beta two square roots cost far less than a general power.
+    return scale, (scale * scale.sqrt()).rsqrt() if beta == 0.75 else scale.pow(-beta)
 
 
 class LocalResponseNorm(nn.Module):
