@@ -23,6 +23,7 @@ from torch import Tensor
 from alexnet.errors import CheckpointError
 
 FORMAT = 1
+LEFTOVERS = ".*.*.*"  # temporary files: .last.safetensors.k3j2h1g0
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Checkpoint:
         """The weights that validation saw: the averaged ones of a run that keeps an average."""
         averaged = {name.removeprefix("ema/"): t for name, t in self.extra.items() if name.startswith("ema/")}
         return averaged or self.weights
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that `write_atomically` left when it was killed."""
+    for file in folder.glob(LEFTOVERS):
+        file.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -80,10 +87,11 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
     meta = json.dumps({**checkpoint.meta, "format": FORMAT}, sort_keys=True)
     content = save(tensors, {"alexnet": meta, "sha256": _digest(tensors, meta), "format": "pt"})
     if keep is not None and path.exists():
+        spare = Path(tempfile.mktemp(dir=path.parent, prefix=f".{keep.name}."))
         with contextlib.suppress(OSError):  # a file system without hard links: no second generation
-            spare = Path(tempfile.mktemp(dir=path.parent, prefix=f".{keep.name}."))
             os.link(path, spare)
             spare.replace(keep)
+            spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
     write_atomically(path, content)
 
 

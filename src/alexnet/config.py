@@ -178,7 +178,7 @@ class TrainConfig:
             "",
             epochs=self.epochs >= 1,
             batch_size=self.batch_size >= 1,
-            seed=0 <= self.seed < 2**20,  # a step's seed is made of it and the step's number
+            seed=0 <= self.seed < 2**63,
             accumulate=1 <= self.accumulate <= self.batch_size,
             label_smoothing=0 <= self.label_smoothing < 1,
             ema=0 <= self.ema < 1,

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from alexnet.checkpoint import Checkpoint, load_checkpoint, write_atomically
+from alexnet.checkpoint import LEFTOVERS, Checkpoint, load_checkpoint, remove_leftovers, write_atomically
 from alexnet.config import TrainConfig, flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
 
@@ -142,7 +142,7 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         if changed:
             shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
-    elif path.exists() and (not path.is_dir() or any(f.name != LOCK for f in path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(_foreign(f) for f in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
     lock = FileLock(path / LOCK, timeout=0)
     try:
@@ -153,6 +153,7 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
     except OSError as problem:
         raise UsageError(f"cannot write to {path}: {problem.strerror}; choose another folder with --run DIR.") from None
     try:
+        remove_leftovers(path)
         yield run
     finally:
         lock.release()
@@ -160,6 +161,11 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             (path / LOCK).unlink(missing_ok=True)
             with suppress(OSError):
                 path.rmdir()
+
+
+def _foreign(file: Path) -> bool:
+    """Whether it was not left by a run that was stopped before it began."""
+    return file.name not in (LOCK, "status.json") and not file.match(LEFTOVERS)
 
 
 def environment() -> dict[str, Any]:

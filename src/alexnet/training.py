@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.config import TrainConfig, flatten
+from alexnet.data.augment import mixed_seed
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
@@ -32,7 +33,6 @@ from alexnet.run import Run, RunLog, open_run
 from alexnet.signals import Interrupt, SignalGuard
 
 BAD_IN_A_ROW = 3  # non-finite losses that end a run
-REMEDY = "Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
 
 def train(
@@ -172,7 +172,7 @@ class _Session:
             if self.guard.deferred and self.world.any(self.guard.requested is not None, images.device):
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            torch.manual_seed((config.seed << 40) + (counters.step << 10) + self.world.rank)
+            torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
             mine = self.world.shard
             sums = learner.train_step(images[mine], labels[mine], len(rows))
             with self.guard.critical():
@@ -217,7 +217,7 @@ class _Session:
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
         self.world.any(False, self.precision.device)  # the main process has written them
-        model: nn.Module = learner.model
+        model = learner.evaluated()
         if self.run.best.exists():
             model = self.precision.place(restore(self.run.best)[0])
         split = ResidentSplit(self.dataset.test, self.precision.device, self.prep.resize)
@@ -239,9 +239,12 @@ class _Session:
         self.reporter.note(f"step {counters.step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
         if counters.bad_in_a_row >= BAD_IN_A_ROW:
             raise NumericsError(
-                f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {counters.step}. {self.run.last} is "
-                f"the last good checkpoint. {REMEDY}"
+                f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {counters.step}. {self._last_good()}"
             )
+
+    def _last_good(self) -> str:
+        good = f"{self.run.last} is the last good checkpoint. " if self.run.last.exists() else ""
+        return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
     def _warn_if_stalled(self, learner: Learner, loss: float) -> None:
         """The paper's initialisation (.01 everywhere, section 5) can leave a network predicting all classes alike."""
@@ -274,12 +277,13 @@ class _Session:
         if not self.world.is_main:
             return True
         if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
-            raise NumericsError(f"the weights are not finite; {self.run.last} is the last good checkpoint. {REMEDY}")
+            raise NumericsError(f"the weights are not finite. {self._last_good()}")
         try:
             save_checkpoint(path, checkpoint, keep=self.run.previous if path == self.run.last else None)
         except OSError as problem:
             self.reporter.note_once(
-                f"could not save {path} ({problem.strerror}); the one before is intact and training goes on."
+                f"could not save a checkpoint in {path.parent} ({problem.strerror}); the ones before are intact and "
+                "training goes on."
             )
             return False
         return True

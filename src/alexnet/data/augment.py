@@ -6,6 +6,7 @@ on earlier draws: so a resumed run and a run on several processes see the same p
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,15 @@ class Preprocessing:
         return images.float().sub_(mean * 255).div_(std * 255)
 
 
+def mixed_seed(*numbers: int) -> int:
+    """A generator's seed that depends on all the numbers, whatever their size."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def epoch_plan(count: int, seed: int, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The order of an epoch, [count] int64, and the uniform draws of every sample, [count, DRAWS] float32."""
-    generator = torch.Generator(device=device).manual_seed((seed << 20) + epoch)
+    generator = torch.Generator(device=device).manual_seed(mixed_seed(seed, epoch))
     order = torch.randperm(count, generator=generator, device=device)
     return order, torch.rand(count, DRAWS, generator=generator, device=device)
 

@@ -9,7 +9,9 @@ from alexnet.figures import new_figure
 
 
 def draw_curves(epochs: list[dict[str, Any]], path: Path) -> None:
-    """A PNG of loss, accuracy and learning rate from a run's epoch rows."""
+    """A PNG of loss, accuracy and learning rate from a run's epoch rows; nothing without rows."""
+    if not epochs:
+        return
     figure = new_figure(11, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     x = [row["epoch"] for row in epochs]
