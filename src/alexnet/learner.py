@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -113,7 +114,11 @@ class Learner:
 
     def evaluated(self) -> nn.Module:
         """The network that validation sees: with the averaged weights where there is an average."""
-        return _WithWeights(self.model, self.ema) if self.ema else self.model
+        if not self.ema:
+            return self.model
+        average = copy.deepcopy(self.model)
+        average.load_state_dict(self.ema)
+        return average
 
     def checkpoint(self, meta: dict[str, Any]) -> Checkpoint:
         """The complete state."""
@@ -146,12 +151,3 @@ class Learner:
                     k: torch.empty_like(parameter).copy_(t) if t.shape == parameter.shape else t.to(parameter.device)
                     for k, t in state.items()
                 }
-
-
-class _WithWeights(nn.Module):
-    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.weights = model, weights
-
-    def forward(self, images: Tensor) -> Any:
-        return torch.func.functional_call(self.model, self.weights, (images,))
