@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from dataclasses import asdict, dataclass
@@ -64,13 +65,16 @@ class Learner:
         config = self.config
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
-        parts = zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True)
-        for part, wanted in parts:
-            with self.precision.autocast():
-                logits = self.forward(part)
-            loss = F.cross_entropy(logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing)
-            # Processes average their gradients, so each one's sum is divided by its share of the batch.
-            (loss * (self.world.size / count)).backward()
+        parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+        for number, (part, wanted) in enumerate(parts, 1):
+            # Processes exchange gradients once a step, at the last part: their numbers of parts may differ.
+            wait = self.world.size > 1 and number < len(parts)
+            with self.forward.no_sync() if wait else contextlib.nullcontext():
+                with self.precision.autocast():
+                    logits = self.forward(part)
+                loss = F.cross_entropy(logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing)
+                # Processes average their gradients, so each one's sum is divided by its share of the batch.
+                (loss * (self.world.size / count)).backward()
             sums += torch.stack([loss.detach(), (logits.detach().argmax(dim=1) == wanted).sum()]).double()
         return None if self.world.any(not math.isfinite(sums[0]), images.device) else sums
 
