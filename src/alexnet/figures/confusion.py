@@ -41,7 +41,7 @@ def draw_confusion(result: Result, path: Path) -> None:
         axes.set_xticks(range(k), result.classes, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(k), result.classes)
         for (row, column), value in np.ndenumerate(percent):
-            if value >= 0.5:
+            if value > 0.5:
                 colour = "white" if value > 55 else "black"
                 axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel("predicted class")
