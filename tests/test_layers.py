@@ -22,7 +22,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 def sample(channels: int, dtype=torch.float64, layout=torch.contiguous_format) -> torch.Tensor:
     torch.manual_seed(channels)
-    return (3 * torch.randn(2, channels, 4, 5, dtype=dtype)).to(memory_format=layout).requires_grad_()
+    return (3 * torch.randn(2, channels, 3, 2, dtype=dtype)).to(memory_format=layout).requires_grad_()
 
 
 def both(x: torch.Tensor, *arguments) -> tuple[torch.Tensor, ...]:
@@ -51,12 +51,9 @@ def test_gradcheck(arguments):
     assert torch.autograd.gradcheck(LocalResponseNorm(*arguments), sample(4), eps=1e-6, atol=1e-6)
 
 
-def test_second_derivatives_are_right_or_refused():
-    """Never silently wrong."""
-    try:
-        assert torch.autograd.gradgradcheck(LocalResponseNorm(5, 0.5, 0.75, 1.0), sample(3))
-    except RuntimeError as problem:
-        assert "once_differentiable" in str(problem)  # noqa: PT017
+@pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_second_derivatives(arguments):
+    assert torch.autograd.gradgradcheck(LocalResponseNorm(*arguments), sample(3), atol=1e-6)
 
 
 @pytest.mark.parametrize(

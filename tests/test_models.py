@@ -26,10 +26,11 @@ PUBLISHED = [
     ("paper", {"groups": 1}, 62_378_344, 1_135_256_096),
     ("torchvision", {}, 61_100_840, 714_188_480),
 ]
-PAPER_LAYERS = (
-    "pad1 conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 "
-    "flatten fc6 relu6 drop6 fc7 relu7 drop7 fc8"
-).split()
+PAPER_LAYERS = [
+    "pad1", "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2",
+    "conv3", "relu3", "conv4", "relu4", "conv5", "relu5", "pool5",
+    "flatten", "fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8",
+]  # fmt: skip
 SMALL = {"width": 0.125, "num_classes": 7}
 
 
@@ -94,8 +95,9 @@ def test_description_agrees_with_the_modules(variant):
     for module, row in zip(model.eval().children(), described["layers"], strict=True):
         x = module(x)
         assert list(x.shape[1:]) == row["output"], row["name"]
-    kept = [r for r in described["layers"] if r["kind"] in ("pad", "conv", "norm", "pool", "average", "linear")]
-    assert described["activation_bytes"] == sum(3 * 4 * int(np.prod(row["output"])) for row in kept)
+    kept = {"pad": 1, "conv": 1, "norm": 3, "pool": 1, "average": 1, "linear": 1}
+    expected = sum(kept.get(row["kind"], 0) * 3 * 4 * int(np.prod(row["output"])) for row in described["layers"])
+    assert described["activation_bytes"] == expected
     assert described["training_bytes"] == described["activation_bytes"] + 3 * 4 * described["parameters"]
     json.dumps(described)
 
@@ -195,10 +197,22 @@ def test_modern_initialisation_is_he_normal(activation, gain):
             assert (layer.bias == 0).all()
 
 
+def test_torch_initialisation_is_the_layers_default():
+    """Uniform within 1 / sqrt(fan in), biases too, as torchvision's network has it."""
+    torch.manual_seed(0)
+    model = build_model("torchvision", width=0.5, num_classes=100)
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = layer.weight[0].numel() ** -0.5
+            for values in (layer.weight, layer.bias):
+                assert 0.9 * bound < values.abs().max() <= bound, name
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.03), name
+
+
 def test_default_initialisations_and_seed():
     defaults = {name: variant.init for name, variant in VARIANTS.items()}
     assert defaults["paper"] == defaults["owt"] == defaults["caffenet"] == "text"
-    assert defaults["bvlc"] == "caffe"
+    assert (defaults["bvlc"], defaults["torchvision"]) == ("caffe", "torch")
     nets = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -210,7 +224,7 @@ def test_default_initialisations_and_seed():
 ABLATIONS = [
     {}, {"lrn": "off"}, {"lrn": "code"}, {"lrn": "formula"}, {"overlap": False}, {"activation": "tanh"},
     {"groups": 1}, {"groups": 2}, {"init": "text"}, {"init": "code"}, {"init": "caffe"}, {"init": "modern"},
-    {"in_channels": 1}, {"dropout": 0.0},
+    {"init": "torch"}, {"in_channels": 1}, {"dropout": 0.0},
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from alexnet.models.summary import Layer, trace
-from alexnet.models.variants import resolve
+from alexnet.models.variants import Variant, resolve
 
 # What the paper says in its text, and why the exact count differs.
 CLAIMS = {
@@ -23,11 +23,12 @@ FLOAT = 4  # bytes
 def describe(name: str = "paper", batch_size: int = 128, **fields: Any) -> dict[str, Any]:
     """Layers and totals of a network as plain values.
 
-    Shapes are without the batch; "memory" is the bytes of a layer's float32 output for a batch; totals add the memory
-    of training: outputs kept for the backward pass, weights, gradients and momentum. Raises UsageError.
+    Shapes are without the batch; "memory" is the bytes of float32 that a layer keeps for a batch's backward pass; totals
+    add the memory of training: what is kept for the backward pass, weights, gradients and momentum. Raises UsageError.
     """
-    layers = trace(resolve(name, **fields))
-    rows = [_row(layer, batch_size) for layer in layers]
+    variant = resolve(name, **fields)
+    layers = trace(variant)
+    rows = [_row(layer, batch_size, variant) for layer in layers]
     parameters = sum(layer.parameters for layer in layers)
     activations = sum(row["memory"] for row in rows)
     totals = {
@@ -41,9 +42,10 @@ def describe(name: str = "paper", batch_size: int = 128, **fields: Any) -> dict[
     return {"model": name, "fields": fields, "input": list(layers[0].in_shape), "layers": rows, **totals}
 
 
-def _row(layer: Layer, batch_size: int) -> dict[str, Any]:
-    # ReLU works in place, dropout and flatten add nothing that counts: their outputs are not kept twice.
-    kept = layer.kind in ("pad", "conv", "norm", "pool", "average", "linear")
+def _row(layer: Layer, batch_size: int, variant: Variant) -> dict[str, Any]:
+    # Tensors of the output's size kept for the backward pass: ReLU works in place, dropout and flatten keep next to
+    # nothing, LRN keeps its scale and the scale's power too.
+    kept = {"activation": int(variant.activation == "tanh"), "dropout": 0, "flatten": 0, "norm": 3}.get(layer.kind, 1)
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -55,7 +57,7 @@ def _row(layer: Layer, batch_size: int) -> dict[str, Any]:
         "parameters": layer.parameters,
         "macs": layer.macs,
         "neurons": layer.neurons,
-        "memory": batch_size * prod(layer.out_shape) * FLOAT if kept else 0,
+        "memory": kept * batch_size * prod(layer.out_shape) * FLOAT,
     }
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import pickle
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -188,17 +188,20 @@ class CifarFiles:
                     "that holds one of them, or allow the download with --data.download."
                 )
             _download(url, md5, archive)
-        _verify(archive, md5, str(archive))
-        with tarfile.open(archive) as tar:  # read in memory: nothing is unpacked
-            found = {n: tar.extractfile(f"{self.folder}/{n}") for n in names}
-            return {n: (archive, stream.read()) for n, stream in found.items() if stream is not None}
+        try:
+            _verify(archive, md5, str(archive))
+            with tarfile.open(archive) as tar:  # read in memory: nothing is unpacked
+                found = {n: tar.extractfile(f"{self.folder}/{n}") for n in names}
+                return {n: (archive, stream.read()) for n, stream in found.items() if stream is not None}
+        except OSError as problem:
+            raise DataError(f"cannot read {archive}: {problem.strerror or problem}.") from None
 
 
 def _verify(path: Path, md5: str, name: str) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, "md5").hexdigest()
     if found != md5:
-        raise DataError(f"{name} is damaged: its MD5 is {found}, published is {md5}. Delete it and try again.")
+        raise DataError(f"{name} is damaged: its MD5 is {found}, published is {md5}. Fetch it again.")
 
 
 def _download(url: str, md5: str, path: Path) -> None:
@@ -210,16 +213,12 @@ def _download(url: str, md5: str, path: Path) -> None:
             print(f"downloading {url}")
             with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("wb") as local:
                 shutil.copyfileobj(remote, local)
-            _verify(part, md5, f"what {url} sent")
+            _verify(part, md5, f"the download of {url}")
             part.replace(path)
-    except urllib.error.URLError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         raise DataError(
-            f"cannot download {url} ({problem.reason}). Fetch it on a machine with a network and put it at "
-            f"{path}, or point --data.root to a folder that holds it."
-        ) from None
-    except OSError as problem:
-        raise DataError(
-            f"cannot download {url} to {path.parent}: {problem}. Point --data.root to a folder that can be written."
+            f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine with a "
+            f"network and put it at {path}, or point --data.root to a folder that holds it or can be written."
         ) from None
 
 

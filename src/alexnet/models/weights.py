@@ -6,6 +6,7 @@ Nothing here executes code from a file: safetensors, numpy without pickles, or t
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError, ValueError) as problem:
             raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about foreign pickles, which end in the error below
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch.load raises a dozen kinds for damaged or foreign files
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         if "weights_only" in str(problem) or "Unsupported" in str(problem):
