@@ -217,8 +217,8 @@ def _download(url: str, md5: str, path: Path) -> None:
             part.replace(path)
     except (OSError, http.client.HTTPException) as problem:
         raise DataError(
-            f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine with a "
-            f"network and put it at {path}, or point --data.root to a folder that holds it or can be written."
+            f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine "
+            f"with a network and put it at {path}, or point --data.root to a folder that holds it or can be written."
         ) from None
 
 
