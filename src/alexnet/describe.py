@@ -23,8 +23,8 @@ FLOAT = 4  # bytes
 def describe(name: str = "paper", batch_size: int = 128, **fields: Any) -> dict[str, Any]:
     """Layers and totals of a network as plain values.
 
-    Shapes are without the batch; "memory" is the bytes of float32 that a layer keeps for a batch's backward pass;
-    totals add the memory of training: what is kept for the backward pass, weights, gradients and momentum. Raises UsageError.
+    Shapes are without the batch; "memory" is the bytes of float32 that a layer keeps for a batch's backward pass. The
+    totals add the memory of training: that, weights, gradients and momentum. Raises UsageError.
     """
     variant = resolve(name, **fields)
     layers = trace(variant)
