@@ -84,7 +84,7 @@ def evaluate(
     root: Annotated[str | None, Parameter(name="--data.root")] = None,
     source: Annotated[str | None, Parameter(name="--data.source")] = None,
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -107,9 +107,9 @@ def evaluate(
     device
         auto, cpu, cuda or cuda:N.
     precision
-        auto is bf16 where the processor has it, else fp32.
+        Without it as the run was trained; auto is bf16 where the processor has it, else fp32.
     out
-        Folder for the result (SPLIT.json), the confusion matrix (.csv and .png); without it the run's folder.
+        Folder for the result (SPLIT.json) and the confusion matrix (.csv and .png); without it the run's folder.
     json
         Print the result as JSON (fractions, not percent).
     """
@@ -127,7 +127,9 @@ def evaluate(
         precision=precision,
     )
     folder = out or (target if target.is_dir() else target.parent)
-    stem = split if target.is_dir() or out else f"{target.stem}-{split}"
+    # The run's own test.json is training's: other settings get names of their own.
+    parts = [split, f"{views}views" if views > 1 else None, source, precision]
+    stem = "-".join(p for p in (None if target.is_dir() or out else target.stem, *parts) if p)
     problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -70,5 +70,6 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size()), device
+        dist.barrier()  # none tears down the connections that another still uses
     finally:
         dist.destroy_process_group()

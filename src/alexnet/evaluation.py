@@ -94,15 +94,14 @@ def evaluate(
     data: dict[str, Any] | None = None,
     views: int = 1,
     device: str = "auto",
-    precision: str = "auto",
+    precision: str | None = None,
 ) -> Result:
     """Accuracy of a run, a run folder, a checkpoint, a weights file or a network.
 
     A run or checkpoint brings its own data settings and preprocessing, of which `data` replaces single fields
     ({"root": "/elsewhere"}). A bare weights file or a network needs `config` (a recipe) to say what it was trained on.
-    Raises UsageError, DataError or CheckpointError.
+    Without `precision` it is computed as it was trained. Raises UsageError, DataError or CheckpointError.
     """
-    place = choose_precision(device, precision)
     if isinstance(target, str | Path) and Path(target).is_dir():
         target = load_run(target)
     path = target.checkpoint() if isinstance(target, Run) else target
@@ -120,6 +119,7 @@ def evaluate(
         read_weights(Path(path))  # a file that is no checkpoint at all is the error to show first
     if trained is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
+    place = choose_precision(device, precision or trained.precision)
     settings: DataConfig = override(trained, {"data": data or {}}).data
     dataset = load_dataset(settings)
     if classes is not None and tuple(classes) != dataset.classes:
@@ -133,6 +133,11 @@ def evaluate(
         model = build_for(replace(trained, data=settings), dataset, prep)
         assert not isinstance(path, AlexNet)
         load_weights(model, path)
+    if model.variant.num_classes != len(dataset.classes):
+        raise CheckpointError(
+            f"the network has {model.variant.num_classes} outputs, {settings.source} has "
+            f"{len(dataset.classes)} classes."
+        )
     resident = ResidentSplit(dataset.split(split), place.device, prep.resize)
     return score(place.place(model), resident, prep, place, name=split, classes=dataset.classes, views=views)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from alexnet.config import TrainConfig
 from alexnet.metrics import Result
@@ -42,9 +43,9 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _say(self, text: str) -> None:
-        # Whole lines for a log, wrapped between words on a terminal.
-        self.console.print(text, soft_wrap=not self.console.is_terminal)
+    def _say(self, text: str | Text) -> None:
+        # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
+        self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
 
     def start(self, path: Path, config: TrainConfig, count: int, epoch: int, step: int) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
@@ -99,7 +100,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Say something that is not progress."""
-        self._say(f"[yellow]note:[/] {text}")
+        self._say(Text.assemble(("note:", "yellow"), f" {text}"))
 
     def note_once(self, text: str) -> None:
         """`note`, but the same text only once."""
@@ -112,7 +113,7 @@ class Reporter:
         self._bar.stop()
         low, high = result.interval
         self._say(
-            f"[bold]test accuracy {result.top1:.2%}[/] (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
+            f"test accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
             f"loss {result.loss:.4f}, {result.count} images",
         )
         self._say(
