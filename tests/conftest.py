@@ -1,0 +1,133 @@
+"""Shared fixtures: tiny real runs on the embedded digits, and the command as a process."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: equal thread counts here and in processes started here
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from alexnet import checkpoint, training
+from alexnet.checkpoint import load_checkpoint
+from alexnet.config import override
+from alexnet.figures import confusion
+from alexnet.progress import Reporter
+from alexnet.recipes import recipe
+
+TINY = recipe(
+    "digits",
+    epochs=2,
+    log_every=3,
+    device="cpu",
+    precision="fp32",
+    data={"fraction": 0.3, "val_fraction": 0.25},
+    model={"width": 0.125, "dropout": 0.2},
+    optim={"name": "adam", "lr": 2e-3, "schedule": "constant"},
+)
+STEPS = 6  # an epoch of TINY: 325 images in batches of 64
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture
+def tiny():
+    """A function that makes a TrainConfig of seconds from overrides."""
+    return lambda **values: override(TINY, values)
+
+
+@pytest.fixture
+def reporter():
+    """A Reporter that writes to memory: `text(reporter)` is what it said."""
+    return Reporter(console=Console(file=io.StringIO(), width=200, highlight=False))
+
+
+def text(reporter):
+    return reporter.console.file.getvalue()
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Leave out the pictures, which take longer than the training."""
+    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(confusion, "draw_confusion", lambda *_: None)
+
+
+@pytest.fixture
+def no_fsync(monkeypatch):
+    """Where a test saves a lot and no power fails."""
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run of TINY with everything in its folder; only to be read."""
+    return training.train(TINY, tmp_path_factory.mktemp("finished") / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.fixture
+def run_cli(tmp_path):
+    """A function that runs `alexnet ARGS` as a process in `tmp_path`."""
+
+    def run(*arguments, command=("-m", "alexnet"), **options):
+        line = [sys.executable, *command, *map(str, arguments)]
+        return subprocess.run(line, **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120} | options)
+
+    return run
+
+
+def tensors(path):
+    content = load_checkpoint(Path(path))
+    return content.weights | {f"extra/{name}": value for name, value in content.extra.items()}
+
+
+def assert_same_tensors(a, b):
+    a, b = tensors(a), tensors(b)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def differ(a, b):
+    a, b = tensors(a), tensors(b)
+    return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def leftovers(run):
+    """Hidden files in a run folder, temporary ones above all."""
+    return {f.name for f in run.path.iterdir() if f.name.startswith(".")} - {".lock"}
+
+
+def timeless(rows):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_same_run(a, b):
+    """Two runs with the same weights to the bit, the same optimiser state, metrics and test result."""
+    assert_same_tensors(a.best, b.best)
+    assert_same_tensors(a.last, b.last)
+    metas = [load_checkpoint(run.last).meta for run in (a, b)]
+    for meta in metas:
+        meta["counters"].pop("seconds")
+        meta["config"].pop("save_minutes")
+    assert metas[0] == metas[1]
+    assert timeless(a.metrics) == timeless(b.metrics)
+    assert a.test == b.test
+
+
+def assert_consistent(run):
+    """metrics.jsonl, metrics.csv and status.json of a finished run agree."""
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    epochs = [row["epoch"] for row in rows if row["kind"] == "epoch"]
+    steps = [row["step"] for row in rows if row["kind"] == "step"]
+    assert epochs == list(range(1, run.config.epochs + 1))
+    assert steps == sorted(set(steps))
+    table = [line.split(",") for line in (run.path / "metrics.csv").read_text().splitlines()]
+    assert [row[table[0].index("epoch")] for row in table[1:]] == [str(e) for e in epochs]
+    assert run.status["state"] == "finished"
+    assert run.status["epoch"] == run.config.epochs

@@ -1,0 +1,310 @@
+"""Run folders: whose they are, what is in them, and that they stay consistent."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from alexnet.config import override
+from alexnet.errors import CheckpointError, UsageError
+from alexnet.run import FREE, Run, load_config, load_run, open_run
+from alexnet.training import train
+from conftest import STEPS, assert_consistent, assert_same_run, tensors, text, timeless
+
+pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
+CURVES = {"curves.png", "test-confusion.png"}
+
+
+def test_everything_is_there(finished):
+    names = {f.name for f in finished.path.iterdir() if not f.name.startswith((".", "events."))}
+    assert names == CURVES | {
+        "best.safetensors",
+        "config.yaml",
+        "environment.json",
+        "last.safetensors",
+        "metrics.csv",
+        "metrics.jsonl",
+        "previous.safetensors",
+        "status.json",
+        "test-confusion.csv",
+        "test.json",
+    }
+
+
+def test_environment_names_versions_and_hardware(finished):
+    environment = json.loads((finished.path / "environment.json").read_text())
+    assert {"alexnet", "git", "python", "torch", "numpy", "platform", "processor", "cores", "threads", "gpu"} <= set(
+        environment
+    )
+    assert environment["python"].startswith("3.")
+
+
+def test_status_of_a_finished_run(finished):
+    status = finished.status
+    assert (status["state"], status["epoch"], status["epochs"], status["step"]) == ("finished", 2, 2, 2 * STEPS)
+    assert status["best_val_top1"] == max(row["val_top1"] for row in finished.epochs)
+    assert status["skipped"] == 0
+
+
+def test_status_while_it_runs(tiny, tmp_path, reporter):
+    seen = []
+    reporter.epoch = lambda row: seen.append(Run(tmp_path / "run").status)
+    train(tiny(), tmp_path / "run", reporter=reporter)
+    assert [(s["state"], s["epoch"], s["step"]) for s in seen] == [("running", 1, STEPS), ("running", 2, 2 * STEPS)]
+
+
+def test_csv_repeats_the_epoch_rows(finished):
+    with (finished.path / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(r["val_loss"]) for r in rows] == [r["val_loss"] for r in finished.epochs]
+    assert [int(r["step"]) for r in rows] == [STEPS, 2 * STEPS]
+
+
+def test_metrics_hold_steps_and_epochs(finished):
+    kinds = [(row["kind"], row["step"]) for row in finished.metrics]
+    assert kinds == [(k, s) for s in (3, 6, 9, 12) for k in (["step", "epoch"] if s % STEPS == 0 else ["step"])]
+    for row in finished.metrics:
+        assert {"train_loss", "train_top1", "lr", "epoch"} <= row.keys()
+
+
+# TensorBoard.
+
+
+def events(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(run.path))
+    accumulator.Reload()
+    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_the_events(tiny, tmp_path, reporter):
+    """Also those of a run in two sessions: no step twice."""
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    train(tiny(), run.path, reporter=reporter)
+    read = events(run)
+    for name in ("train_loss", "val_loss", "val_top1", "lr"):
+        values = {e.step: e.value for e in read[f"epoch/{name}"]}
+        assert values == pytest.approx({row["step"]: row[name] for row in run.epochs}, rel=1e-6)
+        assert len(read[f"epoch/{name}"]) == 2
+    assert [e.step for e in read["step/train_loss"]] == [3, 6, 9, 12]
+
+
+def test_tensorboard_not_installed(tiny, tmp_path, reporter, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    assert run.status["state"] == "finished"
+    assert text(reporter).count("TensorBoard") == 1
+    assert "pip install 'alexnet[tensorboard]'" in text(reporter)
+
+
+@pytest.mark.parametrize("call", ["__init__", "add_scalar", "flush", "close"])
+def test_tensorboard_cannot_write(tiny, tmp_path, reporter, monkeypatch, call):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, call, fail)
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    assert_consistent(run)
+    assert text(reporter).count("TensorBoard") == (0 if call == "close" else 1)
+
+
+def test_matplotlib_not_installed(tiny, tmp_path, reporter, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    assert_consistent(run)
+    assert run.test["count"] == 359
+    assert text(reporter).count("pip install 'alexnet[figures]'") == 1
+
+
+@pytest.mark.parametrize("name", ["with space", "ümläut", "[red]brackets", "[/b]", "a" * 200])
+def test_odd_folder_names(tiny, tmp_path, reporter, name):
+    run = train(tiny(epochs=1), tmp_path / name, reporter=reporter)
+    assert run.status["state"] == "finished"
+    assert str(tmp_path / name) in text(reporter).replace("\n", "")
+
+
+# Whose folder it is.
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ({"optim.lr": 0.5}, ["--optim.lr 0.002 there and 0.5 now"]),
+        ({"batch_size": 32, "seed": 1}, ["--batch-size 64 there and 32 now", "--seed 0 there and 1 now"]),
+        ({"model.lrn": "off"}, ["--model.lrn None there and off now"]),
+        ({"data.mean": [0.5]}, ["--data.mean"]),
+    ],
+)
+def test_another_runs_folder_is_refused(tiny, finished, reporter, values, flags):
+    before = {f.name: f.stat().st_mtime_ns for f in finished.path.iterdir() if f.name != ".lock"}
+    with pytest.raises(UsageError, match="holds another run") as refused:
+        train(tiny(**values), finished.path, reporter=reporter)
+    assert all(part in str(refused.value) for part in [*flags, "--run DIR"])
+    assert {f.name: f.stat().st_mtime_ns for f in finished.path.iterdir() if f.name != ".lock"} == before
+
+
+def test_settings_that_may_change_on_the_way(tiny, tmp_path):
+    other = {
+        "name": "other",
+        "epochs": 9,
+        "device": "auto",
+        "accumulate": 2,
+        "log_every": 1,
+        "save_minutes": 1.0,
+        "data.root": "/elsewhere",
+        "data.download": False,
+    }
+    assert set(other) == FREE
+    with open_run(tiny(), tmp_path / "run") as run:
+        run.write_config(tiny())
+    with open_run(tiny(**other), tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_not_a_run_folder_is_refused(tiny, tmp_path, reporter, kind):
+    path = tmp_path / "thesis"
+    if kind == "folder":
+        path.mkdir()
+        (path / "chapter.tex").write_text("dear")
+    else:
+        path.write_text("dear")
+    with pytest.raises(UsageError, match="is not a run folder"):
+        train(tiny(), path, reporter=reporter)
+    assert (path / "chapter.tex" if kind == "folder" else path).read_text() == "dear"
+
+
+def test_empty_folder_is_taken(tiny, tmp_path):
+    with open_run(tiny(), tmp_path) as run:
+        assert run.path == tmp_path
+
+
+def test_second_process_is_refused(tiny, tmp_path):
+    code = "import sys; from alexnet.run import open_run, load_run\n"
+    code += "run = load_run(sys.argv[1])\nwith open_run(run.config, run.path): pass"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with open_run(tiny(), tmp_path / "run") as run:
+        run.write_config(tiny())
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "another process is training in" in refused.stderr
+    with open_run(tiny(), tmp_path / "run"):
+        pass
+
+
+def test_folder_that_cannot_be_made(tiny, tmp_path, reporter):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="--run DIR"):
+        train(tiny(), tmp_path / "file" / "run", reporter=reporter)
+
+
+def test_refused_run_leaves_no_folder(tiny, tmp_path, reporter):
+    with pytest.raises(UsageError):
+        train(tiny(**{"data.source": "digitz"}), tmp_path / "run", reporter=reporter)
+    assert not (tmp_path / "run").exists()
+
+
+# Going on.
+
+
+def test_finished_run_is_not_trained_over(finished, reporter):
+    before = {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"}
+    train(finished.config, finished.path, reporter=reporter)
+    said = " ".join(text(reporter).split())
+    assert "is finished" in said
+    assert "--epochs 4" in said
+    assert "--run DIR" in said
+    assert {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"} == before
+
+
+def test_more_epochs_go_on(tiny, tmp_path, reporter):
+    whole = train(tiny(epochs=3), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    train(tiny(epochs=3), run.path, reporter=reporter)
+    assert "going on from step 6 (epoch 2)" in text(reporter)
+    assert_consistent(run)
+    assert_same_run(run, whole)
+
+
+def test_fewer_epochs_than_done_change_nothing(tiny, finished, reporter):
+    train(tiny(epochs=1), finished.path, reporter=reporter)
+    assert finished.config.epochs == 2
+    assert "is finished (2 epochs)" in " ".join(text(reporter).split())
+
+
+def test_smaller_parts_may_go_on(tiny, tmp_path, reporter):
+    """Out of memory in the second session: --accumulate goes on where it was."""
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    train(tiny(accumulate=4), run.path, reporter=reporter)
+    assert_consistent(run)
+
+
+# Reading it back.
+
+
+def test_load_run(finished, tmp_path):
+    run = load_run(str(finished.path))
+    assert run == finished
+    assert timeless(run.epochs) == timeless(finished.epochs)
+    with pytest.raises(UsageError, match=r"not a run folder.*config\.yaml"):
+        load_run(tmp_path)
+
+
+def test_empty_run_reads_as_nothing(tmp_path):
+    run = Run(tmp_path)
+    assert (run.status, run.metrics, run.epochs, run.test) == ({}, [], [], None)
+    assert run.resume_point() == (None, None)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        run.checkpoint()
+
+
+def test_best_comes_before_last(finished, tmp_path):
+    assert finished.checkpoint() == finished.best
+    (tmp_path / "last.safetensors").write_bytes(finished.last.read_bytes())
+    assert Run(tmp_path).checkpoint() == tmp_path / "last.safetensors"
+
+
+def test_config_comes_back_from_yaml(tiny, tmp_path):
+    config = tiny(
+        **{"data.mean": [0.5], "data.std": [0.25], "optim.lr": 1e-8, "init": "x.pth", "optim.betas": [0.8, 0.9]}
+    )
+    Run(tmp_path).write_config(config)
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epocs: 3", r"unknown setting 'epocs'.*Did you mean 'epochs'"),
+        ("optim: {lrr: 1}", r"'optim\.lrr'.*Did you mean 'optim\.lr'"),
+        ("epochs: many", "--epochs takes int"),
+        ("optim: 3", "optim is a group"),
+        ("- 1", "holds no settings"),
+        ("", "holds no settings"),
+        ("a: [", "cannot read"),
+        ("model: {lrn: cod}", r"Did you mean 'code'"),
+        ("epochs: -1", "--epochs -1"),
+    ],
+)
+def test_config_with_a_mistake(tmp_path, content, message):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_config_with_rates_as_people_write_them(tmp_path):
+    (tmp_path / "c.yaml").write_text("optim: {lr: 1e-3, weight_decay: 0}\ndata.pad: 2\n")
+    config = load_config(tmp_path / "c.yaml")
+    assert (config.optim.lr, config.optim.weight_decay, config.data.pad) == (1e-3, 0.0, 2)
+
+
+def test_edited_config_trains_something_else(finished, tmp_path, reporter):
+    values = yaml.safe_load((finished.path / "config.yaml").read_text())
+    run = train(override(finished.config, {**values, "seed": 9}), tmp_path / "run", reporter=reporter)
+    assert any(not value.equal(tensors(finished.best)[name]) for name, value in tensors(run.best).items())

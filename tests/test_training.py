@@ -1,0 +1,448 @@
+"""Training: what a step does, what an epoch leaves, and what happens when the numbers go wrong."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from alexnet import training
+from alexnet.checkpoint import load_checkpoint, save_checkpoint
+from alexnet.data.augment import Preprocessing, epoch_plan
+from alexnet.data.sources import load_dataset
+from alexnet.distributed import World
+from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
+from alexnet.learner import Learner
+from alexnet.models.network import build_model
+from alexnet.precision import choose_precision
+from alexnet.run import load_config
+from alexnet.training import train
+from conftest import STEPS, assert_consistent, assert_same_run, assert_same_tensors, differ, tensors, text
+
+pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
+
+
+@pytest.fixture
+def learner(tiny):
+    """A function that makes a Learner of a small network, the same each time."""
+
+    def make(**overrides):
+        config = tiny(**({"model.dropout": 0.0, "optim.name": "sgd", "optim.lr": 0.02} | overrides))
+        torch.manual_seed(1)
+        model = build_model("cifar", width=0.125, in_channels=1, dropout=config.model.dropout)
+        return Learner(config, model, STEPS, choose_precision("cpu", "fp32"), World())
+
+    return make
+
+
+def batch(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, 32, 32, generator=generator), torch.randint(10, (count,), generator=generator)
+
+
+def steps(learner, count, size=10):
+    for step in range(count):
+        images, labels = batch(size, step)
+        learner.apply_step(learner.train_step(images, labels, size), size)
+        yield learner
+
+
+# One step.
+
+
+@pytest.mark.parametrize("parts", [2, 4, 10])
+def test_accumulated_parts_make_the_whole_batchs_step(learner, parts):
+    whole, split = (learner(accumulate=n, **{"optim.lr": 0.005}) for n in (1, parts))
+    list(steps(whole, 3))
+    list(steps(split, 3))
+    for a, b in zip(whole.model.parameters(), split.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    torch.testing.assert_close(whole.totals, split.totals)
+
+
+def test_last_batch_counts_by_its_own_size(learner):
+    """The gradient is the mean over the images at hand, however many the recipe's batch has."""
+    small, doubled = learner(), learner()
+    images, labels = batch(5)
+    small.apply_step(small.train_step(images, labels, 5), 5)
+    doubled.apply_step(doubled.train_step(torch.cat([images] * 2), torch.cat([labels] * 2), 10), 10)
+    for a, b in zip(small.model.parameters(), doubled.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_loss_is_cross_entropy_with_label_smoothing(learner, smoothing):
+    one = learner(label_smoothing=smoothing)
+    images, labels = batch(8)
+    with torch.no_grad():
+        log = F.log_softmax(one.model(images), dim=1)
+    mixed = (1 - smoothing) * F.one_hot(labels, 10) + smoothing / 10
+    loss, correct = one.train_step(images, labels, 8).tolist()
+    assert loss == pytest.approx(-(mixed * log).sum().item(), rel=1e-5)
+    assert correct == (log.argmax(dim=1) == labels).sum()
+
+
+def test_ema_is_the_textbook_average(learner):
+    one = learner(ema=0.5)
+    expected = {n: p.detach().clone() for n, p in one.model.named_parameters()}
+    for step, _ in enumerate(steps(one, 8)):
+        decay = min(0.5, (1 + step) / (10 + step))  # young averages forget faster
+        for name, parameter in one.model.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
+    for name, value in expected.items():
+        torch.testing.assert_close(one.ema[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_ema_is_slower_than_the_weights(learner):
+    one = learner(ema=0.99)
+    start = one.model.fc8.weight.detach().clone()
+    for _ in steps(one, 1):
+        first = one.model.fc8.weight.detach() - start
+    moved = one.ema["fc8.weight"] - start
+    assert 0.8 * first.norm() < moved.norm() < first.norm()  # decay 1/10 at first
+
+
+def test_validation_sees_the_average_and_leaves_the_weights(learner):
+    one = learner(ema=0.9)
+    list(steps(one, 3))
+    before = {n: p.detach().clone() for n, p in one.model.named_parameters()}
+    images, _ = batch(4)
+    one.evaluated().eval()
+    with torch.no_grad():
+        seen = one.evaluated()(images)
+        one.model.load_state_dict(one.ema)
+        torch.testing.assert_close(seen, one.model(images))
+    assert all(torch.equal(one.ema[n], p) for n, p in one.model.named_parameters())
+    assert not all(torch.equal(one.ema[n], before[n]) for n in before)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"optim.name": "sgd"},
+        {"optim.name": "sgd", "optim.nesterov": True, "optim.decay_biases": False},
+        {"optim.name": "paper-sgd", "optim.schedule": "step", "optim.step_epochs": 1},
+        {"optim.name": "adam", "optim.lr": 1e-3},
+        {"optim.name": "adamw", "optim.lr": 1e-3, "ema": 0.9},
+    ],
+    ids=lambda o: o["optim.name"],
+)
+def test_learner_saved_and_restored_goes_on_the_same(learner, overrides, tmp_path):
+    overrides = {"optim.lr": 0.01} | overrides
+    one, two = learner(**overrides), learner(**overrides)
+    list(steps(one, STEPS - 1))
+    save_checkpoint(tmp_path / "saved", one.checkpoint({}))
+    two.restore(load_checkpoint(tmp_path / "saved"))
+    for name, going in {"one": one, "two": two}.items():
+        list(steps(going, 3))
+        save_checkpoint(tmp_path / name, going.checkpoint({}))
+    assert_same_tensors(tmp_path / "one", tmp_path / "two")
+    assert one.checkpoint({}).meta == two.checkpoint({}).meta
+
+
+# Whole runs.
+
+
+def test_loss_falls_and_the_run_is_complete(tiny, tmp_path, reporter):
+    run = train(tiny(epochs=6), tmp_path / "run", reporter=reporter)
+    losses = [row["train_loss"] for row in run.epochs]
+    assert losses[-1] < 0.7 * losses[0]
+    assert run.test["top1"] > 0.5
+    assert run.test["count"] == 359
+    assert_consistent(run)
+    assert "test accuracy" in text(reporter)
+
+
+def test_seed_decides_the_weights(tiny, tmp_path, reporter):
+    one, two, other = (
+        train(tiny(seed=seed, **{"model.dropout": 0.5}), tmp_path / str(i), reporter=reporter)
+        for i, seed in enumerate((3, 3, 4))
+    )
+    assert_same_run(one, two)
+    assert differ(one.last, other.last)
+
+
+@pytest.mark.parametrize("seed", [20261121, 2**63 - 1])
+def test_any_seed_will_do(tiny, tmp_path, reporter, seed):
+    run = train(tiny(epochs=1, seed=seed), tmp_path / "run", reporter=reporter)
+    assert run.status["state"] == "finished"
+
+
+def test_network_is_in_training_mode_at_every_step(tiny, tmp_path, reporter, monkeypatch):
+    seen = []
+    step = Learner.train_step
+
+    def train_step(self, *arguments):
+        seen.append(all(module.training for module in self.model.modules()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    train(tiny(ema=0.9), tmp_path / "run", reporter=reporter)
+    assert seen == [True] * 2 * STEPS
+
+
+def test_validation_and_test_are_in_evaluation_mode(tiny, tmp_path, reporter, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: seen.append(self.training) or x)
+    train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    assert seen == [True] * 2 * STEPS + [False] * 2 * 2  # two dropout layers, one batch each of validation and test
+
+
+def test_every_step_draws_its_own_dropout(learner, tiny, tmp_path, reporter, monkeypatch):
+    seeds = []
+    step = Learner.train_step
+
+    def train_step(self, *arguments):
+        seeds.append(torch.initial_seed())
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    train(tiny(), tmp_path / "run", reporter=reporter)
+    assert len(set(seeds)) == 2 * STEPS
+
+
+def test_every_epoch_sees_every_image_once_in_its_own_order(tiny, tmp_path, reporter, monkeypatch):
+    labels = []
+    step = Learner.train_step
+
+    def train_step(self, images, wanted, count):
+        labels.extend(wanted.tolist())
+        return step(self, images, wanted, count)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    data = load_dataset(run.config.data).train.labels.tolist()
+    first, second = labels[: len(data)], labels[len(data) :]
+    assert sorted(first) == sorted(second) == sorted(data)
+    assert first != second
+
+
+def scripted(monkeypatch, accuracies):
+    """Validation accuracies as a test wants them; returns the weights that the test split was evaluated with."""
+    score, epochs, tested = training.score, iter(accuracies), {}
+
+    def scored(model, *arguments, name, **options):
+        result = score(model, *arguments, name=name, **options)
+        if name == "test":
+            tested.update(model.state_dict())
+            return result
+        return replace(result, top1=next(epochs))
+
+    monkeypatch.setattr(training, "score", scored)
+    return tested
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema):
+    one = train(tiny(epochs=2, ema=ema), tmp_path / "one", reporter=reporter)
+    tested = scripted(monkeypatch, [0.5, 0.9, 0.2, 0.1])
+    run = train(tiny(epochs=4, ema=ema), tmp_path / "run", reporter=reporter)
+    assert run.status["best_epoch"] == 2
+    assert run.status["best_val_top1"] == 0.9
+    after_two = load_checkpoint(one.last).evaluated
+    for source in (tensors(run.best), tested):
+        assert [n for n in after_two if not torch.equal(after_two[n], source[n])] == []
+    assert differ(run.best, run.last)
+
+
+def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypatch):
+    """A disk too full for best.safetensors does not change which weights the result is of."""
+    tested = scripted(monkeypatch, [0.5])
+    monkeypatch.setattr(training._Session, "_save_best", lambda *_: False)
+    run = train(tiny(epochs=1, ema=0.9), tmp_path / "run", reporter=reporter)
+    average = load_checkpoint(run.last).evaluated
+    names = [name.removeprefix("model.") for name in tested]
+    assert names
+    assert [n for n, t in zip(names, tested.values(), strict=True) if not torch.equal(average[n], t)] == []
+
+
+def test_no_validation(tiny, tmp_path, reporter):
+    run = train(tiny(**{"data.val_fraction": 0.0}), tmp_path / "run", reporter=reporter)
+    assert not [k for row in run.epochs for k in row if k.startswith("val")]
+    last = tensors(run.last)
+    assert all(torch.equal(value, last[name]) for name, value in tensors(run.best).items())
+    assert run.status["best_val_top1"] is None
+
+
+def test_plateau_drops_the_rate_and_remembers(tiny, tmp_path, reporter):
+    """A rate too small to change an answer: every epoch from the second on is one without improvement."""
+    values = {"optim.schedule": "plateau", "optim.patience": 0, "optim.lr": 1e-9, "optim.max_drops": 2}
+    whole = train(tiny(epochs=6, **values), tmp_path / "whole", reporter=reporter)
+    assert [row["lr"] for row in whole.epochs] == pytest.approx([1e-9, 1e-9, 1e-10, 1e-11, 1e-11, 1e-11])
+    run = train(tiny(epochs=3, **values), tmp_path / "run", reporter=reporter)
+    train(tiny(epochs=6, **values), run.path, reporter=reporter)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(("lr", "init", "stalls"), [(1e-9, "text", True), (0.002, "modern", False)])
+def test_stall_is_noted_once_with_its_remedy(tiny, tmp_path, reporter, lr, init, stalls):
+    train(tiny(**{"optim.lr": lr, "model.init": init, "model.dropout": 0.0}), tmp_path / "run", reporter=reporter)
+    assert text(reporter).count("--model.init modern") == stalls
+
+
+# Numbers that are not numbers.
+
+
+def poison(monkeypatch, calls):
+    """From these calls of the normalisation (one a batch, training and evaluation alike) come images of nan."""
+    normalise, called = Preprocessing.normalise, 0
+
+    def poisoned(self, images):
+        nonlocal called
+        called += 1
+        return normalise(self, images) * (math.nan if called in calls else 1.0)
+
+    monkeypatch.setattr(Preprocessing, "normalise", poisoned)
+
+
+def test_a_step_that_is_not_finite_is_skipped(tiny, tmp_path, reporter, monkeypatch):
+    poison(monkeypatch, {3})
+    weights = []
+    step = Learner.train_step
+
+    def train_step(self, *arguments):
+        weights.append((self.model.fc8.weight.detach().clone(), self.ema["fc8.weight"].clone()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "train_step", train_step)
+    run = train(tiny(epochs=1, ema=0.9), tmp_path / "run", reporter=reporter)
+    same = [torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in itertools.pairwise(weights)]
+    assert same == [False, False, True, False, False]
+    (skipped,) = [row for row in run.metrics if row["kind"] == "skipped"]
+    data = load_dataset(run.config.data).train
+    order, _ = epoch_plan(len(data), run.config.seed, 0, torch.device("cpu"))
+    assert skipped["step"] == 3
+    assert skipped["sources"] == data.sources[order[128:192].numpy()].tolist()
+    assert run.status["skipped"] == 1
+    assert "step 3" in text(reporter)
+    assert math.isfinite(run.epochs[0]["train_loss"])
+
+
+def test_three_in_a_row_end_the_run(tiny, tmp_path, reporter, monkeypatch):
+    first = STEPS + 1  # and one of validation
+    with monkeypatch.context() as patch:
+        poison(patch, {first + 2, first + 3, first + 4})
+        with pytest.raises(NumericsError, match=r"last\.safetensors is\s+the last good checkpoint") as end:
+            train(tiny(), tmp_path / "run", reporter=reporter)
+    assert end.value.exit_code == 5
+    one = train(tiny(epochs=1), tmp_path / "one", reporter=reporter)
+    assert_same_tensors(tmp_path / "run" / "last.safetensors", one.last)
+    run = type(one)(tmp_path / "run")
+    assert run.status["state"] == "failed"
+    assert [row["step"] for row in run.metrics if row["kind"] == "skipped"] == [STEPS + 2, STEPS + 3, STEPS + 4]
+    train(tiny(), run.path, reporter=reporter)  # the cause is gone: it goes on
+    assert_consistent(run)
+
+
+def test_two_in_a_row_do_not(tiny, tmp_path, reporter, monkeypatch):
+    poison(monkeypatch, {2, 3, 5, 6})
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    assert run.status["skipped"] == 4
+
+
+def test_three_in_a_row_before_any_checkpoint(tiny, tmp_path, reporter, monkeypatch):
+    poison(monkeypatch, {2, 3, 4})
+    with pytest.raises(NumericsError) as end:
+        train(tiny(), tmp_path / "run", reporter=reporter)
+    last = tmp_path / "run" / "last.safetensors"
+    assert last.exists() or str(last) not in str(end.value), "it names a checkpoint that does not exist"
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny, tmp_path, reporter, monkeypatch):
+    """An infinite gradient of a finite loss, in the last step of the second epoch."""
+    apply = Learner.apply_step
+
+    def broken(self, *arguments):
+        apply(self, *arguments)
+        if self.counters.step == 2 * STEPS:
+            self.model.fc8.weight.data[0, 0] = math.nan
+
+    monkeypatch.setattr(Learner, "apply_step", broken)
+    with pytest.raises(NumericsError):
+        train(tiny(epochs=3), tmp_path / "run", reporter=reporter)
+    saved = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert saved.meta["counters"]["epoch"] == 1
+    assert all(bool(value.isfinite().all()) for value in saved.weights.values())
+
+
+# Starting from weights; other data.
+
+
+def frozen(tiny, **values):
+    """A configuration that changes nothing: what is saved is what it started from."""
+    return tiny(epochs=1, **{"optim.lr": 1e-30, "optim.weight_decay": 0.0} | values)
+
+
+@pytest.mark.parametrize("name", ["run", "best", "last", "pth"])
+def test_init_from_weights(tiny, tmp_path, reporter, finished, name):
+    origin = {"run": finished.path, "best": finished.best, "last": finished.last, "pth": tmp_path / "w.pth"}[name]
+    wanted = load_checkpoint(finished.last if name == "last" else finished.best).weights
+    if name == "pth":
+        torch.save({f"module.{n}": t for n, t in wanted.items()}, origin)
+    run = train(frozen(tiny, init=str(origin), seed=5), tmp_path / "run", reporter=reporter)
+    found = tensors(run.last)
+    assert [n for n in wanted if not torch.allclose(wanted[n], found[n], rtol=0, atol=1e-20)] == []
+
+
+def test_init_is_not_applied_again_on_resume(tiny, tmp_path, reporter, finished):
+    values = {"init": str(finished.path)}
+    whole = train(tiny(**values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(epochs=1, **values), tmp_path / "run", reporter=reporter)
+    train(tiny(**values), run.path, reporter=reporter)
+    assert_same_run(run, whole)
+
+
+def test_init_of_a_damaged_checkpoint(tiny, tmp_path, reporter, finished):
+    content = bytearray(finished.best.read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "damaged.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"damaged\.safetensors is damaged"):
+        train(tiny(init=str(tmp_path / "damaged.safetensors")), tmp_path / "run", reporter=reporter)
+
+
+def test_init_with_another_head(tiny, tmp_path, reporter):
+    model = build_model("cifar", width=0.125, in_channels=1, num_classes=7)
+    torch.save(model.state_dict(), tmp_path / "seven.pth")
+    config = frozen(tiny, init=str(tmp_path / "seven.pth"))
+    with pytest.raises(CheckpointError, match=r"7 classes.*10.*--replace-head"):
+        train(config, tmp_path / "run", reporter=reporter)
+    found = tensors(train(replace(config, replace_head=True), tmp_path / "run", reporter=reporter).last)
+    assert found["fc8.weight"].shape[0] == 10
+    for name, value in model.state_dict().items():
+        if "fc8" not in name:
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-20)
+
+
+def test_init_that_is_not_there(tiny, tmp_path, reporter):
+    with pytest.raises(CheckpointError, match="nothing"):
+        train(tiny(init=str(tmp_path / "nothing.pth")), tmp_path / "run", reporter=reporter)
+
+
+def test_other_data_is_refused_on_resume(tiny, tmp_path, reporter, monkeypatch):
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    monkeypatch.setattr(training, "load_dataset", lambda c: replace(load_dataset(c), fingerprint="0" * 64))
+    with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
+        train(tiny(epochs=3), run.path, reporter=reporter)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"data.crop": 64}, "--data.crop 64"),
+        ({"model.num_classes": 5}, "--model.num-classes 5"),
+        ({"model.in_channels": 3}, "--model.in-channels 3"),
+        ({"data.resize": 8}, "--data.resize"),
+        ({"data.mean": (0.1, 0.2)}, r"--data\.mean"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(tiny, tmp_path, reporter, values, message):
+    with pytest.raises(UsageError, match=message):
+        train(tiny(**values), tmp_path / "run", reporter=reporter)
+
+
+def test_its_own_config_repeats_a_run(tmp_path, reporter, finished):
+    run = train(load_config(finished.path / "config.yaml"), tmp_path / "run", reporter=reporter)
+    assert_same_run(run, finished)
