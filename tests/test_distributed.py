@@ -23,7 +23,7 @@ from conftest import STEPS, TINY, assert_consistent, tensors
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "alexnet"]
 # No dropout: its masks differ between one process and two. Two epochs: later a unit at the edge of its ReLU may differ.
 # A last batch of 325 - 5 * 64 = 5 images: 3 and 2; and test images in odd number.
-OVERRIDES = {"epochs": 2, "log_every": 1, "model.dropout": 0.0, "ema": 0.9, "optim.name": "sgd", "optim.lr": 0.01}
+OVERRIDES = {"epochs": 2, "log_every": 1, "model.dropout": 0.0, "ema": 0.9, "optim.name": "sgd", "optim.lr": 0.002}
 
 
 def launch(config, path, log, *more):
