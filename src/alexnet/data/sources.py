@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import pickle
 import shutil
+import sys
 import tarfile
 import tempfile
 import urllib.request
@@ -210,7 +211,7 @@ def _download(url: str, md5: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
             part = Path(folder) / path.name
-            print(f"downloading {url}")
+            print(f"downloading {url}", file=sys.stderr)
             with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("wb") as local:
                 shutil.copyfileobj(remote, local)
             _verify(part, md5, f"the download of {url}")
