@@ -274,10 +274,10 @@ class _Session:
 
     def _save(self, learner: Learner, path: Path, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint; a disk that is full costs a warning, not the run."""
-        if not self.world.is_main:
-            return True
         if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
             raise NumericsError(f"the weights are not finite. {self._last_good()}")
+        if not self.world.is_main:
+            return True
         try:
             save_checkpoint(path, checkpoint, keep=self.run.previous if path == self.run.last else None)
         except OSError as problem:
