@@ -21,20 +21,21 @@ from torch.nn import functional as F
 
 import alexnet
 from alexnet.config import DataConfig
-from alexnet.data.sources import SOURCES, Source, Split
+from alexnet.data.sources import SOURCES, Source
+from alexnet.data.splits import Published, Split
 from alexnet.optim import build_optimizer
 from alexnet.precision import choose_precision
 from alexnet.progress import Reporter
 
 
-def random_images(count: int) -> tuple[Split, Split, tuple[str, ...]]:
+def random_images(count: int) -> Published:
     """A training split of `count` random 32x32 images and a small test split."""
     rng = np.random.default_rng(0)
 
     def split(n: int) -> Split:
         return Split(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), np.arange(n) % 10, np.arange(n))
 
-    return split(count), split(100), tuple(str(i) for i in range(10))
+    return Published(tuple(str(i) for i in range(10)), {"train": split(count), "test": split(100)})
 
 
 def bare_seconds(config: alexnet.TrainConfig, steps: int) -> float:

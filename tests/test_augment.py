@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from alexnet.config import DataConfig
 from alexnet.data.augment import DRAWS, Preprocessing, central_views, epoch_plan, random_crops
 from alexnet.data.resident import ResidentSplit, resize_short_side
-from alexnet.data.sources import Split
+from alexnet.data.splits import Split
 from alexnet.distributed import World
 from alexnet.errors import UsageError
 
@@ -59,7 +59,7 @@ def test_every_offset_is_reached_alike_and_half_are_mirrored():
     """A picture whose value at a place is the place: a crop's first pixel tells its offset."""
     n, side, size = 6000, 6, 4
     image = torch.arange(side * side, dtype=torch.uint8).view(1, 1, side, side)
-    _, draws = epoch_plan(n, seed=0, epoch=0, device=CPU)
+    draws = epoch_plan(n, seed=0, epoch=0, device=CPU).draws
     crops = random_crops(image.expand(n, -1, -1, -1), draws, size, pad=0, flip=True)
     mirrored = crops[:, 0, 0, 0] > crops[:, 0, 0, 1]
     assert 0.47 < mirrored.float().mean() < 0.53
@@ -71,7 +71,7 @@ def test_every_offset_is_reached_alike_and_half_are_mirrored():
 
 def test_draws_are_per_image_not_per_batch():
     image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(64, -1, -1, -1)
-    _, draws = epoch_plan(64, 0, 0, CPU)
+    draws = epoch_plan(64, 0, 0, CPU).draws
     crops = random_crops(image, draws, 8, 0, True)
     assert len({crop.numpy().tobytes() for crop in crops}) > 32
 
@@ -111,27 +111,28 @@ def test_other_numbers_of_views_are_refused(views):
 @settings(deadline=None)
 @given(count=st.integers(1, 200), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000))
 def test_epoch_plan_is_a_permutation_of_seed_and_epoch_alone(count, seed, epoch):
-    order, draws = epoch_plan(count, seed, epoch, CPU)
+    plan = epoch_plan(count, seed, epoch, CPU)
+    order, draws = plan.order, plan.draws
     assert sorted(order.tolist()) == list(range(count))
     assert draws.shape == (count, DRAWS)
     assert draws.min() >= 0
     assert draws.max() < 1
     torch.rand(7)  # the global generator has no part in it
     again = epoch_plan(count, seed, epoch, CPU)
-    assert torch.equal(order, again[0])
-    assert torch.equal(draws, again[1])
+    assert torch.equal(order, again.order)
+    assert torch.equal(draws, again.draws)
 
 
 def test_epochs_and_seeds_differ():
     plans = [epoch_plan(100, seed, epoch, CPU) for seed in range(6) for epoch in range(6)]
-    assert len({tuple(order.tolist()) for order, _ in plans}) == 36
-    assert len({tuple(draws.flatten().tolist()) for _, draws in plans}) == 36
+    assert len({tuple(order.tolist()) for order in (p.order for p in plans)}) == 36
+    assert len({tuple(draws.flatten().tolist()) for draws in (p.draws for p in plans)}) == 36
 
 
 def test_no_seed_repeats_another_seeds_epochs():
     """Also seeds that a shift or a sum would run into each other, or drop the high bits of."""
     pairs = [(0, 1), (1, 0), (0, 2**20), (2**20, 0), (2**44, 0), (0, 0), (2**60, 0), (12, 3), (1, 23)]
-    assert len({tuple(epoch_plan(50, seed, epoch, CPU)[0].tolist()) for seed, epoch in pairs}) == len(pairs)
+    assert len({tuple(epoch_plan(50, seed, epoch, CPU).order.tolist()) for seed, epoch in pairs}) == len(pairs)
 
 
 def test_epoch_plan_leaves_the_global_generator():
@@ -238,7 +239,7 @@ def test_an_epoch_holds_every_image_once(batch_size):
     rows = torch.cat([rows for *_, rows in batches])
     assert sorted(rows.tolist()) == list(range(23))
     assert [len(rows) for *_, rows in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    assert torch.equal(rows, epoch_plan(23, 3, 1, CPU)[0])
+    assert torch.equal(rows, epoch_plan(23, 3, 1, CPU).order)
     for images, labels, rows in batches:
         assert images.shape == (len(rows), 3, 6, 6)
         assert images.dtype == torch.float32
@@ -265,7 +266,7 @@ def test_a_training_image_depends_on_neither_batch_nor_start():
 def test_training_images_are_cut_and_normalised_from_their_rows():
     split, data = resident(), DataConfig(crop=5, pad=1, flip=True, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     prep = split.preprocessing(data)
-    _, draws = epoch_plan(23, 0, 0, CPU)
+    draws = epoch_plan(23, 0, 0, CPU).draws
     for images, _, rows in split.training_batches(data, prep, 6, seed=0, epoch=0):
         expected = prep.normalise(random_crops(split.images[rows], draws[rows], 5, 1, True))
         assert torch.equal(images, expected)

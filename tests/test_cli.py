@@ -140,7 +140,7 @@ def test_did_you_mean(call, tmp_path, monkeypatch, arguments, hint):
         (["train", "--optim.schedule", "plateau", "--data.val-fraction", "0"], "--data.val-fraction"),
         (["train", "--device", "cuda:99"], "--device cuda:99"),
         (["train", "nothing.yaml"], "nothing.yaml"),
-        (["train", "imagenet-paper"], "'imagenet'"),
+        (["train", "cifar10", "--data.top-classes", "5"], "photographs"),
         (["evaluate"], "TARGET"),
         (["evaluate", "x", "--views", "ten"], "--views"),
         (["info", "paper", "--input-size", "20"], "the smallest that works is"),

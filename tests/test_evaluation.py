@@ -14,10 +14,13 @@ from alexnet.checkpoint import load_checkpoint
 from alexnet.config import override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
-from alexnet.data.sources import Split, load_dataset
+from alexnet.data.sources import load_dataset
+from alexnet.data.splits import Split
 from alexnet.errors import AlexNetError, CheckpointError, UsageError
-from alexnet.evaluation import BATCH, restore, score
+from alexnet.evaluation import SMALL_BATCH as BATCH
+from alexnet.evaluation import score
 from alexnet.precision import choose_precision
+from alexnet.trained import restore
 from alexnet.training import train
 from conftest import TINY
 
@@ -115,11 +118,11 @@ def test_training_mode_is_restored(mode):
     score(model, resident, prep, FP32, name="val", classes=("a", "b"))
     assert (model.training, model.drop.training) == (mode, mode)
 
-    def stop():
+    def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(model, resident, prep, FP32, name="val", classes=("a", "b"), on_batch=stop)
+        score(model, resident, prep, FP32, name="val", classes=("a", "b"), on_logits=stop)
     assert (model.training, model.drop.training) == (mode, mode)
 
 

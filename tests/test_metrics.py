@@ -17,7 +17,7 @@ from torch import nn
 
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
-from alexnet.data.sources import Split
+from alexnet.data.splits import Split
 from alexnet.evaluation import score
 from alexnet.metrics import Result, wilson_interval
 from alexnet.precision import Precision
@@ -56,7 +56,7 @@ def evaluated(logits: np.ndarray, split: ResidentSplit, prep: Preprocessing = RA
 @pytest.mark.parametrize("k", [2, 3, 5, 10, 30])
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_evaluation_counts_as_scikit_learn(k, batch, monkeypatch):
-    monkeypatch.setattr("alexnet.evaluation.BATCH", batch)
+    monkeypatch.setattr("alexnet.evaluation.SMALL_BATCH", batch)
     n = 120
     logits = np.random.default_rng(k).normal(size=(n, k)).astype(np.float32)
     split = numbered(n, k)
@@ -104,7 +104,7 @@ def test_mode_and_batches(training):
     model = Rows(np.zeros((30, 3), np.float32)).train(training)
     calls = []
     split = numbered(30, 3)
-    score(model, split, RAW, FP32, name="", classes=("a", "b", "c"), on_batch=lambda: calls.append(1))
+    score(model, split, RAW, FP32, name="", classes=("a", "b", "c"), on_logits=lambda *_: calls.append(1))
     assert model.training is training  # restored
     assert not any(model.modes)
     assert sum(model.batches) == 30
@@ -114,11 +114,11 @@ def test_mode_and_batches(training):
 def test_mode_is_restored_after_an_error():
     model = Rows(np.zeros((3, 3), np.float32)).train()
 
-    def stop():
+    def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(model, numbered(3, 3), RAW, FP32, name="", classes=("a", "b", "c"), on_batch=stop)
+        score(model, numbered(3, 3), RAW, FP32, name="", classes=("a", "b", "c"), on_logits=stop)
     assert model.training
 
 

@@ -160,6 +160,8 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "save_minutes": 1.0,
         "data.root": "/elsewhere",
         "data.download": False,
+        "data.workers": 1,
+        "data.max_bad": 0.5,
     }
     assert set(other) == FREE
     with open_run(tiny(), tmp_path / "run") as run:

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.config import DataConfig
-from alexnet.data import sources
-from alexnet.data.sources import CIFAR10, CIFAR100, CifarFiles, Source, Split, load_dataset, stratify
+from alexnet.data import cifar, sources
+from alexnet.data.cifar import CIFAR10, CIFAR100, CifarFiles
+from alexnet.data.sources import Source, load_dataset
+from alexnet.data.splits import Published, Split, stratify
 from alexnet.errors import DataError, UsageError
 
 NOWHERE = "http://127.0.0.1:1"
@@ -186,7 +188,7 @@ def test_damaged_file_is_named_and_never_unpickled(fake, tmp_path, monkeypatch, 
         return original(raw, **options)
 
     original = pickle.loads
-    monkeypatch.setattr(sources.pickle, "loads", loads)
+    monkeypatch.setattr(cifar.pickle, "loads", loads)
     with pytest.raises(DataError, match=rf"{folder / name} is damaged.*{md5(bytes(damaged))}"):
         load_dataset(config(fake, tmp_path))
     assert bytes(damaged) not in read
@@ -195,7 +197,7 @@ def test_damaged_file_is_named_and_never_unpickled(fake, tmp_path, monkeypatch, 
 def test_damaged_archive_is_named_and_never_opened(fake, tmp_path, monkeypatch):
     path = fake.pack(tmp_path)
     path.write_bytes(fake.archive[:-7])
-    monkeypatch.setattr(sources.tarfile, "open", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(cifar.tarfile, "open", lambda *_: pytest.fail("opened"))
     with pytest.raises(DataError, match=f"{path} is damaged"):
         load_dataset(config(fake, tmp_path))
 
@@ -305,7 +307,8 @@ def test_labels_outside_the_classes(tmp_path, monkeypatch, label):
 
 def test_empty_split(monkeypatch):
     some = Split(np.zeros((4, 1, 2, 2), np.uint8), np.zeros(4, np.int64), np.arange(4))
-    monkeypatch.setitem(sources.SOURCES, "odd", Source("", lambda _: (some, some.take(np.arange(0)), ("a",))))
+    made = Published(("a",), {"train": some, "test": some.take(np.arange(0))})
+    monkeypatch.setitem(sources.SOURCES, "odd", Source("", lambda _: made))
     with pytest.raises(DataError, match="test split holds no images"):
         load_dataset(DataConfig(source="odd"))
 
@@ -318,7 +321,8 @@ def test_unknown_source_and_split():
         data.split("vall")
     with pytest.raises(UsageError, match="val-fraction"):
         data.split("val")
-    assert data.split("test") is data.test
+    assert data.split("test") == ("test", data.test)
+    assert data.split() == ("test", data.test)
 
 
 @pytest.mark.parametrize("val_fraction", [0.0, 0.1, 0.5])
@@ -370,7 +374,8 @@ def test_fingerprint_follows_the_data(monkeypatch):
     assert len({plain, print_of(split_seed=1), print_of(val_fraction=0.2), print_of(fraction=0.5)}) == 4
     assert plain == print_of(root="elsewhere", download=False, pad=3, flip=True)
     whole = print_of(val_fraction=0.0)  # with a validation part, a changed label would move images too
-    train, test, classes = sources.SOURCES["digits"].read(DataConfig())
+    read = sources.SOURCES["digits"].read(DataConfig())
+    train, test, classes = read.parts["train"], read.parts["test"], read.classes
     pixels, labels = train.images.copy(), train.labels.copy()
     pixels[5, 0, 3, 3] ^= 1
     labels[5] = (labels[5] + 1) % 10
@@ -380,7 +385,9 @@ def test_fingerprint_follows_the_data(monkeypatch):
         (train, test, (*classes[:9], "nine")),
     ]
     for changed in changes:
-        monkeypatch.setitem(sources.SOURCES, "digits", Source("", lambda _, changed=changed: changed))
+        *parts, names = changed
+        made = Published(names, dict(zip(("train", "test"), parts, strict=True)))
+        monkeypatch.setitem(sources.SOURCES, "digits", Source("", lambda _, made=made: made))
         assert print_of(val_fraction=0.0) != whole
 
 

@@ -289,10 +289,10 @@ def poison(monkeypatch, calls):
     """From these calls of the normalisation (one a batch, training and evaluation alike) come images of nan."""
     normalise, called = Preprocessing.normalise, 0
 
-    def poisoned(self, images):
+    def poisoned(self, images, shift=None):
         nonlocal called
         called += 1
-        return normalise(self, images) * (math.nan if called in calls else 1.0)
+        return normalise(self, images, shift) * (math.nan if called in calls else 1.0)
 
     monkeypatch.setattr(Preprocessing, "normalise", poisoned)
 
@@ -312,7 +312,7 @@ def test_a_step_that_is_not_finite_is_skipped(tiny, tmp_path, reporter, monkeypa
     assert same == [False, False, True, False, False]
     (skipped,) = [row for row in run.metrics if row["kind"] == "skipped"]
     data = load_dataset(run.config.data).train
-    order, _ = epoch_plan(len(data), run.config.seed, 0, torch.device("cpu"))
+    order = epoch_plan(len(data), run.config.seed, 0, torch.device("cpu")).order
     assert skipped["step"] == 3
     assert skipped["sources"] == data.sources[order[128:192].numpy()].tolist()
     assert run.status["skipped"] == 1

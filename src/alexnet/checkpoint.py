@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 from alexnet.errors import CheckpointError
 
 FORMAT = 1
-LEFTOVERS = ".*.*.*"  # temporary files: .last.safetensors.k3j2h1g0
+LEFTOVERS = ".*.*.????????"  # temporary files: .last.safetensors.k3j2h1g0
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a crash or a full disk at any moment leaves the old one or the new one, complete.
+def write_atomically(path: Path, content: Any) -> None:
+    """Write bytes (or any buffer) so that a crash or a full disk at any moment leaves the old file or the new one.
 
     Raises OSError; no temporary file is left then.
     """
@@ -110,13 +111,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
+    newer = re.search(r'"format": (\d+)', described["alexnet"])  # first: a newer format may hash otherwise
+    if newer and int(newer[1]) > FORMAT:
+        raise CheckpointError(f"{path} has format {newer[1]}, this version reads up to {FORMAT}: upgrade alexnet.")
     if described.get("sha256") != _digest(tensors, described["alexnet"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
     meta = json.loads(described["alexnet"])
-    if meta["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {meta['format']}, this version reads up to {FORMAT}: upgrade alexnet."
-        )
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
     return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
 

@@ -191,6 +191,7 @@ def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> 
         What to list.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from alexnet.models.variants import VARIANTS
@@ -201,7 +202,7 @@ def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> 
     def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
         for row in rows:
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
         console.print(shown, "")
 
     if kind in ("models", "all"):

@@ -30,18 +30,36 @@ class DataConfig:
     """Seed of the validation split and of --data.fraction; the training seed does not move them."""
     fraction: float = 1.0
     """Part of the training set to use at all."""
+    top_classes: int | None = None
+    """Keep this many classes, those with the most images (photographs)."""
+    resplit: bool = False
+    """Pool the published training and test photographs and split them anew with the seed."""
+    test_fraction: float = 0.1
+    """Part held out for testing where the photographs come without splits, or with --data.resplit."""
     resize: int | None = None
-    """Resize the short side to this many pixels, once, when the data is loaded."""
+    """Resize the short side to this many pixels; photographs: 256 unless given."""
     crop: int | None = None
-    """Side of the crop: random in training, central in evaluation."""
+    """Side of the crop: random in training, central in evaluation; photographs: 224 unless given."""
+    random_resized_crop: bool = False
+    """Train on crops of random area and aspect, resized (photographs; torchvision's recipe)."""
+    min_area: float = 0.08
+    """Smallest part of the area that such a crop covers."""
     pad: int = 0
     """Zero pixels around a training image before the random crop."""
     flip: bool = False
     """Mirror half of the training images, drawn per image."""
+    colour_noise: float = 0.0
+    """Standard deviation of the PCA colour noise's alpha (section 4.1: 0.1); 0 is off."""
+    noise_probability: float = 1.0
+    """Part of the training images that get colour noise, drawn per image and use."""
     mean: tuple[float, ...] | None = None
     """Mean per channel on the 0-1 scale; without it the training split's own."""
     std: tuple[float, ...] | None = None
     """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
+    workers: int | None = None
+    """Threads that decode photographs; without it one a core, at most 16."""
+    max_bad: float = 0.001
+    """Part of the training photographs that may be unreadable before the run stops."""
 
     def __post_init__(self) -> None:
         _check(
@@ -50,11 +68,18 @@ class DataConfig:
             val_fraction=0 <= self.val_fraction < 1,
             split_seed=self.split_seed >= 0,
             fraction=0 < self.fraction <= 1,
+            top_classes=self.top_classes is None or self.top_classes >= 1,
+            test_fraction=0 <= self.test_fraction < 1,
             resize=self.resize is None or self.resize >= 1,
             crop=self.crop is None or self.crop >= 1,
+            min_area=0 < self.min_area <= 1,
             pad=self.pad >= 0,
+            colour_noise=0 <= self.colour_noise < inf,
+            noise_probability=0 <= self.noise_probability <= 1,
             mean=self.mean is None or all(isfinite(m) for m in self.mean),
             std=self.std is None or all(0 < s < inf for s in self.std),
+            workers=self.workers is None or self.workers >= 1,
+            max_bad=0 <= self.max_bad <= 1,
         )
 
 
@@ -82,6 +107,8 @@ class ModelConfig:
     """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
     init: Literal["text", "code", "caffe", "torch", "modern"] | None = None
     """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, or He's."""
+    freeze_to: str | None = None
+    """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,8 @@ class OptimConfig:
 
     lr: float = 0.01
     """Learning rate; the peak where the schedule has one."""
+    head_lr: float | None = None
+    """Learning rate of the last layer where it differs, for fine-tuning; it follows the same schedule."""
     name: Literal["sgd", "paper-sgd", "adam", "adamw"] = "sgd"
     """Optimiser; paper-sgd keeps the learning rate inside the momentum (section 5)."""
     momentum: float = 0.9
@@ -122,6 +151,7 @@ class OptimConfig:
             self,
             "optim.",
             lr=0 < self.lr < inf,
+            head_lr=self.head_lr is None or 0 < self.head_lr < inf,
             momentum=0 <= self.momentum < 1,
             betas=all(0 <= b < 1 for b in self.betas),
             weight_decay=0 <= self.weight_decay < inf,
@@ -155,7 +185,7 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off."""
     init: str | None = None
-    """Weights file, checkpoint or run to start from."""
+    """Weights file, checkpoint or run to start from; torchvision downloads its published weights."""
     replace_head: bool = False
     """With --init: start the last layer afresh, for other classes."""
     device: str = "auto"

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.checkpoint import is_checkpoint, load_checkpoint
-from alexnet.config import DataConfig, TrainConfig, override
+from alexnet.checkpoint import is_checkpoint
+from alexnet.config import TrainConfig, override
 from alexnet.data.augment import Preprocessing
-from alexnet.data.resident import ResidentSplit
-from alexnet.data.sources import Dataset, load_dataset
+from alexnet.data.loading import Loader, open_split
+from alexnet.data.sources import load_dataset
+from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, UsageError, listed
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet, build_model
-from alexnet.models.weights import apply_weights, load_weights, read_weights
+from alexnet.models.weights import load_weights, read_weights
 from alexnet.precision import Precision, choose_precision
 from alexnet.run import Run, load_run
+from alexnet.trained import Trained, open_trained, weights_file
 
-BATCH = 500
+SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 
 
 @torch.inference_mode()
 def score(
     model: nn.Module,
-    split: ResidentSplit,
+    split: Loader,
     prep: Preprocessing,
     precision: Precision,
     *,
@@ -38,12 +40,13 @@ def score(
     classes: tuple[str, ...],
     views: int = 1,
     world: World | None = None,
-    on_batch: Callable[[], None] = lambda: None,
+    skip_bad: bool = False,
+    on_logits: Callable[[Tensor, Tensor], None] = lambda logits, labels: None,
 ) -> Result:
     """Evaluate a network on a split; the model's training mode is restored.
 
-    `on_batch` is called before every batch (a place to stop). With several processes each takes its shard and all get
-    the result of the whole.
+    `on_logits` receives every batch's logits [B, V, K] and labels [B]. With several processes each takes its shard and
+    all get the result of the whole. Raises DataError at an image that cannot be read, unless `skip_bad`.
     """
     world = world or World()
     k = len(classes)
@@ -52,10 +55,11 @@ def score(
     training = model.training
     model.eval()
     try:
-        for images, labels in split.evaluation_batches(prep, max(1, BATCH // views), views, world.shard):
-            on_batch()
+        batch = max(1, (SMALL_BATCH if prep.size <= 64 else BATCH) // views)
+        for images, labels in split.evaluation_batches(prep, batch, views, world.shard, skip_bad):
             with precision.autocast():
                 logits = model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+            on_logits(logits.float().unflatten(0, images.shape[:2]), labels)
             mean = logits.float().softmax(dim=1).unflatten(0, images.shape[:2]).mean(dim=1)  # [N, V, K] -> [N, K]
             # From the logits where there is one view: the logarithm of a rounded-off probability is infinite.
             log = F.log_softmax(logits.float(), dim=1) if views == 1 else mean.clamp_min(1e-38).log()
@@ -78,68 +82,72 @@ def score(
     )
 
 
-def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its description."""
-    checkpoint = load_checkpoint(path)
-    model = build_model(**checkpoint.meta["model"])
-    apply_weights(model, checkpoint.evaluated, str(path))
-    return model, checkpoint.meta
-
-
 def evaluate(
     target: Run | AlexNet | str | Path,
-    split: str = "test",
+    split: str | None = None,
     *,
     config: TrainConfig | None = None,
     data: dict[str, Any] | None = None,
     views: int = 1,
     device: str = "auto",
     precision: str | None = None,
+    skip_bad: bool = False,
 ) -> Result:
     """Accuracy of a run, a run folder, a checkpoint, a weights file or a network.
 
-    A run or checkpoint brings its own data settings and preprocessing, of which `data` replaces single fields
-    ({"root": "/elsewhere"}). A bare weights file or a network needs `config` (a recipe) to say what it was trained on.
-    Without `precision` it is computed as it was trained. Raises UsageError, DataError or CheckpointError.
+    `split` is train, val or test; without it test, or val where the data has no test split. A run or checkpoint brings
+    its own data settings and preprocessing, of which `data` replaces single fields ({"root": "/elsewhere"}). A bare
+    weights file or a network needs `config` (a recipe) to say what it was trained on. Without `precision` it is
+    computed as it was trained. Raises UsageError, DataError or CheckpointError.
     """
     if isinstance(target, str | Path) and Path(target).is_dir():
         target = load_run(target)
-    path = target.checkpoint() if isinstance(target, Run) else target
-    prep: Preprocessing | None = None
-    classes: list[str] | None = None
-    if isinstance(path, AlexNet):
-        model, trained = path, config
-    elif is_checkpoint(Path(path)):
-        model, meta = restore(Path(path))
-        trained = override(TrainConfig(), meta["config"])
-        prep = Preprocessing.from_dict(meta["preprocessing"])
-        classes = meta["classes"]
-    else:
-        model, trained = None, config
-        read_weights(Path(path))  # a file that is no checkpoint at all is the error to show first
-    if trained is None:
+    trained: Trained | None = None
+    if not isinstance(target, AlexNet):
+        path = weights_file(target)
+        if is_checkpoint(path):
+            trained = open_trained(path)
+            config = trained.config
+        else:
+            read_weights(path)  # a file that is no checkpoint at all is the error to show first
+    if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
-    place = choose_precision(device, precision or trained.precision)
-    settings: DataConfig = override(trained, {"data": data or {}}).data
-    dataset = load_dataset(settings)
-    if classes is not None and tuple(classes) != dataset.classes:
-        raise CheckpointError(
-            f"{path} was trained on the classes {listed(classes)}, {settings.source} has "
-            f"{listed(dataset.classes)}; name its own data with --data.source."
+    place = choose_precision(device, precision or config.precision)
+    config = override(config, {"data": data or {}})
+    dataset = load_dataset(config.data)
+    if trained is not None:
+        model, prep = trained.model, trained.preprocessing
+        check_classes(trained, dataset)
+    else:
+        prep = open_split(dataset.train, torch.device("cpu"), config.data, config.data.resize).preprocessing(
+            config.data
         )
-    if prep is None:
-        prep = ResidentSplit(dataset.train, torch.device("cpu"), settings.resize).preprocessing(settings)
-    if model is None:
-        model = build_for(replace(trained, data=settings), dataset, prep)
-        assert not isinstance(path, AlexNet)
-        load_weights(model, path)
+        model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep)
+        if not isinstance(target, AlexNet):
+            load_weights(model, path)
     if model.variant.num_classes != len(dataset.classes):
         raise CheckpointError(
-            f"the network has {model.variant.num_classes} outputs, {settings.source} has "
+            f"the network has {model.variant.num_classes} outputs, {dataset.name} has {len(dataset.classes)} classes."
+        )
+    name, chosen = dataset.split(split)
+    loader = open_split(chosen, place.device, config.data, prep.resize)
+    return score(
+        place.place(model), loader, prep, place, name=name, classes=dataset.names, views=views, skip_bad=skip_bad
+    )
+
+
+def check_classes(trained: Trained, dataset: Dataset) -> None:
+    """Raise CheckpointError if a network was trained on other classes than the data's."""
+    if trained.classes is not None and trained.classes != dataset.classes:
+        raise CheckpointError(
+            f"{trained.origin} was trained on the classes {listed(trained.classes)}, {dataset.name} has "
+            f"{listed(dataset.classes)}; name its own data with --data.source."
+        )
+    if trained.model.variant.num_classes != len(dataset.classes):
+        raise CheckpointError(
+            f"{trained.origin} has {trained.model.variant.num_classes} outputs, {dataset.name} has "
             f"{len(dataset.classes)} classes."
         )
-    resident = ResidentSplit(dataset.split(split), place.device, prep.resize)
-    return score(place.place(model), resident, prep, place, name=split, classes=dataset.classes, views=views)
 
 
 def build_for(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> AlexNet:
@@ -152,9 +160,9 @@ def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> 
 
     Raises UsageError if the two contradict each other.
     """
-    given = {k: v for k, v in asdict(config.model).items() if v is not None}
+    given = {k: v for k, v in asdict(config.model).items() if v is not None and k != "freeze_to"}
     given["name"] = given.pop("variant")
-    channels = dataset.train.images.shape[1]
+    channels = dataset.train.channels
     fields = {"num_classes": len(dataset.classes), "in_channels": channels, "input_size": prep.size} | given
     if fields["in_channels"] != channels:
         raise UsageError(f"--model.in-channels {fields['in_channels']}: the images have {channels}.")

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from alexnet.checkpoint import Checkpoint
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
+from alexnet.errors import UsageError, unknown
 from alexnet.models.network import AlexNet
-from alexnet.optim import Schedule, build_optimizer, set_lr
+from alexnet.optim import Schedule, build_optimizer, current_lr, set_lr
 from alexnet.precision import Precision
 
 
@@ -38,6 +39,20 @@ class Counters:
     """Time spent training, over all sessions of the run."""
 
 
+def freeze(model: AlexNet, last: str | None) -> None:
+    """Exclude the layers up to the one called `last` from training. Raises UsageError for an unknown name."""
+    if last is None:
+        return
+    names = [name for name, _ in model.named_children()]
+    trained = [name for name, module in model.named_children() if any(True for _ in module.parameters())]
+    if last not in names:
+        raise UsageError(unknown("layer", last, trained))
+    if last == trained[-1]:
+        raise UsageError(f"--model.freeze-to {last} leaves nothing to train; the layer before is {trained[-2]}.")
+    for _, module in list(model.named_children())[: names.index(last) + 1]:
+        module.requires_grad_(False)
+
+
 class Learner:
     """Everything that a step changes."""
 
@@ -57,7 +72,8 @@ class Learner:
         self.totals = torch.zeros(3, dtype=torch.float64, device=precision.device)
 
     def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
-        """One step on this process's part of a batch of `count` images: [B, C, H, W] and [B].
+        """One step on this process's part of a batch of `count` images: [B, C, H, W] and [B]; images that could not be
+        read are missing from the part and count as without gradient.
 
         Returns the loss and number of correct answers, [2], summed over the part; None if the loss was not finite, in
         which case nothing was changed.
@@ -79,7 +95,7 @@ class Learner:
         return None if self.world.any(not math.isfinite(sums[0]), images.device) else sums
 
     def apply_step(self, sums: Tensor, count: int) -> None:
-        """Change the weights by the gradients of `train_step`, and count its `sums` over `count` images."""
+        """Change the weights by the gradients of `train_step`, and count its `sums` over this process's `count`."""
         set_lr(self.optimizer, self.schedule.lr(self.counters.step), self.config.optim)
         self.optimizer.step()
         if self.ema:
@@ -88,7 +104,7 @@ class Learner:
             )  # a young average forgets
             for name, parameter in self.model.named_parameters():
                 self.ema[name].lerp_(parameter.detach(), 1 - decay)
-        self.totals += torch.cat([self.world.sum(sums), sums.new_tensor([count])])
+        self.totals += self.world.sum(torch.cat([sums, sums.new_tensor([count])]))
         self.counters.step += 1
         self.counters.epoch_step += 1
         self.counters.bad_in_a_row = 0
@@ -113,7 +129,7 @@ class Learner:
             "step": self.counters.step,
             "train_loss": loss / max(seen, 1),
             "train_top1": correct / max(seen, 1),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": current_lr(self.optimizer),
         }
 
     def evaluated(self) -> nn.Module:
@@ -133,7 +149,7 @@ class Learner:
         progress = {
             "counters": asdict(self.counters),
             "schedule": self.schedule.state(),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": current_lr(self.optimizer),
         }
         return Checkpoint(self.model.state_dict(), extra, meta | progress)
 
@@ -146,7 +162,7 @@ class Learner:
         for name, average in self.ema.items():
             average.copy_(checkpoint.extra[f"ema/{name}"])
         for group in self.optimizer.param_groups:
-            group["lr"] = checkpoint.meta["lr"]
+            group["lr"] = checkpoint.meta["lr"] * group["scale"]
         for name, parameter in self.model.named_parameters():
             prefix = f"optimizer/{name}/"
             state = {k.removeprefix(prefix): t for k, t in checkpoint.extra.items() if k.startswith(prefix)}

@@ -13,16 +13,30 @@ from alexnet.config import OptimConfig
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or Adam(W) over the model's parameters, biases without decay if so configured."""
-    decayed = [p for n, p in model.named_parameters() if config.decay_biases or not n.endswith("bias")]
-    free = [p for n, p in model.named_parameters() if n.endswith("bias") and not config.decay_biases]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})
+    """SGD or Adam(W) over the parameters that are trained: biases without decay and the last layer at its own rate, if
+    so configured. A group's "scale" is its rate over the configured one."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    head = named[-1][0].rpartition(".")[0]
+    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    for name, parameter in named:
+        decay = config.weight_decay if config.decay_biases or not name.endswith("bias") else 0.0
+        own_rate = config.head_lr is not None and name.rpartition(".")[0] == head
+        scale = config.head_lr / config.lr if own_rate and config.head_lr is not None else 1.0
+        groups.setdefault((decay, scale), []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": config.lr * scale}
+        for (decay, scale), parameters in groups.items()
+    ]
     if config.name in ("sgd", "paper-sgd"):
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=config.betas, fused=True)
+    return kind(settings, lr=config.lr, betas=config.betas, fused=True)
+
+
+def current_lr(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of the groups that learn at the configured one."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"] / group["scale"])
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float, config: OptimConfig) -> None:
@@ -31,13 +45,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float, config: OptimConfig) -> 
     The paper's velocity contains the rate (v <- .9 v - .0005 eps w - eps g, section 5), torch's does not; the two
     differ only when the rate changes, so paper-sgd rescales the momentum then.
     """
-    old = optimizer.param_groups[0]["lr"]
+    old = current_lr(optimizer)
     if config.name == "paper-sgd" and lr != old and lr > 0:
         for state in optimizer.state.values():
             if state["momentum_buffer"] is not None:  # None without momentum
                 state["momentum_buffer"].mul_(old / lr)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"]
 
 
 @dataclass

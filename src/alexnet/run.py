@@ -22,7 +22,10 @@ from alexnet.config import TrainConfig, flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
 
 # What may differ between a run and its continuation: none of these changes what is learned.
-FREE = {"name", "epochs", "device", "accumulate", "log_every", "save_minutes", "data.root", "data.download"}
+FREE = {
+    *("name", "epochs", "device", "accumulate", "log_every", "save_minutes"),
+    *("data.root", "data.download", "data.workers", "data.max_bad"),
+}
 LOCK = ".lock"
 
 
@@ -156,9 +159,11 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         remove_leftovers(path)
         yield run
     finally:
+        begun = (path / "config.yaml").exists()
+        if not begun:  # for want of data perhaps: leave no empty folder
+            (path / LOCK).unlink(missing_ok=True)  # while it is held: after that it may be another process's
         lock.release()
-        if not (path / "config.yaml").exists():  # it never began, for want of data perhaps: leave no empty folder
-            (path / LOCK).unlink(missing_ok=True)
+        if not begun:
             with suppress(OSError):
                 path.rmdir()
 

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.config import TrainConfig, flatten
 from alexnet.data.augment import mixed_seed
-from alexnet.data.resident import ResidentSplit
+from alexnet.data.loading import Loader, open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
-from alexnet.evaluation import build_for, model_fields, restore, score
+from alexnet.evaluation import build_for, model_fields, score
 from alexnet.figures.confusion import write_confusion
 from alexnet.figures.curves import draw_curves
-from alexnet.learner import Learner
+from alexnet.learner import Learner, freeze
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import load_weights
@@ -31,6 +31,7 @@ from alexnet.precision import Precision, choose_precision
 from alexnet.progress import Reporter
 from alexnet.run import Run, RunLog, open_run
 from alexnet.signals import Interrupt, SignalGuard
+from alexnet.trained import restore, weights_file
 
 BAD_IN_A_ROW = 3  # non-finite losses that end a run
 
@@ -80,6 +81,7 @@ class _Session:
     ) -> None:
         self.config, self.run, self.precision = config, run, precision
         self.world, self.reporter, self.guard = world, reporter, guard
+        self._bad_noted: set[int] = set()
 
     def work(self) -> None:
         """The story of a run."""
@@ -99,19 +101,21 @@ class _Session:
                 self._train_epoch(learner)
                 self._finish_epoch(learner)
             result = self._test(learner)
+            with self.guard.critical():
+                self._status("finished")
         except Interrupt as signal:
             with self.guard.critical():
                 if self.learner is not None:
                     self._save_last(self.learner)
                 self._status("stopped", message=str(signal))
             raise
-        except NumericsError as problem:
-            self._status("failed", message=str(problem))
+        except (NumericsError, DataError) as problem:
+            if self.learner is not None:
+                self._status("failed", message=str(problem))
             raise
         finally:
             if self.log is not None:
                 self.log.close()
-        self._status("finished")
         self.reporter.finish(self.run.path, result)
 
     def _prepare(self, point: Checkpoint | None) -> Learner:
@@ -123,15 +127,18 @@ class _Session:
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
                 "(its fingerprint differs); restore it or train into another folder with --run DIR."
             )
-        self.images = ResidentSplit(self.dataset.train, self.precision.device, config.data.resize)
+        if self.dataset.note:
+            self.reporter.note_once(self.dataset.note)
+        self.images = open_split(self.dataset.train, self.precision.device, config.data, config.data.resize)
         self.prep = self.images.preprocessing(config.data)
-        self.val: ResidentSplit | None = None
+        self.val: Loader | None = None
         if len(self.dataset.val):
-            self.val = ResidentSplit(self.dataset.val, self.precision.device, config.data.resize)
+            self.val = open_split(self.dataset.val, self.precision.device, config.data, config.data.resize)
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
         if config.init is not None and point is None:
-            self._start_from(model, _weights_file(config.init))
+            self._start_from(model, config.init)
+        freeze(model, config.model.freeze_to)
         self.precision.place(model)
         learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.precision, self.world)
         if point:
@@ -148,9 +155,9 @@ class _Session:
         self._status("running")
         return learner
 
-    def _start_from(self, model: AlexNet, path: Path) -> None:
+    def _start_from(self, model: AlexNet, init: str) -> None:
         """Initial weights from a file; one of ours says what classes its last layer stands for."""
-        replace_head = self.config.replace_head
+        path, replace_head = weights_file(init), self.config.replace_head
         if is_checkpoint(path) and not replace_head:
             theirs, ours = load_checkpoint(path).meta["classes"], list(self.dataset.classes)
             if theirs != ours:
@@ -165,7 +172,8 @@ class _Session:
         config, counters = self.config, learner.counters
         learner.forward.train()
         batches = self.images.training_batches(
-            config.data, self.prep, config.batch_size, config.seed, counters.epoch, counters.epoch_step
+            *(config.data, self.prep, config.batch_size, config.seed, counters.epoch, counters.epoch_step),
+            self.world.shard,
         )
         saved = started = time.monotonic()
         for images, labels, rows in batches:
@@ -173,13 +181,13 @@ class _Session:
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
             torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
-            mine = self.world.shard
-            sums = learner.train_step(images[mine], labels[mine], len(rows))
+            sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 if sums is None:
                     self._skip(learner, rows)
                 else:
-                    learner.apply_step(sums, len(rows))
+                    learner.apply_step(sums, len(labels))
+                self._note_bad(learner)
                 now = time.monotonic()
                 counters.seconds += now - started
                 started = now
@@ -220,21 +228,32 @@ class _Session:
         model = learner.evaluated()
         if self.run.best.exists():
             model = self.precision.place(restore(self.run.best)[0])
-        split = ResidentSplit(self.dataset.test, self.precision.device, self.prep.resize)
-        result = self._score(model, split, "test")
+        name, held_out = self.dataset.split()
+        split = open_split(held_out, self.precision.device, self.config.data, self.prep.resize)
+        result = self._score(model, split, name)
         if self.world.is_main:
             with self.guard.critical():
-                self._draw(lambda: write_confusion(result, self.run.path, "test"))
+                self._draw(lambda: write_confusion(result, self.run.path, name))
         return result
 
-    def _score(self, model: nn.Module, split: ResidentSplit, name: str) -> Result:
-        return score(model, split, self.prep, self.precision, name=name, classes=self.dataset.classes, world=self.world)
+    def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
+        return score(model, split, self.prep, self.precision, name=name, classes=self.dataset.names, world=self.world)
+
+    def _note_bad(self, learner: Learner) -> None:
+        """Write down photographs that could not be read, once each."""
+        counters = learner.counters
+        for row, why in list(self.images.bad.items()):
+            if row in self._bad_noted:
+                continue
+            self._bad_noted.add(row)
+            self._write({"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why})
+            self.reporter.note(f"left out: {why}")
 
     def _skip(self, learner: Learner, rows: Tensor) -> None:
         """Leave out a step whose loss was not finite, and write down the images that it was made of."""
         counters = learner.counters
         learner.skip_step()
-        sources = self.images.sources[rows.cpu().numpy()].tolist()
+        sources = self.dataset.train.places(rows.cpu().numpy())
         self._write({"kind": "skipped", "epoch": counters.epoch + 1, "step": counters.step, "sources": sources})
         self.reporter.note(f"step {counters.step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
         if counters.bad_in_a_row >= BAD_IN_A_ROW:
@@ -261,6 +280,7 @@ class _Session:
             "config": flatten(self.config),
             "model": model_fields(self.config, self.dataset, self.prep),
             "classes": list(self.dataset.classes),
+            "names": list(self.dataset.names),
             "preprocessing": asdict(self.prep),
             "fingerprint": self.dataset.fingerprint,
         }
@@ -321,7 +341,3 @@ class _Session:
             draw()
         except (UsageError, OSError) as problem:  # a run does not end for want of a figure
             self.reporter.note_once(f"no figure: {problem}")
-
-
-def _weights_file(path: str) -> Path:
-    return Run(Path(path)).checkpoint() if Path(path).is_dir() else Path(path)

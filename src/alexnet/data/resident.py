@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.config import DataConfig
-from alexnet.data.augment import Preprocessing, central_views, epoch_plan, random_crops
-from alexnet.data.sources import Split
+from alexnet.data.augment import ColourNoise, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.splits import Split
 from alexnet.errors import UsageError
 
 CHUNK = 4096  # images handled at a time where a whole split as floats would not fit
@@ -25,7 +25,8 @@ class ResidentSplit:
             images = torch.cat([resize_short_side(part, resize) for part in images.split(CHUNK)])
         self.images = images.to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
-        self.sources = split.sources
+        self._axes: tuple[tuple[float, ...], ...] | None = None
+        self.bad: dict[int, str] = {}  # images in memory are all there
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,16 +59,44 @@ class ResidentSplit:
         return Preprocessing(size, data.resize, data.mean or mean, data.std or std)
 
     def training_batches(
-        self, data: DataConfig, prep: Preprocessing, batch_size: int, seed: int, epoch: int, start: int = 0
+        self,
+        data: DataConfig,
+        prep: Preprocessing,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        shard: slice = slice(None),
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """From step `start` of an epoch: images float32 [B, C, size, size], labels [B], rows [B] of this split."""
-        order, draws = epoch_plan(len(self), seed, epoch, self.images.device)
-        for rows in list(order.split(batch_size))[start:]:
-            crops = random_crops(self.images[rows], draws[rows], prep.size, data.pad, data.flip)
-            yield prep.normalise(crops), self.labels[rows], rows
+        """From step `start` of an epoch, this process's shard of each batch: images float32 [B, C, size, size] and
+        labels [B]; and the rows of the whole batch in this split."""
+        plan = epoch_plan(len(self), seed, epoch, self.images.device, self._noise(data))
+        for rows in list(plan.order.split(batch_size))[start:]:
+            mine = rows[shard]
+            crops = random_crops(self.images[mine], plan.draws[mine], prep.size, data.pad, data.flip)
+            yield prep.normalise(crops, plan.shift(mine)), self.labels[mine], rows
+
+    def _noise(self, data: DataConfig) -> ColourNoise | None:
+        """Along the principal axes of this split's own colours."""
+        if not data.colour_noise:
+            return None
+        if self.images.shape[1] != 3:
+            raise UsageError(f"--data.colour-noise needs RGB images, these have {self.images.shape[1]} channel(s).")
+        if self._axes is None:
+            sums = torch.zeros(3, dtype=torch.float64, device=self.images.device)
+            products = torch.zeros(3, 3, dtype=torch.float64, device=self.images.device)
+            for part in self.images.split(CHUNK):
+                flat = part.double().permute(1, 0, 2, 3).flatten(1)
+                sums += flat.sum(dim=1)
+                products += flat @ flat.T
+            pixels = self.images.numel() // 3
+            mean = sums / pixels
+            values, vectors = torch.linalg.eigh(products / pixels - torch.outer(mean, mean))
+            self._axes = tuple(map(tuple, (vectors * values.clamp(min=0).sqrt()).tolist()))
+        return ColourNoise(data.colour_noise, data.noise_probability, self._axes)
 
     def evaluation_batches(
-        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None)
+        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """In order, every sample of the shard once: images float32 [B, V, C, size, size], labels [B]."""
         for images, labels in zip(

@@ -6,10 +6,10 @@ from typing import Any
 
 from alexnet.config import TrainConfig, override
 from alexnet.errors import UsageError, unknown
-from alexnet.recipes import cifar, digits, imagenet
+from alexnet.recipes import cifar, digits, dogs, imagenet
 
-RECIPES: dict[str, TrainConfig] = {c.name: c for m in (digits, cifar, imagenet) for c in m.RECIPES}
-ORIGINS: dict[str, str] = {**digits.ORIGINS, **cifar.ORIGINS, **imagenet.ORIGINS}
+RECIPES: dict[str, TrainConfig] = {c.name: c for m in (digits, cifar, imagenet, dogs) for c in m.RECIPES}
+ORIGINS: dict[str, str] = {**digits.ORIGINS, **cifar.ORIGINS, **imagenet.ORIGINS, **dogs.ORIGINS}
 
 
 def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:

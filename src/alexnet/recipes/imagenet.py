@@ -1,20 +1,49 @@
-"""ImageNet as the paper trained it (sections 4 and 5)."""
+"""ImageNet: as the paper trained it (sections 4 and 5), and as torchvision and the project that follows it do."""
 
 from __future__ import annotations
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
-RECIPES = [
-    TrainConfig(
-        name="imagenet-paper",
-        epochs=90,
-        batch_size=128,
-        precision="fp32",
-        data=DataConfig(source="imagenet", resize=256, crop=224, flip=True),
-        model=ModelConfig(variant="paper", num_classes=1000, in_channels=3, init="text"),
-        optim=OptimConfig(name="paper-sgd", lr=1e-2, schedule="plateau", max_drops=3),
-    )
-]
+# ILSVRC2012's mean colour, as Caffe publishes it; the paper subtracts the mean image, which is nearly flat, and does
+# not scale: pixels run over -123..151.
+PAPER = TrainConfig(
+    name="imagenet-paper",
+    epochs=90,
+    batch_size=128,
+    precision="fp32",
+    data=DataConfig(
+        source="imagenet",
+        resize=256,
+        crop=224,
+        flip=True,
+        colour_noise=0.1,
+        mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+    ),
+    model=ModelConfig(variant="paper", num_classes=1000, in_channels=3, init="text"),
+    optim=OptimConfig(name="paper-sgd", lr=1e-2, schedule="plateau", max_drops=3),
+)
+# csm-kr/alexnet_pytorch: torchvision's network from torch's initial weights, RandomResizedCrop and flip, batches of
+# 128, SGD with momentum .9 and weight decay 5e-4, 1e-2 divided by ten every 30 epochs (StepLR; ReduceLROnPlateau:
+# --optim.schedule plateau), 90 epochs.
+TORCHVISION = TrainConfig(
+    name="imagenet-torchvision",
+    epochs=90,
+    batch_size=128,
+    data=DataConfig(
+        source="imagenet",
+        resize=256,
+        crop=224,
+        flip=True,
+        random_resized_crop=True,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+    model=ModelConfig(variant="torchvision", num_classes=1000),
+    optim=OptimConfig(lr=1e-2, schedule="step", step_epochs=30),
+)
+RECIPES = [PAPER, TORCHVISION]
 ORIGINS = {
-    "imagenet-paper": "the paper, sections 4 and 5; nordenxgt/AlexNet-Implementation (ImageNet cannot be read yet)"
+    "imagenet-paper": "the paper, sections 4 and 5; nordenxgt/AlexNet-Implementation",
+    "imagenet-torchvision": "csm-kr/alexnet_pytorch",
 }

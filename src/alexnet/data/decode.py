@@ -1,0 +1,194 @@
+"""Encoded images to RGB arrays [H, W, 3] uint8: a turbo decoder where it can, Pillow as the reference for all else."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional as F
+
+from alexnet.errors import DataError
+
+try:
+    import simplejpeg
+except ImportError:  # the extra "photos"; Pillow alone reads everything, more slowly
+    simplejpeg = None
+
+Pixels = NDArray[np.uint8]
+LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
+
+
+class BadImageError(DataError):
+    """Bytes that are not an image that can be read."""
+
+
+def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
+    """RGB pixels of a JPEG, PNG or any other file that Pillow reads; EXIF orientation is ignored.
+
+    With `shrink` of 2 or more the image may come that many times smaller (never more), which saves time with large
+    JPEGs. CMYK, grey, palette, 16-bit and transparent images become RGB as Pillow converts them; of an animation the
+    first frame is taken. Raises BadImageError.
+    """
+    if simplejpeg is not None and bytes(content[:2]) == b"\xff\xd8":
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(content)
+            if space in ("YCbCr", "Gray") and height * width <= LARGEST:
+                least = (int(height / shrink), int(width / shrink)) if shrink >= 2 else (0, 0)
+                pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1])
+                return pixels
+        except ValueError:  # Pillow decides whether it is bad
+            pass
+    return np.array(open_image(content).convert("RGB"))  # a copy that may be written to, as torch wants
+
+
+def open_image(content: bytes | memoryview) -> Image.Image:
+    """A loaded Pillow image. Raises BadImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large images and odd EXIF: what cannot be read raises
+            image = Image.open(io.BytesIO(content))
+            image.load()
+            return image
+    except Exception as problem:  # decoders raise a dozen kinds for damaged bytes, SyntaxError among them
+        raise BadImageError(_reason(content, problem)) from None
+
+
+def _reason(content: bytes | memoryview, problem: Exception) -> str:
+    start = bytes(content[:64]).lstrip().lower()
+    if len(content) == 0:
+        return "the file is empty"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, not an image"
+    if isinstance(problem, UnidentifiedImageError):
+        return "it is not an image"
+    if isinstance(problem, Image.DecompressionBombError):
+        return "it has more pixels than is safe to decode"
+    return str(problem) or type(problem).__name__
+
+
+def short_side_size(pixels: Pixels, size: int) -> tuple[int, int]:
+    """(height, width) of an image with the short side at `size`, the long one rounded down as torchvision does."""
+    height, width = pixels.shape[:2]
+    if height <= width:
+        return size, max(size, int(size * width / height))
+    return max(size, int(size * height / width)), size
+
+
+def resize_exactly(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Pillow's antialiased bilinear resize."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_fast(pixels: Pixels, height: int, width: int) -> Pixels:
+    """`resize_exactly` to within 1 of 255, several times faster."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True)
+class Square:
+    """Resize the short side to `resize`, then cut a central square of `side`, placed so that a central crop of `crop`
+    from it is the central crop of the whole image (torchvision's rounding)."""
+
+    resize: int
+    side: int
+    crop: int
+    exact: bool = True
+
+    def __call__(self, content: bytes | memoryview, row: int = 0) -> Pixels:
+        """Encoded bytes to [side, side, 3], the same for every `row`."""
+        pixels = decode(content) if self.exact else decode(content, _shrink_to(content, 2 * self.resize))
+        size = short_side_size(pixels, self.resize)
+        if max(size) > 8 * self.resize:  # a panorama: only the middle is used, and 1x5000 would become 256x1280000
+            pixels, size = _middle(pixels, self.resize)
+        pixels = (resize_exactly if self.exact else resize_fast)(pixels, *size)
+        top, left = (_place(length, self.side, self.crop) for length in size)
+        return pixels[top : top + self.side, left : left + self.side]
+
+
+def _place(length: int, side: int, crop: int) -> int:
+    wanted = round((length - crop) / 2) - round((side - crop) / 2)
+    return min(max(wanted, 0), length - side)
+
+
+def _middle(pixels: Pixels, resize: int) -> tuple[Pixels, tuple[int, int]]:
+    """The middle of a very long image, eight times as long as it is wide, and the size to resize it to."""
+    height, width = pixels.shape[:2]
+    keep = 8 * min(height, width)
+    top, left = max(0, (height - keep) // 2), max(0, (width - keep) // 2)
+    pixels = pixels[top : top + keep, left : left + keep]
+    return np.ascontiguousarray(pixels), short_side_size(pixels, resize)
+
+
+def _shrink_to(content: bytes | memoryview, least: int) -> float:
+    """How many times larger than `least` pixels the short side of a JPEG is."""
+    height, width = jpeg_size(content) or (0, 0)
+    return min(height, width) / least
+
+
+def jpeg_size(content: bytes | memoryview) -> tuple[int, int] | None:
+    """(height, width) of a JPEG from its header, where there is a fast way."""
+    if simplejpeg is None or bytes(content[:2]) != b"\xff\xd8":
+        return None
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    return height, width
+
+
+@dataclass(frozen=True)
+class RandomArea:
+    """A crop of random area and aspect resized to `side`: torchvision's RandomResizedCrop with the same distribution.
+
+    The draws depend on `key` (seed and epoch) and the image's row alone.
+    """
+
+    side: int
+    min_area: float
+    key: int
+
+    def __call__(self, content: bytes | memoryview, row: int) -> Pixels:
+        """Encoded bytes to [side, side, 3]."""
+        rng = np.random.Generator(np.random.Philox(key=self.key, counter=[row, 0, 0, 0]))
+        size = jpeg_size(content)
+        if size is None:
+            pixels = decode(content)
+            top, left, height, width = random_area(pixels.shape[0], pixels.shape[1], self.min_area, rng)
+        else:
+            top, left, height, width = random_area(*size, self.min_area, rng)
+            pixels = decode(content, min(height, width) / (2 * self.side))
+            if pixels.shape[:2] != size:  # decoded at a half, a quarter or an eighth
+                down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
+                top, left = int(top * down), int(left * across)
+                height, width = max(1, int(height * down)), max(1, int(width * across))
+        return resize_fast(pixels[top : top + height, left : left + width], self.side, self.side)
+
+
+def random_area(height: int, width: int, min_area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop that covers `min_area` to 1 of the area, aspect 3/4 to 4/3.
+
+    As torchvision: ten tries, then the central crop with the nearest aspect allowed.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(min_area, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w, h = width, height
+    if width / height < 3 / 4:
+        h = max(1, round(width / (3 / 4)))
+    elif width / height > 4 / 3:
+        w = max(1, round(height * (4 / 3)))
+    return (height - h) // 2, (width - w) // 2, h, w

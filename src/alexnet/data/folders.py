@@ -1,0 +1,135 @@
+"""Photographs in class folders: any folder of one's own, and Stanford Dogs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from alexnet.config import DataConfig
+from alexnet.data.photos import FileStore, Photos
+from alexnet.data.splits import Published
+from alexnet.errors import DataError, listed
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def read_folder(config: DataConfig) -> Published:
+    """A folder with train/val[/test] sub-folders of class folders, or one folder of class folders."""
+    root = existing(config)
+    found = {SPLITS[name]: root / name for name in SPLITS if (root / name).is_dir()}
+    if "train" not in found:
+        classes, photos = read_classes(root)
+        return Published(classes, {"all": photos})
+    classes, train = read_classes(found["train"])
+    parts = {"train": train} | {n: read_classes(found[n], classes)[1] for n in ("val", "test") if n in found}
+    return Published(classes, {"all": train} if len(parts) == 1 else dict(parts))
+
+
+def read_dogs(config: DataConfig) -> Published:
+    """Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg and train_list.mat, test_list.mat, which may name more
+    images than there are."""
+    from scipy.io import loadmat
+
+    root = existing(config)
+    images = root / "Images"
+    lists = {part: root / f"{part}_list.mat" for part in ("train", "test")}
+    for path in (images, *lists.values()):
+        if not path.exists():
+            raise DataError(
+                f"Stanford Dogs needs {path.name} in {root}: unpack images.tar and lists.tar of "
+                "http://vision.stanford.edu/aditya86/ImageNetDogs/ there."
+            )
+    named: dict[str, list[str]] = {}
+    for part, path in lists.items():
+        try:
+            named[part] = [str(entry[0]) for entry in loadmat(path)["file_list"].ravel()]
+        except Exception as problem:  # scipy raises a dozen kinds for a file that is not MATLAB's
+            raise DataError(f"{path} is not the published list ({problem}); fetch lists.tar again.") from None
+        odd = [n for n in named[part] if n.startswith("/") or ".." in n.split("/") or n.count("/") != 1]
+        if odd:
+            raise DataError(f"{path} names {odd[0]!r}: not the published list; fetch lists.tar again.")
+    breeds = tuple(sorted({name.partition("/")[0] for names in named.values() for name in names}))
+    parts: dict[str, Photos] = {}
+    for part, names in named.items():
+        names = sorted(names)
+        sizes = [_size(images / name, lists[part]) for name in names]
+        labels = [breeds.index(name.partition("/")[0]) for name in names]
+        parts[part] = Photos.whole(FileStore(images, names, sizes), labels)
+    readable = tuple(breed.partition("-")[2].replace("_", " ") or breed for breed in breeds)
+    return Published(breeds, dict(parts), readable)
+
+
+def _size(path: Path, named_in: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as problem:
+        raise DataError(f"{named_in.name} names {path}, which cannot be read ({problem.strerror}).") from None
+
+
+def existing(config: DataConfig) -> Path:
+    """The root folder. Raises DataError if it is not there."""
+    root = Path(config.root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: point --data.root to the one that holds the photographs.")
+    return root
+
+
+def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Photos]:
+    """Class names (sub-folders, sorted) and all images under them.
+
+    Raises DataError for a folder without class folders, a class folder without images, classes that differ from
+    `expected`, and symbolic links that lead in a circle.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        classes = tuple(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    except OSError as problem:
+        raise DataError(f"cannot read {problem.filename or folder}: {problem.strerror}.") from None
+    if not classes:
+        loose = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS)]
+        what = f"{len(loose)} images but no class folders" if loose else "no images"
+        raise DataError(
+            f"{folder} holds {what}: put the images of each class into a folder of the class's name "
+            f"({folder / 'CLASS' / (loose[0] if loose else 'IMAGE.jpg')})."
+        )
+    if expected is not None and classes != expected:
+        raise DataError(
+            f"the classes of {folder} are not those of training: "
+            f"missing {listed(sorted(set(expected) - set(classes))) or 'none'}; "
+            f"not in training: {listed(sorted(set(classes) - set(expected))) or 'none'}."
+        )
+    names: list[str] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        before = len(names)
+        _walk(folder / name, name, (), names, sizes)
+        if len(names) == before:
+            raise DataError(
+                f"the class folder {folder / name} holds no images ({', '.join(EXTENSIONS)}): fill it or remove it."
+            )
+        labels += [label] * (len(names) - before)
+    return classes, Photos.whole(FileStore(folder, names, sizes), labels)
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], names: list[str], sizes: list[int]) -> None:
+    """Add the images under a folder, sorted by name; `above` identifies the folders that lead here."""
+    try:
+        state = folder.stat()
+        here = (state.st_dev, state.st_ino)
+        if here in above:
+            raise DataError(f"{folder} is a symbolic link to a folder that it lies in: remove the link.")
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                _walk(folder / entry.name, f"{prefix}/{entry.name}", (*above, here), names, sizes)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                names.append(f"{prefix}/{entry.name}")
+                sizes.append(entry.stat().st_size)
+    except OSError as problem:  # ELOOP too: a link that leads to itself
+        raise DataError(
+            f"cannot read {problem.filename or folder}: {problem.strerror}; mend or remove it (a broken link?)."
+        ) from None

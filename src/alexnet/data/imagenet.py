@@ -1,0 +1,223 @@
+"""ImageNet (ILSVRC2012): class folders by WNID, or the published archives read in place; readable class names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from alexnet.config import DataConfig
+from alexnet.data.folders import EXTENSIONS, existing, read_classes
+from alexnet.data.photos import ArchiveStore, FileStore, Photos
+from alexnet.data.splits import Published, unique_names
+from alexnet.errors import DataError
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT_TAR, DEVKIT = "ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"
+FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+HOW_TO_LABEL = (
+    f"put the published {DEVKIT_TAR}, Caffe's val.txt or Kaggle's LOC_val_solution.csv beside it, or sort the images "
+    "into folders val/<WNID>/"
+)
+
+
+def read_imagenet(config: DataConfig) -> Published:
+    """Training and validation images (the test labels were never published).
+
+    Each part is a folder (train, val; also as Kaggle lays them out, ILSVRC/Data/CLS-LOC) or the published archive.
+    """
+    root = existing(config)
+    kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
+    base = kaggle if kaggle.is_dir() else root
+    if (base / "train").is_dir():
+        classes, train = read_classes(base / "train")
+    elif (root / TRAIN_TAR).is_file():
+        classes, train = _read_train_archive(root / TRAIN_TAR)
+    else:
+        raise DataError(
+            f"{root} holds neither a folder train with one folder a class nor {TRAIN_TAR}: point --data.root to the "
+            "folder that does (ImageNet must be requested from https://image-net.org)."
+        )
+    labels = _ValidationLabels(root, classes)
+    flat = sorted(f.name for f in (base / "val").glob("*.JPEG")) if (base / "val").is_dir() else []
+    if flat:
+        sizes = [(base / "val" / name).stat().st_size for name in flat]
+        val = Photos.whole(FileStore(base / "val", flat, sizes), labels.of(flat, base / "val"))
+    elif (base / "val").is_dir():
+        _, val = read_classes(base / "val", classes)
+    elif (root / VAL_TAR).is_file():
+        members = sorted(_members(root / VAL_TAR, None))
+        names = [name for name, _, _ in members]
+        store = ArchiveStore(root / VAL_TAR, names, [o for _, o, _ in members], [s for _, _, s in members])
+        val = Photos.whole(store, labels.of(names, root / VAL_TAR))
+    else:
+        raise DataError(f"{root} holds neither a folder val nor {VAL_TAR}: the validation images are needed too.")
+    return Published(classes, {"train": train, "val": val}, readable_names(root, classes))
+
+
+def _read_train_archive(path: Path) -> tuple[tuple[str, ...], Photos]:
+    """The archive of 1,000 archives, one a class."""
+    classes: list[str] = []
+    names: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    for name, offset, _ in sorted(_members(path, None, suffixes=(".tar",))):
+        members = sorted(_members(path, offset))
+        if not members:
+            raise DataError(f"{name} in {path} holds no images.")
+        classes.append(name.removesuffix(".tar"))
+        names += [m[0] for m in members]
+        offsets += [m[1] for m in members]
+        sizes += [m[2] for m in members]
+        labels += [len(classes) - 1] * len(members)
+    if not classes:
+        raise DataError(f"{path} holds no class archives (n01440764.tar ...): it is not the published file.")
+    return tuple(classes), Photos.whole(ArchiveStore(path, names, offsets, sizes), labels)
+
+
+def _members(path: Path, inner: int | None, suffixes: tuple[str, ...] = EXTENSIONS) -> Iterator[tuple[str, int, int]]:
+    """(name, offset in the file, size) of an archive's members, or of the archive that starts at `inner` in it.
+
+    Raises DataError for links, devices and names that lead out, and for a damaged archive.
+    """
+    try:
+        with path.open("rb") as stream:
+            if inner is not None:
+                stream.seek(inner)
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                for member in archive:
+                    parts = PurePosixPath(member.name).parts
+                    if member.isdir() and ".." not in parts and not member.name.startswith("/"):
+                        continue
+                    if not member.isreg() or ".." in parts or member.name.startswith("/"):
+                        raise DataError(
+                            f"{path} holds {member.name!r}, a link, a device or a path that leads out: it is not the "
+                            "published archive and is not read."
+                        )
+                    if member.name.lower().endswith(suffixes):
+                        # tarfile counts from the stream's beginning, wherever reading started.
+                        yield PurePosixPath(member.name).name, member.offset_data, member.size
+    except tarfile.TarError as problem:
+        raise DataError(f"{path} is damaged or not a tar archive ({problem}); fetch it again.") from None
+    except OSError as problem:
+        raise DataError(f"cannot read {path}: {problem.strerror or problem}.") from None
+
+
+class _ValidationLabels:
+    """The labels of flat validation images, from whichever published list is at hand."""
+
+    def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
+        self.root, self.classes = root, classes
+
+    def of(self, names: list[str], where: Path) -> list[int]:
+        """A label for each file name. Raises DataError where there is none."""
+        table = self._table()
+        if table is None:
+            raise DataError(f"{where} holds {len(names)} validation images without class folders: {HOW_TO_LABEL}.")
+        unknown = [n for n in names if n not in table]
+        if unknown:
+            raise DataError(f"there is no label for {unknown[0]} in {where} ({len(unknown)} without one).")
+        outside = [n for n in names if not 0 <= table[n] < len(self.classes)]
+        if outside:
+            raise DataError(
+                f"the label of {outside[0]} is of a class that {self.root} has no training images of "
+                f"({len(outside)} of {len(names)} validation images, {len(self.classes)} training classes)."
+            )
+        return [table[n] for n in names]
+
+    def _table(self) -> dict[str, int] | None:
+        try:
+            if (file := self.root / "val.txt").is_file():  # name and label from 0, in the order of sorted WNIDs
+                rows = (line.split() for line in file.read_text().splitlines() if line.strip())
+                return {PurePosixPath(name).name: int(label) for name, label in rows}
+            if (file := self.root / "LOC_val_solution.csv").is_file():
+                with file.open(newline="") as stream:
+                    return {
+                        f"{row['ImageId']}.JPEG": self._index(row["PredictionString"].split()[0])
+                        for row in csv.DictReader(stream)
+                    }
+            return self._devkit()
+        except (ValueError, KeyError, IndexError) as problem:
+            raise DataError(f"the list of validation labels in {self.root} cannot be read ({problem}).") from None
+
+    def _index(self, wnid: str) -> int:
+        return self.classes.index(wnid) if wnid in self.classes else -1
+
+    def _devkit(self) -> dict[str, int] | None:
+        """ILSVRC ids from the ground truth, WNIDs from meta.mat."""
+        found = _devkit_file(self.root, "ILSVRC2012_validation_ground_truth.txt")
+        synsets = _synsets(self.root)
+        if found is None or synsets is None:
+            return None
+        wnids = {number: wnid for number, wnid, _ in synsets}
+        ids = [int(line) for line in found.read().split()]
+        return {f"ILSVRC2012_val_{i:08d}.JPEG": self._index(wnids.get(n, "")) for i, n in enumerate(ids, 1)}
+
+
+def _devkit_file(root: Path, name: str) -> IO[bytes] | None:
+    """A file of the development kit, unpacked or in its archive."""
+    unpacked = root / DEVKIT / "data" / name
+    if unpacked.is_file():
+        return io.BytesIO(unpacked.read_bytes())
+    if not (root / DEVKIT_TAR).is_file():
+        return None
+    try:
+        with tarfile.open(root / DEVKIT_TAR) as archive:
+            stream = archive.extractfile(f"{DEVKIT}/data/{name}")
+            return io.BytesIO(stream.read()) if stream else None
+    except (tarfile.TarError, KeyError, OSError, EOFError) as problem:
+        raise DataError(f"{root / DEVKIT_TAR} is damaged or not the published archive ({problem}).") from None
+
+
+def _synsets(root: Path) -> list[tuple[int, str, str]] | None:
+    """(ILSVRC id, WNID, words) of the 1,000 classes in the development kit's meta.mat."""
+    from scipy.io import loadmat
+
+    stream = _devkit_file(root, "meta.mat")
+    if stream is None:
+        return None
+    try:
+        synsets = loadmat(stream, squeeze_me=True)["synsets"]
+        leaves = [s for s in synsets if int(s["num_children"]) == 0]
+        return [(int(s["ILSVRC2012_ID"]), str(s["WNID"]), str(s["words"])) for s in leaves]
+    except Exception as problem:  # scipy raises a dozen kinds for a file that is not MATLAB's
+        raise DataError(f"meta.mat of the development kit under {root} cannot be read ({problem}).") from None
+
+
+def readable_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """A name for each WNID: from the metadata beside the images, from torchvision's list if all 1,000 classes are
+    there, else the WNID itself."""
+    try:
+        known = _known_names(root, classes)
+    except (ValueError, UnicodeDecodeError) as problem:
+        raise DataError(f"the list of class names in {root} cannot be read ({problem}); remove or mend it.") from None
+    return unique_names([known.get(c, c) for c in classes], classes)
+
+
+def _known_names(root: Path, classes: tuple[str, ...]) -> dict[str, str]:
+    if (file := root / "imagenet_class_index.json").is_file():
+        return {wnid: name.replace("_", " ") for wnid, name in json.loads(file.read_text()).values()}
+    for listing in (root / "synset_words.txt", root / "LOC_synset_mapping.txt"):
+        if listing.is_file():
+            lines = (line.partition(" ") for line in listing.read_text().splitlines())
+            return {wnid: words.split(",")[0].strip() for wnid, _, words in lines}
+    if synsets := _synsets(root):
+        return {wnid: words.split(",")[0] for _, wnid, words in synsets}
+    names = published_names() if len(classes) == 1000 else None
+    return dict(zip(classes, names, strict=True)) if names else {}
+
+
+def published_names() -> list[str] | None:
+    """The 1,000 names in the order of sorted WNIDs, where torchvision is installed."""
+    try:
+        from torchvision.models import AlexNet_Weights
+    except ImportError:
+        return None
+    names: list[str] = AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
+    return names

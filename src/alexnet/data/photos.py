@@ -1,0 +1,231 @@
+"""Photographs where they lie: in folders, in an archive, or in a prepared file; read one by one, decoded elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet.errors import DataError
+
+Rows = NDArray[np.integer]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of training pixels: mean and standard deviation per channel (0-1 scale), and the principal axes of RGB, [3, 3],
+    columns of unit vectors times standard deviations (0-255 scale)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    colour_axes: tuple[tuple[float, ...], ...]
+
+
+# The means and deviations that torchvision's and most other published weights expect; the axes as cuda-convnet2 gives
+# them for ILSVRC2012: standard deviations 19.7208, 37.0939, 121.7801 times the eigenvectors.
+IMAGENET = Statistics(
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    colour_axes=(
+        (0.41796 * 19.7208, -0.81698 * 37.0939, 0.39731 * 121.7801),
+        (-0.71258 * 19.7208, -0.02354 * 37.0939, 0.70120 * 121.7801),
+        (-0.56351 * 19.7208, -0.57618 * 37.0939, -0.59200 * 121.7801),
+    ),
+)
+
+
+class Store(Protocol):
+    """Encoded images by number."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> bytes | memoryview:
+        """The bytes of one image. Raises OSError."""
+
+    def place(self, number: int) -> str:
+        """Where it comes from, for messages."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs when the images differ."""
+
+    @property
+    def side(self) -> int | None:
+        """Short side of all images in pixels, where they were prepared."""
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Of the images, where they were prepared."""
+
+
+class Strings:
+    """Many strings in one buffer: a million Python strings would cost ten times their length."""
+
+    def __init__(self, strings: list[str]) -> None:
+        encoded = [os.fsencode(s) for s in strings]
+        self._bytes = b"".join(encoded)
+        self._ends = np.cumsum([0, *map(len, encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[number] : self._ends[number + 1]])
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Add all of them to a digest."""
+        digest.update(self._bytes)
+        digest.update(self._ends.data)
+
+
+class FileStore:
+    """Files under a folder; `names` are relative to it, `sizes` in bytes."""
+
+    side: int | None = None
+    statistics: Statistics | None = None
+
+    def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
+        self.root, self._names, self._sizes = root, Strings(names), np.array(sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, number: int) -> bytes:
+        with open(os.path.join(self.root, self._names[number]), "rb") as stream:
+            return stream.read()
+
+    def place(self, number: int) -> str:
+        return os.path.join(self.root, self._names[number])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Over names and sizes: reading every byte would take as long as an epoch."""
+        digest = hashlib.sha256()
+        self._names.update(digest)
+        digest.update(self._sizes.data)
+        return digest.hexdigest()
+
+
+class ArchiveStore:
+    """Members of one uncompressed tar file, read in place: nothing is unpacked."""
+
+    side: int | None = None
+    statistics: Statistics | None = None
+
+    def __init__(self, path: Path, names: list[str], offsets: list[int], sizes: list[int]) -> None:
+        self.path, self._names = path, Strings(names)
+        self._offsets, self._sizes = np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
+        self._stream = path.open("rb", buffering=0)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, number: int) -> bytes:
+        return os.pread(self._stream.fileno(), int(self._sizes[number]), int(self._offsets[number]))
+
+    def place(self, number: int) -> str:
+        return f"{self.path}:{self._names[number]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Over names and sizes."""
+        digest = hashlib.sha256()
+        self._names.update(digest)
+        digest.update(self._sizes.data)
+        return digest.hexdigest()
+
+
+class JoinedStore:
+    """Several stores one after the other."""
+
+    statistics: Statistics | None = None  # those of pooled training and test images would tell of the test
+
+    def __init__(self, stores: list[Store]) -> None:
+        self._stores = stores
+        self._ends = np.cumsum([len(s) for s in stores])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _find(self, number: int) -> tuple[Store, int]:
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        return self._stores[which], number - (int(self._ends[which - 1]) if which else 0)
+
+    def read(self, number: int) -> bytes | memoryview:
+        store, inner = self._find(number)
+        return store.read(inner)
+
+    def place(self, number: int) -> str:
+        store, inner = self._find(number)
+        return store.place(inner)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256("".join(s.fingerprint for s in self._stores).encode()).hexdigest()
+
+    @property
+    def side(self) -> int | None:
+        sides = {s.side for s in self._stores}
+        return sides.pop() if len(sides) == 1 else None
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A split of photographs: rows [N] of a store, labels [N] int64."""
+
+    store: Store
+    rows: Rows
+    labels: Labels
+    channels: int = 3
+
+    @classmethod
+    def whole(cls, store: Store, labels: list[int] | Labels) -> Photos:
+        """All images of a store."""
+        assert len(store) == len(labels)
+        return cls(store, np.arange(len(store)), np.asarray(labels, dtype=np.int64))
+
+    @classmethod
+    def pooled(cls, parts: list[Photos]) -> Photos:
+        """Several splits as one."""
+        starts = np.cumsum([0] + [len(p.store) for p in parts])
+        rows = np.concatenate([p.rows + start for p, start in zip(parts, starts[:-1], strict=True)])
+        return cls(JoinedStore([p.store for p in parts]), rows, np.concatenate([p.labels for p in parts]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Rows) -> Photos:
+        """The rows given, in that order."""
+        return Photos(self.store, self.rows[rows], self.labels[rows])
+
+    def relabel(self, labels: Labels) -> Photos:
+        """The same photographs with other labels."""
+        return Photos(self.store, self.rows, labels)
+
+    def place(self, row: int) -> str:
+        """Where one comes from."""
+        return self.store.place(int(self.rows[row]))
+
+    def places(self, rows: Rows) -> list[int | str]:
+        """Where these come from."""
+        return [self.place(int(row)) for row in rows]
+
+    def read(self, row: int) -> bytes | memoryview:
+        """The encoded bytes of one. Raises DataError if they cannot be read."""
+        try:
+            return self.store.read(int(self.rows[row]))
+        except OSError as problem:
+            raise DataError(f"cannot read {self.place(row)}: {problem.strerror or problem}.") from None
+
+    def identify(self, digest: hashlib._Hash) -> None:
+        """Add images and labels to a fingerprint."""
+        digest.update(self.store.fingerprint.encode())
+        digest.update(np.ascontiguousarray(self.rows, dtype=np.int64).data)
+        digest.update(self.labels.data)

@@ -1,0 +1,115 @@
+"""What a data set is made of: splits of images in memory or of photographs on disk, and how one is cut in two."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alexnet.errors import UsageError, unknown
+
+if TYPE_CHECKING:  # `alexnet list` does not wait for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alexnet.data.photos import Photos
+
+    Labels = NDArray[np.int64]
+    Rows = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images [N, C, H, W] uint8, labels [N] int64, and each image's place in the published files."""
+
+    images: NDArray[np.uint8]
+    labels: Labels
+    sources: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def channels(self) -> int:
+        """Of every image."""
+        return int(self.images.shape[1])
+
+    def take(self, rows: Rows) -> Split:
+        """The rows given, in that order."""
+        return Split(self.images[rows], self.labels[rows], self.sources[rows])
+
+    def relabel(self, labels: Labels) -> Split:
+        """The same images with other labels."""
+        return Split(self.images, labels, self.sources)
+
+    def places(self, rows: Rows) -> list[int | str]:
+        """Where these images come from."""
+        places: list[int | str] = self.sources[rows].tolist()
+        return places
+
+    def identify(self, digest: hashlib._Hash) -> None:
+        """Add images and labels to a fingerprint."""
+        import numpy as np
+
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.data)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set as its publisher cut it: parts "train", "val", "test", or one part "all"."""
+
+    classes: tuple[str, ...]
+    """What identifies a class, in the order of the labels; folder names for photographs."""
+    parts: dict[str, Split | Photos]
+    names: tuple[str, ...] = ()
+    """Readable and unique, one a class; `classes` unless given."""
+    note: str | None = None
+    """Something that the user should know, said once."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set cut into splits; `fingerprint` is a SHA-256 over images, labels and class names of all of them."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split | Photos
+    val: Split | Photos
+    test: Split | Photos
+    fingerprint: str
+    names: tuple[str, ...] = field(default=())
+    note: str | None = None
+
+    def split(self, name: str | None = None) -> tuple[str, Split | Photos]:
+        """The split called train, val or test with its name; without a name the one that results are reported on:
+        test, or val where the data has no test split (ImageNet)."""
+        if name is None:
+            name = "test" if len(self.test) else "val"
+        if name not in ("train", "val", "test"):
+            raise UsageError(unknown("split", name, ("train", "val", "test")))
+        split: Split | Photos = getattr(self, name)
+        if len(split) == 0:
+            mend = {
+                "val": "set --data.val-fraction above 0 to hold one out",
+                "test": "this data has none; name another with --split",
+            }.get(name, "")
+            raise UsageError(f"the {name} split is empty; {mend}.")
+        return name, split
+
+
+def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows cut in two, `fraction` of each class (rounded) in the first part; both parts in the order of the rows."""
+    import numpy as np
+
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        chosen[rows[: round(len(rows) * fraction)]] = True
+    return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def unique_names(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Readable names, those that occur twice (ImageNet's two cranes) with their class's identity in brackets."""
+    return tuple(n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True))

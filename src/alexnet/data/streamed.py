@@ -1,0 +1,188 @@
+"""Photographs: decoded by threads a little ahead of the network, then cut and augmented on the device."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.config import DataConfig
+from alexnet.data.augment import (
+    ColourNoise,
+    Preprocessing,
+    central_views,
+    epoch_plan,
+    mixed_seed,
+    random_crops,
+)
+from alexnet.data.decode import BadImageError, RandomArea, Square
+from alexnet.data.photos import IMAGENET, Photos
+from alexnet.errors import DataError, UsageError
+
+RESIZE, CROP = 256, 224  # pixels, unless configured (section 2, section 4.1)
+AHEAD = 2  # batches decoded before they are asked for
+PIECE = 8  # images a thread takes at a time
+
+
+class StreamedSplit:
+    """A split of photographs for one device. Threads, not processes: decoding and resizing release Python's lock, a
+    batch is written where it is used, and there is nothing to start, to copy or to be killed."""
+
+    def __init__(self, photos: Photos, device: torch.device, workers: int | None = None) -> None:
+        self.photos, self.device = photos, device
+        self.workers = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 16)
+        self.labels = torch.from_numpy(photos.labels)
+        self.bad: dict[int, str] = {}
+        """Rows that could not be read so far, with the place and the reason."""
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def preprocessing(self, data: DataConfig) -> Preprocessing:
+        """How evaluation treats these photographs; without configured statistics the prepared set's own, or ImageNet's
+        where there is none."""
+        resize, size = data.resize or RESIZE, data.crop or CROP
+        if size > resize:
+            raise UsageError(f"--data.crop {size} is larger than the resized photographs: set --data.resize.")
+        side = self.photos.store.side
+        if side is not None and side < resize:
+            raise UsageError(
+                f"--data.resize {resize}: these photographs were prepared at {side}; prepare them again with "
+                f"--side {resize}, or use --data.resize {side}."
+            )
+        own = self.photos.store.statistics or IMAGENET
+        for name, given in (("mean", data.mean), ("std", data.std)):
+            if given is not None and len(given) not in (1, 3):
+                raise UsageError(f"--data.{name} has {len(given)} values, photographs have 3 channels.")
+        return Preprocessing(size, resize, data.mean or own.mean, data.std or own.std)
+
+    def training_batches(
+        self,
+        data: DataConfig,
+        prep: Preprocessing,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        shard: slice = slice(None),
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """From step `start` of an epoch, this process's shard of each batch: images float32 [B, 3, size, size] and
+        labels [B]; and the rows of the whole batch in this split.
+
+        Photographs that cannot be read are left out of images and labels, and noted in `bad`. Raises DataError when
+        they are more than `data.max_bad` of the split.
+        """
+        plan = epoch_plan(len(self), seed, epoch, torch.device("cpu"), self._noise(data))
+        batches = list(plan.order.split(batch_size))[start:]
+        assert prep.resize is not None
+        cut: RandomArea | Square
+        if data.random_resized_crop:
+            cut = RandomArea(prep.size, data.min_area, mixed_seed(seed, epoch, 1))
+        else:
+            cut = Square(prep.resize, prep.resize, prep.size, exact=False)
+        for (pixels, rows), whole in zip(self._decoded((rows[shard] for rows in batches), cut), batches, strict=True):
+            if len(self.bad) > data.max_bad * len(self):
+                raise DataError(
+                    f"{len(self.bad)} of {len(self)} training photographs cannot be read, the last: "
+                    f"{list(self.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
+                )
+            crops = random_crops(pixels, plan.draws[rows].to(self.device), prep.size, data.pad, data.flip)
+            shift = plan.shift(rows)
+            images = prep.normalise(crops, None if shift is None else shift.to(self.device))
+            yield images, self.labels[rows].to(self.device), whole
+
+    def _noise(self, data: DataConfig) -> ColourNoise | None:
+        """Along the axes of the prepared set, or ImageNet's."""
+        if not data.colour_noise:
+            return None
+        axes = (self.photos.store.statistics or IMAGENET).colour_axes
+        return ColourNoise(data.colour_noise, data.noise_probability, axes)
+
+    def evaluation_batches(
+        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """In order, every photograph of the shard once: images float32 [B, V, 3, size, size], labels [B].
+
+        Raises DataError at the first that cannot be read, unless `skip_bad`, which leaves it out and notes it in `bad`.
+        """
+        assert prep.resize is not None
+        side = prep.size if views == 1 else prep.resize
+        square = Square(prep.resize, side, prep.size)
+        batches = torch.arange(len(self))[shard].split(batch_size)
+        for pixels, rows in self._decoded(batches, square):
+            if self.bad and not skip_bad:
+                raise DataError(f"{next(iter(self.bad.values()))} Replace or remove it, or use --skip-bad.")
+            yield prep.normalise(central_views(pixels, prep.size, views)), self.labels[rows].to(self.device)
+
+    def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,
+        decoded AHEAD batches early."""
+        pin = self.device.type == "cuda"
+
+        def fill(batch: Tensor, rows: Tensor, first: int) -> list[int]:
+            """Decode a piece of a batch; the positions of those that cannot be read."""
+            bad = []
+            for at, row in enumerate(rows.tolist(), first):
+                try:
+                    batch[at] = torch.from_numpy(np.ascontiguousarray(cut(self.photos.read(row), row)))
+                except DataError as problem:
+                    why = f"cannot decode {self.photos.place(row)}: " if isinstance(problem, BadImageError) else ""
+                    self.bad[row] = f"{why}{problem}".rstrip(".") + "."
+                    bad.append(at)
+            return bad
+
+        with _quiet_threads(self.workers) as pool:
+            pending: deque[tuple[Tensor, Tensor, list[Future[list[int]]]]] = deque()
+            try:
+                for rows in batches:
+                    batch = torch.empty(len(rows), cut.side, cut.side, 3, dtype=torch.uint8, pin_memory=pin)
+                    jobs = [
+                        pool.submit(fill, batch, piece, first * PIECE) for first, piece in enumerate(rows.split(PIECE))
+                    ]
+                    pending.append((batch, rows, jobs))
+                    if len(pending) > AHEAD:
+                        yield self._collect(*pending.popleft())
+                while pending:
+                    yield self._collect(*pending.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _collect(self, batch: Tensor, rows: Tensor, jobs: list[Future[list[int]]]) -> tuple[Tensor, Tensor]:
+        bad = [at for job in jobs for at in job.result()]
+        if bad:
+            good = torch.ones(len(rows), dtype=torch.bool)
+            good[bad] = False
+            batch, rows = batch[good], rows[good]
+        return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2), rows
+
+
+def _quiet_threads(count: int) -> ThreadPoolExecutor:
+    """Threads in which torch computes on one core each.
+
+    `set_num_threads` holds for the calling thread and for threads that begin later, so it is set in each of them and
+    then again here.
+    """
+    ready = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        with suppress(threading.BrokenBarrierError):
+            ready.wait()
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "decode")
+    try:
+        for _ in range(count):
+            pool.submit(begin)
+        ready.wait()
+    finally:  # also when a signal struck here: no thread is left waiting
+        ready.abort()
+        torch.set_num_threads(threads)
+    return pool

@@ -1,0 +1,113 @@
+"""A trained network with what is needed to use it: its preprocessing, its classes, what it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexnet.checkpoint import is_checkpoint, load_checkpoint
+from alexnet.config import TrainConfig, override
+from alexnet.data.augment import Preprocessing
+from alexnet.data.imagenet import published_names
+from alexnet.data.photos import IMAGENET
+from alexnet.download import download, verify
+from alexnet.errors import CheckpointError, DataError
+from alexnet.models.network import AlexNet, build_model
+from alexnet.models.weights import apply_weights, read_weights
+from alexnet.run import Run
+
+# torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
+PUBLISHED = {
+    "torchvision": ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
+}
+# Caffe's networks saw the raw pixels less ILSVRC2012's mean (here RGB, 0-1 scale), on crops of 227.
+_CAFFE_MEAN = (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255)
+_RAW = (1 / 255, 1 / 255, 1 / 255)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in evaluation mode on the CPU; `classes` identify the outputs where the file says so, `names` are to be
+    read; `config` is what it was trained with."""
+
+    origin: str
+    model: AlexNet
+    preprocessing: Preprocessing
+    names: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    config: TrainConfig | None = None
+
+
+def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
+    """A run, a run folder, a checkpoint, a weights file, or "torchvision" for its published weights.
+
+    A bare weights file is taken for ImageNet's: its network is `model`, or recognised by its shapes (torchvision's,
+    the paper's two columns, Caffe's for .npz). Raises CheckpointError.
+    """
+    path = weights_file(target)
+    if is_checkpoint(path):
+        network, meta = restore(path)
+        return Trained(
+            str(path),
+            network.eval(),
+            Preprocessing.from_dict(meta["preprocessing"]),
+            tuple(meta.get("names", meta["classes"])),
+            tuple(meta["classes"]),
+            override(TrainConfig(), meta["config"]),
+        )
+    weights = read_weights(path)
+    name = model or _recognise(weights, path)
+    # The head goes by its place: another network's last layer may bear another name.
+    outputs = list(weights.values())[-1].shape[0] if "fc8.bias" not in weights else weights["fc8.bias"].shape[0]
+    network = build_model(name, num_classes=outputs)
+    apply_weights(network, weights, str(path))
+    size = network.variant.input_size
+    mean, std = (_CAFFE_MEAN, _RAW) if name in ("bvlc", "caffenet", "paper") else (IMAGENET.mean, IMAGENET.std)
+    known = published_names() if outputs == 1000 else None
+    names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
+    return Trained(str(path), network.eval(), Preprocessing(size, max(256, size), mean, std), names)
+
+
+def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
+    """The network of a checkpoint with its weights, and its description."""
+    checkpoint = load_checkpoint(path)
+    model = build_model(**checkpoint.meta["model"])
+    apply_weights(model, checkpoint.evaluated, str(path))
+    return model, checkpoint.meta
+
+
+def weights_file(target: Run | str | Path) -> Path:
+    """The file that a run, a run folder, a path or a name of `PUBLISHED` stands for; the last is downloaded once, into
+    torch's cache, and its hash checked at every use. Raises CheckpointError."""
+    if isinstance(target, Run):
+        return target.checkpoint()
+    path = Path(target)
+    if path.is_dir():
+        return Run(path).checkpoint()
+    if str(target) not in PUBLISHED or path.exists():
+        return path
+    url, digest = PUBLISHED[str(target)]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    try:
+        if not path.exists():
+            download(url, path, "name a file of your own", sha256=digest)
+        verify(path, str(path), sha256=digest)
+    except (DataError, OSError) as problem:
+        raise CheckpointError(str(problem)) from None
+    return path
+
+
+def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:
+    """The table that bare weights fit."""
+    first, second = (tuple(weights[n].shape) if n in weights else () for n in ("conv1.weight", "conv2.weight"))
+    if first == (64, 3, 11, 11) and second == (192, 64, 5, 5):
+        return "torchvision"
+    if first == (96, 3, 11, 11) and second == (256, 48, 5, 5):
+        return "bvlc" if path.suffix == ".npz" else "paper"
+    raise CheckpointError(
+        f"{path} does not say what network it is of, and its shapes fit none: name it with --model, "
+        "or use a checkpoint of alexnet train."
+    )
