@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from alexnet.data.augment import (
     mixed_seed,
     random_crops,
 )
-from alexnet.data.decode import BadImageError, RandomArea, Square
+from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
 from alexnet.data.photos import IMAGENET, Photos
 from alexnet.errors import DataError, UsageError
 
@@ -126,12 +125,12 @@ class StreamedSplit:
         decoded AHEAD batches early."""
         pin = self.device.type == "cuda"
 
-        def fill(batch: Tensor, rows: Tensor, first: int) -> list[int]:
+        def fill(batch: Pixels, rows: Tensor, first: int) -> list[int]:
             """Decode a piece of a batch; the positions of those that cannot be read."""
             bad = []
             for at, row in enumerate(rows.tolist(), first):
                 try:
-                    batch[at] = torch.from_numpy(np.ascontiguousarray(cut(self.photos.read(row), row)))
+                    batch[at] = cut(self.photos.read(row), row)
                 except DataError as problem:
                     why = f"cannot decode {self.photos.place(row)}: " if isinstance(problem, BadImageError) else ""
                     self.bad[row] = f"{why}{problem}".rstrip(".") + "."
@@ -142,10 +141,10 @@ class StreamedSplit:
             pending: deque[tuple[Tensor, Tensor, list[Future[list[int]]]]] = deque()
             try:
                 for rows in batches:
-                    batch = torch.empty(len(rows), cut.side, cut.side, 3, dtype=torch.uint8, pin_memory=pin)
-                    jobs = [
-                        pool.submit(fill, batch, piece, first * PIECE) for first, piece in enumerate(rows.split(PIECE))
-                    ]
+                    with torch.inference_mode(False):  # evaluation's mode does not hold in the threads
+                        batch = torch.empty(len(rows), cut.side, cut.side, 3, dtype=torch.uint8, pin_memory=pin)
+                    pieces = enumerate(rows.split(PIECE))
+                    jobs = [pool.submit(fill, batch.numpy(), piece, first * PIECE) for first, piece in pieces]
                     pending.append((batch, rows, jobs))
                     if len(pending) > AHEAD:
                         yield self._collect(*pending.popleft())
