@@ -9,13 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet.comparison import Compared, compare
     from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from alexnet.data.packing import prepare
     from alexnet.errors import AlexNetError
     from alexnet.evaluation import evaluate
+    from alexnet.features import extract_features
     from alexnet.metrics import Result
     from alexnet.models.network import AlexNet, build_model
     from alexnet.models.variants import list_models
     from alexnet.models.weights import load_weights
+    from alexnet.prediction import Prediction, predict
     from alexnet.recipes import recipe
     from alexnet.run import Run, load_run
     from alexnet.training import train
@@ -24,29 +28,39 @@ __version__ = "0.1.0"
 __all__ = [
     "AlexNet",
     "AlexNetError",
+    "Compared",
     "DataConfig",
     "ModelConfig",
     "OptimConfig",
+    "Prediction",
     "Result",
     "Run",
     "TrainConfig",
     "build_model",
+    "compare",
     "evaluate",
+    "extract_features",
     "list_models",
     "load_run",
     "load_weights",
+    "predict",
+    "prepare",
     "recipe",
     "train",
 ]
 
 _HOMES = {
+    "alexnet.comparison": ("Compared", "compare"),
     "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "alexnet.errors": ("AlexNetError",),
     "alexnet.evaluation": ("evaluate",),
+    "alexnet.data.packing": ("prepare",),
+    "alexnet.features": ("extract_features",),
     "alexnet.metrics": ("Result",),
     "alexnet.models.network": ("AlexNet", "build_model"),
     "alexnet.models.variants": ("list_models",),
     "alexnet.models.weights": ("load_weights",),
+    "alexnet.prediction": ("Prediction", "predict"),
     "alexnet.recipes": ("recipe",),
     "alexnet.run": ("Run", "load_run"),
     "alexnet.training": ("train",),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from alexnet.config import TrainConfig
@@ -125,3 +127,38 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int, int], None]]:
+    """A function (part, done, total) that shows progress and time left: a bar on a terminal, elsewhere lines."""
+    console = Console(highlight=False)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+    begun: dict[str, tuple[float, int]] = {}
+    said = time.monotonic()
+
+    def count(part: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if part not in begun:
+            begun[part] = (now, done)
+            tasks[part] = bar.add_task(part, total=total)
+        bar.update(tasks[part], completed=done)
+        if not console.is_terminal and now - said > 10:
+            said = now
+            start, before = begun[part]
+            rate = (done - before) / max(now - start, 1e-9)
+            left = _duration((total - done) / rate) if rate else "?"
+            console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
+
+    with bar:
+        yield count

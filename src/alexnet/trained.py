@@ -34,6 +34,8 @@ class Trained:
     read; `config` is what it was trained with."""
 
     origin: str
+    network: str
+    """Its name in the table of networks."""
     model: AlexNet
     preprocessing: Preprocessing
     names: tuple[str, ...]
@@ -52,6 +54,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
         network, meta = restore(path)
         return Trained(
             str(path),
+            meta["model"]["name"],
             network.eval(),
             Preprocessing.from_dict(meta["preprocessing"]),
             tuple(meta.get("names", meta["classes"])),
@@ -68,7 +71,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     mean, std = (_CAFFE_MEAN, _RAW) if name in ("bvlc", "caffenet", "paper") else (IMAGENET.mean, IMAGENET.std)
     known = published_names() if outputs == 1000 else None
     names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
-    return Trained(str(path), network.eval(), Preprocessing(size, max(256, size), mean, std), names)
+    return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), mean, std), names)
 
 
 def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:

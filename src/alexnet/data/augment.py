@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from alexnet.errors import UsageError
 
 DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror
+CACHED = 2**18  # numbers that a processor's cache holds beside other things
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,23 @@ class Preprocessing:
         `shift` [N, C] (0-255 scale) is added to the pixels of each image first: the colour noise.
         """
         mean, std = _constants(self.mean, self.std, images.shape[-3], images.device)
-        if shift is not None:
+        if shift is not None:  # [N, 1, C], else [C]
             mean = mean - shift[:, None]
         pixels = images.movedim(-3, -1)  # [..., H, W, C]
-        if pixels.is_contiguous():  # whole rows at a time: a channel axis of 3 is too short for vector instructions
-            rows, width = pixels.flatten(-2).float(), pixels.shape[-2]
-            rows.sub_(mean.repeat(*[1] * (mean.dim() - 1), width)).div_(std.repeat(width))
-            return rows.view(pixels.shape).movedim(-1, -3)
-        return images.float().sub_(mean[..., None, None]).div_(std[..., None, None])
+        if not pixels.is_contiguous():
+            return images.float().sub_(mean[..., None, None]).div_(std[..., None, None])
+        # Whole rows at a time, because a channel axis of 3 is too short for vector instructions, and on a CPU a few
+        # images at a time, because a batch of photographs does not fit its cache: ten times faster together.
+        rows = pixels.flatten(-2)
+        normalised = torch.empty(rows.shape, device=images.device)
+        width = pixels.shape[-2]
+        mean, std = mean.repeat(*[1] * (mean.dim() - 1), width), std.repeat(width)
+        if shift is None:
+            mean = mean.expand(len(rows), *[1] * (rows.dim() - 2), -1)
+        few = max(1, len(rows) if images.device.type == "cuda" else CACHED * len(rows) // max(1, rows.numel()))
+        for out, values, centre in zip(normalised.split(few), rows.split(few), mean.split(few), strict=True):
+            out.copy_(values).sub_(centre).div_(std)
+        return normalised.view(pixels.shape).movedim(-1, -3)
 
 
 @lru_cache(maxsize=64)  # made once: a copy to a GPU for every batch would stop its queue

@@ -107,7 +107,10 @@ class Square:
 
     def __call__(self, content: bytes | memoryview, row: int = 0) -> Pixels:
         """Encoded bytes to [side, side, 3], the same for every `row`."""
-        pixels = decode(content) if self.exact else decode(content, _shrink_to(content, 2 * self.resize))
+        return self.cut(decode(content) if self.exact else decode(content, _shrink_to(content, 2 * self.resize)))
+
+    def cut(self, pixels: Pixels) -> Pixels:
+        """[H, W, 3] to [side, side, 3]."""
         size = short_side_size(pixels, self.resize)
         if max(size) > 8 * self.resize:  # a panorama: only the middle is used, and 1x5000 would become 256x1280000
             pixels, size = _middle(pixels, self.resize)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from alexnet.config import DataConfig
-from alexnet.data.augment import Preprocessing
+from alexnet.data.augment import ColourNoise, Preprocessing
 from alexnet.data.photos import Photos
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
@@ -25,6 +25,9 @@ class Loader(Protocol):
 
     def preprocessing(self, data: DataConfig) -> Preprocessing:
         """How evaluation treats these images."""
+
+    def noise(self, data: DataConfig) -> ColourNoise | None:
+        """The configured colour noise, along the axes of these images' colours."""
 
     def training_batches(
         self,

@@ -70,13 +70,13 @@ class ResidentSplit:
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """From step `start` of an epoch, this process's shard of each batch: images float32 [B, C, size, size] and
         labels [B]; and the rows of the whole batch in this split."""
-        plan = epoch_plan(len(self), seed, epoch, self.images.device, self._noise(data))
+        plan = epoch_plan(len(self), seed, epoch, self.images.device, self.noise(data))
         for rows in list(plan.order.split(batch_size))[start:]:
             mine = rows[shard]
             crops = random_crops(self.images[mine], plan.draws[mine], prep.size, data.pad, data.flip)
             yield prep.normalise(crops, plan.shift(mine)), self.labels[mine], rows
 
-    def _noise(self, data: DataConfig) -> ColourNoise | None:
+    def noise(self, data: DataConfig) -> ColourNoise | None:
         """Along the principal axes of this split's own colours."""
         if not data.colour_noise:
             return None

@@ -78,14 +78,9 @@ class StreamedSplit:
         Photographs that cannot be read are left out of images and labels, and noted in `bad`. Raises DataError when
         they are more than `data.max_bad` of the split.
         """
-        plan = epoch_plan(len(self), seed, epoch, torch.device("cpu"), self._noise(data))
+        plan = epoch_plan(len(self), seed, epoch, torch.device("cpu"), self.noise(data))
         batches = list(plan.order.split(batch_size))[start:]
-        assert prep.resize is not None
-        cut: RandomArea | Square
-        if data.random_resized_crop:
-            cut = RandomArea(prep.size, data.min_area, mixed_seed(seed, epoch, 1))
-        else:
-            cut = Square(prep.resize, prep.resize, prep.size, exact=False)
+        cut = self.training_cut(data, prep, seed, epoch)
         for (pixels, rows), whole in zip(self._decoded((rows[shard] for rows in batches), cut), batches, strict=True):
             if len(self.bad) > data.max_bad * len(self):
                 raise DataError(
@@ -97,7 +92,19 @@ class StreamedSplit:
             images = prep.normalise(crops, None if shift is None else shift.to(self.device))
             yield images, self.labels[rows].to(self.device), whole
 
-    def _noise(self, data: DataConfig) -> ColourNoise | None:
+    def training_cut(self, data: DataConfig, prep: Preprocessing, seed: int, epoch: int) -> RandomArea | Square:
+        """What the threads do to a training image: all that the crop on the device needs, and no more."""
+        if data.random_resized_crop:
+            return RandomArea(prep.size, data.min_area, mixed_seed(seed, epoch, 1))
+        assert prep.resize is not None
+        return Square(prep.resize, prep.resize, prep.size, exact=False)
+
+    def evaluation_cut(self, prep: Preprocessing, views: int) -> Square:
+        """Likewise in evaluation: the crop itself, or the square that the paper's ten views are cut from."""
+        assert prep.resize is not None
+        return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size)
+
+    def noise(self, data: DataConfig) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""
         if not data.colour_noise:
             return None
@@ -111,11 +118,8 @@ class StreamedSplit:
 
         Raises DataError at the first that cannot be read, unless `skip_bad`, which leaves it out and notes it in `bad`.
         """
-        assert prep.resize is not None
-        side = prep.size if views == 1 else prep.resize
-        square = Square(prep.resize, side, prep.size)
         batches = torch.arange(len(self))[shard].split(batch_size)
-        for pixels, rows in self._decoded(batches, square):
+        for pixels, rows in self._decoded(batches, self.evaluation_cut(prep, views)):
             if self.bad and not skip_bad:
                 raise DataError(f"{next(iter(self.bad.values()))} Replace or remove it, or use --skip-bad.")
             yield prep.normalise(central_views(pixels, prep.size, views)), self.labels[rows].to(self.device)

@@ -1,0 +1,106 @@
+"""Single images as a user has them: found by name, turned upright, cut as a network wants them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from alexnet.data.augment import Preprocessing, central_views
+from alexnet.data.decode import BadImageError, Pixels, Square, open_image
+from alexnet.data.folders import EXTENSIONS
+from alexnet.errors import DataError
+
+LARGEST = 50_000_000  # pixels
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright image: RGB [H, W, 3] or grey [H, W, 1] uint8, and what was done to it."""
+
+    path: Path
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+
+
+def find_images(names: Sequence[str | Path]) -> list[Path]:
+    """Files named one by one, by folder (all images under it, sorted) or by pattern. Raises DataError."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not inside:
+                raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        elif matches := sorted(glob.glob(str(path), recursive=True)):
+            found += [Path(m) for m in matches if os.path.isfile(m)]
+        else:
+            raise DataError(f"there is no image, folder or match for {name}.")
+    if not found:
+        raise DataError("no image was named.")
+    return found
+
+
+def read_picture(path: Path, channels: int = 3) -> Picture:
+    """An image with its EXIF orientation applied, in grey if `channels` is 1.
+
+    Raises DataError for a file that is not an image or has more than 50 megapixels.
+    """
+    try:
+        with Image.open(path) as header:  # the header alone: nothing large is decoded before this
+            width, height = header.size
+        if width * height > LARGEST:
+            raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
+        content = path.read_bytes()
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}.") from None
+    except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
+        content = _bytes(path)
+    try:
+        image = open_image(content)
+    except BadImageError as problem:
+        raise BadImageError(f"cannot decode {path}: {problem}.") from None
+    notes = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the first of {frames} frames")
+    if image.getexif().get(0x0112, 1) != 1:
+        notes.append("turned upright (EXIF orientation)")
+        image = ImageOps.exif_transpose(image)
+    if image.mode not in ("RGB", "L"):
+        notes.append(f"converted from {image.mode}")
+    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"cannot read {path}: {problem.strerror}.") from None
+
+
+def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:
+    """What evaluation makes of an image: float32 [V, C, size, size]. A network of small images gets the photograph
+    resized to its crop."""
+    square = central_square(picture.pixels, prep, prep.size if views == 1 else prep.resize or prep.size)
+    return prep.normalise(central_views(torch.from_numpy(square).permute(2, 0, 1)[None], prep.size, views))[0]
+
+
+def central_square(pixels: Pixels, prep: Preprocessing, side: int) -> Pixels:
+    """The central [side, side, C] of an image resized as evaluation does."""
+    channels = pixels.shape[2]
+    rgb = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(Square(prep.resize or prep.size, side, prep.size).cut(rgb)[..., :channels])

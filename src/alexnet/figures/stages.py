@@ -1,0 +1,38 @@
+"""What becomes of a few images on their way into the network, one row an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet.figures import new_figure
+
+Stages = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
+
+
+def draw_stages(rows: Sequence[Stages], names: Sequence[str], path: Path) -> None:
+    """A PNG with a row for every image: its stages, each a title and an image [H, W, C] uint8.
+
+    Raises UsageError without matplotlib.
+    """
+    columns = len(rows[0])
+    figure = new_figure(2.1 * columns + 0.3, 2.25 * len(rows) + 0.2)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (stages, name) in enumerate(zip(rows, names, strict=True)):
+        for column, (title, image) in enumerate(stages):
+            axes = grid[row][column]
+            axes.imshow(image.squeeze(), cmap="gray" if image.shape[2] == 1 else None, interpolation="nearest")
+            axes.set_anchor("N")  # so that the titles stand in line
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            axes.set_xlabel(size, fontsize=7, color="0.4", labelpad=2)
+            if row == 0:
+                axes.set_title(title, fontsize=9)
+        grid[row][0].set_ylabel(name if len(name) <= 24 else name[:23] + "…", fontsize=8)
+    figure.savefig(path, dpi=150)

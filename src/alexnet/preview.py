@@ -1,0 +1,87 @@
+"""What the pipeline does to a few images, by the code that does it in training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alexnet.config import TrainConfig
+from alexnet.data.augment import Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.decode import Pixels, decode, resize_fast, short_side_size
+from alexnet.data.loading import Loader, open_split
+from alexnet.data.photos import Photos
+from alexnet.data.resident import resize_short_side
+from alexnet.data.sources import load_dataset
+from alexnet.data.splits import Split
+from alexnet.data.streamed import StreamedSplit
+from alexnet.figures.stages import draw_stages
+
+CPU = torch.device("cpu")
+SPREAD = 2.5  # standard deviations that the last column shows from black to white
+
+
+def draw_pipeline(config: TrainConfig, path: Path, count: int = 4) -> list[str]:
+    """A PNG of `count` training images of a recipe, drawn by its seed: original, resized, cropped for training, with
+    colour noise, as the network sees it, and as evaluation crops it. Returns where the images come from.
+
+    Raises UsageError and DataError.
+    """
+    dataset = load_dataset(config.data)
+    train = dataset.train
+    loader = open_split(train, CPU, config.data, config.data.resize)
+    prep = loader.preprocessing(config.data)
+    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise(config.data))
+    rows = plan.order[:count]
+    stages = []
+    for row in rows.tolist():
+        original, resized, square, central = _cut(train, loader, config, prep, row)
+        draws, one = plan.draws[row : row + 1], slice(row, row + 1)
+        crop = random_crops(square, draws, prep.size, config.data.pad, config.data.flip)
+        shift = None if plan.shifts is None else plan.shifts[one]
+        shown = [("original", original)]
+        if prep.resize:
+            shown.append((f"short side {prep.resize}", resized))
+        shown.append(("training crop", _pixels(crop)))
+        if shift is not None:
+            shown.append(("colour noise", _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))))
+        seen = prep.normalise(crop, shift)
+        shown.append(("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
+        shown.append(("evaluation crop", _pixels(central)))
+        stages.append(shown)
+    draw_stages(stages, [dataset.names[i] for i in train.labels[rows.numpy()]], path)
+    return [str(place) for place in train.places(rows.numpy())]
+
+
+def _cut(
+    train: Split | Photos, loader: Loader, config: TrainConfig, prep: Preprocessing, row: int
+) -> tuple[Pixels, Pixels, Tensor, Tensor]:
+    """The original, the resized image, what training crops from [1, C, H, W], and the evaluation crop [1, C, S, S]."""
+    if isinstance(train, Split):
+        image = torch.from_numpy(train.images[row : row + 1])
+        resized = resize_short_side(image, config.data.resize) if config.data.resize else image
+        return _pixels(image), _pixels(resized), resized, central_views(resized, prep.size)[:, 0]
+    assert isinstance(loader, StreamedSplit)
+    content = train.read(row)
+    original = decode(content)
+    assert prep.resize is not None
+    resized_ = resize_fast(original, *short_side_size(original, prep.resize))
+    square = loader.training_cut(config.data, prep, config.seed, 0)(content, row)
+    central = loader.evaluation_cut(prep, 1)(content, row)
+    return original, resized_, _batch(square), _batch(central)
+
+
+def _batch(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+
+
+def _pixels(images: Tensor) -> Pixels:
+    pixels: Pixels = images[0].permute(1, 2, 0).to(torch.uint8).numpy()
+    return pixels
+
+
+def _scale(seen: Tensor) -> Tensor:
+    """The value that is shown white: a few deviations, whatever unit the recipe normalises to."""
+    return SPREAD * seen.std().clamp(min=1e-6)

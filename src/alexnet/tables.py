@@ -1,0 +1,126 @@
+"""What the command prints: results, comparisons, predictions and lists as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
+    from alexnet.comparison import Compared
+    from alexnet.metrics import Result
+    from alexnet.prediction import Prediction
+
+
+def show_names(kind: str) -> None:
+    """The models, recipes and data sets that there are, or one of these lists."""
+    from alexnet.data.sources import SOURCES
+    from alexnet.models.variants import VARIANTS
+    from alexnet.recipes import ORIGINS, RECIPES
+
+    def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+        shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+        for row in rows:
+            shown.add_row(*map(escape, row))
+        Console().print(shown, "")
+
+    if kind in ("models", "all"):
+        table(
+            "models (alexnet info MODEL)",
+            ["name", "input", "what it is"],
+            [[n, str(v.input_size), v.about] for n, v in VARIANTS.items()],
+        )
+    if kind in ("recipes", "all"):
+        table(
+            "recipes (alexnet train RECIPE)",
+            ["name", "data", "model", "epochs", "settings from"],
+            [[n, r.data.source, r.model.variant, str(r.epochs), ORIGINS[n]] for n, r in RECIPES.items()],
+        )
+    if kind in ("data", "all"):
+        table("data (--data.source NAME)", ["name", "what it is"], [[n, s.about] for n, s in SOURCES.items()])
+
+
+def show_result(result: Result) -> None:
+    """An evaluation: accuracies with their intervals, and every class."""
+    console = Console(highlight=False)
+    (low, high), (low5, high5) = result.interval, result.top5_interval
+    table = Table("", "accuracy", "error", "95 % interval of the accuracy", box=None, pad_edge=False)
+    table.add_row("top-1", f"{result.top1:.2%}", f"{result.top1_error:.2%}", f"{low:.2%} to {high:.2%}")
+    table.add_row("top-5", f"{result.top5:.2%}", f"{result.top5_error:.2%}", f"{low5:.2%} to {high5:.2%}")
+    console.print(f"{result.split}: {result.count} images, {result.views} view(s), loss {result.loss:.4f}")
+    console.print(table)
+    console.print("\ntop-1 accuracy per class")
+    grid = Table(box=None, pad_edge=False, show_header=False)
+    cells = [f"{escape(name)} {value:.1%}" for name, value in result.per_class.items()]
+    for start in range(0, len(cells), 5):
+        grid.add_row(*cells[start : start + 5])
+    console.print(grid)
+
+
+def show_comparison(lines: Sequence[Compared]) -> None:
+    """Networks side by side."""
+    first = lines[0].result
+    table = Table(
+        title=f"{first.split}: {first.count} images, {first.views} view(s); accuracy with its 95 % interval, error",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("weights", overflow="fold")
+    for name in ("network", "parameters", "MACs"):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for name in ("top-1", "top-5", "images/s", "published", "verdict"):
+        table.add_column(name)
+    for line in lines:
+        r = line.result
+        table.add_row(
+            escape(line.origin),
+            line.network,
+            f"{line.parameters:,}",
+            f"{line.macs / 1e6:,.0f} M",
+            _accuracy(r.top1, r.interval),
+            _accuracy(r.top5, r.top5_interval),
+            f"{line.images_per_second:,.0f}",
+            " / ".join(f"{100 * p:.2f}" for p in line.published) + " %" if line.published else "",
+            line.verdict,
+        )
+    Console(highlight=False).print(table)
+
+
+def _accuracy(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{value:.2%} ({100 * low:.1f}-{100 * high:.1f})\nerror {1 - value:.2%}"
+
+
+def show_predictions(answers: Sequence[Prediction]) -> None:
+    """The classes of every image with their probabilities as numbers and bars."""
+    console = Console(highlight=False)
+    for answer in answers:
+        notes = f" ({', '.join(answer.notes)})" if answer.notes else ""
+        console.print(f"[bold]{escape(answer.path)}[/bold]{notes}", soft_wrap=True)
+        if answer.error:
+            console.print(f"  [red]not read:[/red] {escape(answer.error)}", soft_wrap=True)
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
+        for name, probability in zip(answer.classes, answer.probabilities, strict=True):
+            table.add_row(f"{probability:6.1%}", escape(name), "[blue]" + "█" * round(30 * probability) + "[/blue]")
+        console.print(table)
+
+
+def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
+    """What came of preparing photographs, and what to type next."""
+    console = Console(highlight=False)
+    for part, told in report.items():
+        left_out = f", {len(told['bad'])} left out" if told["bad"] else ""
+        converted = f", {len(told['converted'])} converted to RGB JPEG" if told["converted"] else ""
+        console.print(
+            f"{part}: {told['images']} images, {told['bytes'] / 2**20:,.1f} MiB{left_out}{converted}", soft_wrap=True
+        )
+    if any(told["bad"] or told["converted"] for told in report.values()):
+        console.print(f"which and why: {out / 'report.json'}", soft_wrap=True)
+    recipe = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs", "folder": "folder"}[source]
+    console.print(f"next: alexnet train {recipe} --data.root {out}", soft_wrap=True, markup=False)
