@@ -53,7 +53,7 @@ RECIPES = [
         log_every=10,
         label_smoothing=0.1,
         data=replace(SGD.data, min_area=0.35, noise_probability=1.0),
-        model=ModelConfig(variant="owt", init="modern"),
+        model=ModelConfig(variant="torchvision", init="modern"),
         optim=OptimConfig(name="adamw", lr=3e-4, weight_decay=0.05, schedule="cosine", warmup_epochs=5),
     ),
     TrainConfig(
@@ -63,9 +63,17 @@ RECIPES = [
         log_every=10,
         label_smoothing=0.1,
         data=DataConfig(
-            source="folder", resize=256, crop=224, flip=True, random_resized_crop=True, min_area=0.35, colour_noise=0.1
+            source="folder",
+            resize=256,
+            crop=224,
+            flip=True,
+            random_resized_crop=True,
+            min_area=0.35,
+            colour_noise=0.1,
+            mean=SGD.data.mean,
+            std=SGD.data.std,
         ),
-        model=ModelConfig(variant="owt", init="modern"),
+        model=ModelConfig(variant="torchvision", init="modern"),
         optim=OptimConfig(name="adamw", lr=3e-4, weight_decay=0.05, schedule="cosine", warmup_epochs=5),
     ),
 ]
