@@ -81,7 +81,7 @@ class _Session:
     ) -> None:
         self.config, self.run, self.precision = config, run, precision
         self.world, self.reporter, self.guard = world, reporter, guard
-        self._bad_noted: set[int] = set()
+        self._bad_noted: set[str] = set()
 
     def work(self) -> None:
         """The story of a run."""
@@ -111,6 +111,8 @@ class _Session:
             raise
         except (NumericsError, DataError) as problem:
             if self.learner is not None:
+                if isinstance(problem, DataError):  # between steps: what was learned is sound
+                    self._save_last(self.learner)
                 self._status("failed", message=str(problem))
             raise
         finally:
@@ -187,7 +189,7 @@ class _Session:
                     self._skip(learner, rows)
                 else:
                     learner.apply_step(sums, len(labels))
-                self._note_bad(learner)
+                self._note_bad(self.images)
                 now = time.monotonic()
                 counters.seconds += now - started
                 started = now
@@ -237,17 +239,30 @@ class _Session:
         return result
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
-        return score(model, split, self.prep, self.precision, name=name, classes=self.dataset.names, world=self.world)
+        """Evaluate on images of which as large a part may be unreadable as in training: a run does not end for one."""
+        result = score(
+            *(model, split, self.prep, self.precision),
+            name=name,
+            classes=self.dataset.names,
+            world=self.world,
+            skip_bad=True,
+        )
+        self._note_bad(split)
+        return result
 
-    def _note_bad(self, learner: Learner) -> None:
-        """Write down photographs that could not be read, once each."""
-        counters = learner.counters
-        for row, why in list(self.images.bad.items()):
-            if row in self._bad_noted:
-                continue
-            self._bad_noted.add(row)
+    def _note_bad(self, split: Loader) -> None:
+        """Write down photographs that could not be read, once each. Raises DataError if they are too many."""
+        for why in [why for why in list(split.bad.values()) if why not in self._bad_noted]:
+            assert self.learner is not None
+            counters = self.learner.counters
+            self._bad_noted.add(why)
             self._write({"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why})
             self.reporter.note(f"left out: {why}")
+        if len(split.bad) > self.config.data.max_bad * len(split):
+            raise DataError(
+                f"{len(split.bad)} of {len(split)} photographs cannot be read, the last: "
+                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
+            )
 
     def _skip(self, learner: Learner, rows: Tensor) -> None:
         """Leave out a step whose loss was not finite, and write down the images that it was made of."""

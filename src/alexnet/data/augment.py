@@ -47,7 +47,8 @@ class Preprocessing:
             mean = mean - shift[:, None]
         pixels = images.movedim(-3, -1)  # [..., H, W, C]
         if not pixels.is_contiguous():
-            return images.float().sub_(mean[..., None, None]).div_(std[..., None, None])
+            centre = mean[..., None, None] if shift is None else mean.movedim(1, 2)[..., None]
+            return images.float().sub_(centre).div_(std[..., None, None])
         # Whole rows at a time, because a channel axis of 3 is too short for vector instructions, and on a CPU a few
         # images at a time, because a batch of photographs does not fit its cache: ten times faster together.
         rows = pixels.flatten(-2)

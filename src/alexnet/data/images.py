@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from alexnet.data.augment import Preprocessing, central_views
-from alexnet.data.decode import BadImageError, Pixels, Square, open_image
+from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, open_image
 from alexnet.data.folders import EXTENSIONS
 from alexnet.errors import DataError
 
@@ -57,7 +57,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     Raises DataError for a file that is not an image or has more than 50 megapixels.
     """
     try:
-        with Image.open(path) as header:  # the header alone: nothing large is decoded before this
+        with Image.open(path, formats=FORMATS) as header:  # the header alone: nothing large is decoded before this
             width, height = header.size
         if width * height > LARGEST:
             raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")

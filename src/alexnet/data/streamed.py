@@ -75,18 +75,12 @@ class StreamedSplit:
         """From step `start` of an epoch, this process's shard of each batch: images float32 [B, 3, size, size] and
         labels [B]; and the rows of the whole batch in this split.
 
-        Photographs that cannot be read are left out of images and labels, and noted in `bad`. Raises DataError when
-        they are more than `data.max_bad` of the split.
+        Photographs that cannot be read are left out of images and labels, and noted in `bad`.
         """
         plan = epoch_plan(len(self), seed, epoch, torch.device("cpu"), self.noise(data))
         batches = list(plan.order.split(batch_size))[start:]
         cut = self.training_cut(data, prep, seed, epoch)
         for (pixels, rows), whole in zip(self._decoded((rows[shard] for rows in batches), cut), batches, strict=True):
-            if len(self.bad) > data.max_bad * len(self):
-                raise DataError(
-                    f"{len(self.bad)} of {len(self)} training photographs cannot be read, the last: "
-                    f"{list(self.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
-                )
             crops = random_crops(pixels, plan.draws[rows].to(self.device), prep.size, data.pad, data.flip)
             shift = plan.shift(rows)
             images = prep.normalise(crops, None if shift is None else shift.to(self.device))
@@ -121,7 +115,7 @@ class StreamedSplit:
         batches = torch.arange(len(self))[shard].split(batch_size)
         for pixels, rows in self._decoded(batches, self.evaluation_cut(prep, views)):
             if self.bad and not skip_bad:
-                raise DataError(f"{next(iter(self.bad.values()))} Replace or remove it, or use --skip-bad.")
+                raise DataError(f"{self.bad[min(self.bad)]} Replace or remove it, or use --skip-bad.")
             yield prep.normalise(central_views(pixels, prep.size, views)), self.labels[rows].to(self.device)
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
@@ -176,6 +170,7 @@ def _quiet_threads(count: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.set_num_threads(1)
+        torch.get_num_threads()  # or this thread's first operation would take over the number set last anywhere
         with suppress(threading.BrokenBarrierError):
             ready.wait()
 
