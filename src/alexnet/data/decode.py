@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
 # Not all that Pillow knows: PostScript, for one, would start another program.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
 
 
