@@ -452,6 +452,44 @@ def preview(
     print(f"written: {out}")
 
 
+@app.command
+def benchmark(
+    model: str = "paper",
+    /,
+    *,
+    batch_size: int = 128,
+    rounds: int = 5,
+    steps: int = 2,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Measure how fast this machine trains and applies a network, beside the usual way and the machine's own ceiling.
+
+    Parameters
+    ----------
+    model
+        A name of `alexnet list models`.
+    batch_size
+        Images a training step.
+    rounds
+        The ways take turns this many times; medians are shown.
+    steps
+        Steps of each way in a round.
+    device
+        auto, cpu, cuda or cuda:N.
+    json
+        Print as JSON.
+    """
+    from alexnet.speed import benchmark as measure
+    from alexnet.tables import show_speed
+
+    speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps)
+    if json:
+        _print_json(speed.to_dict())
+    else:
+        show_speed(speed)
+
+
 @contextmanager
 def _stoppable(what: str) -> Iterator[None]:
     """Turn a signal into the message that the same command goes on."""

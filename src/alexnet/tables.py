@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
     from alexnet.comparison import Compared
     from alexnet.metrics import Result
     from alexnet.prediction import Prediction
+    from alexnet.speed import Speed
 
 
 def show_names(kind: str) -> None:
@@ -109,6 +110,33 @@ def show_predictions(answers: Sequence[Prediction]) -> None:
         for name, probability in zip(answer.classes, answer.probabilities, strict=True):
             table.add_row(f"{probability:6.1%}", escape(name), "[blue]" + "█" * round(30 * probability) + "[/blue]")
         console.print(table)
+
+
+def show_speed(speed: Speed) -> None:
+    """Images a second, ratios, the ceiling and what it comes to."""
+    console = Console(highlight=False)
+    table = Table(
+        title=f"{speed.model}: batches of {speed.batch_size} on {speed.device}, medians of rounds in turn",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("")
+    for name in ("images/s", "x usual", "of the ceiling"):
+        table.add_column(name, justify="right")
+    for name, rates in speed.rates.items():
+        ratio = speed.ratio(name)
+        part = f"{rates.median / speed.ceiling:.0%}" if name.startswith("training") else ""
+        table.add_row(name, f"{rates.median:,.0f}", f"{ratio:.2f}" if ratio else "", part)
+    console.print(table)
+    console.print(
+        f"ceiling of training: {speed.ceiling:,.0f} images/s at the {speed.matmul / 1e9:,.0f} GFLOP/s that a matrix "
+        "product or convolution reaches here",
+        soft_wrap=True,
+    )
+    if speed.photographs:
+        console.print(f"90 epochs of ImageNet at the best rate: {speed.hours:,.0f} hours")
 
 
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:

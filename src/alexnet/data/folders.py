@@ -19,6 +19,10 @@ def read_folder(config: DataConfig) -> Published:
     root = existing(config)
     found = {SPLITS[name]: root / name for name in SPLITS if (root / name).is_dir()}
     if "train" not in found:
+        if found:
+            raise DataError(
+                f"{root} has {', '.join(p.name for p in found.values())} but no train: add it or rename it."
+            )
         classes, photos = read_classes(root)
         return Published(classes, {"all": photos})
     classes, train = read_classes(found["train"])

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -46,12 +47,15 @@ def read_imagenet(config: DataConfig) -> Published:
     labels = _ValidationLabels(root, classes)
     flat = sorted(f.name for f in (base / "val").glob("*.JPEG")) if (base / "val").is_dir() else []
     if flat:
-        sizes = [(base / "val" / name).stat().st_size for name in flat]
+        try:
+            sizes = [(base / "val" / name).stat().st_size for name in flat]
+        except OSError as problem:
+            raise DataError(f"cannot read {problem.filename}: {problem.strerror}; mend or remove it.") from None
         val = Photos.whole(FileStore(base / "val", flat, sizes), labels.of(flat, base / "val"))
     elif (base / "val").is_dir():
         _, val = read_classes(base / "val", classes)
     elif (root / VAL_TAR).is_file():
-        members = sorted(_members(root / VAL_TAR, None))
+        members = sorted(_members(root / VAL_TAR))
         names = [name for name, _, _ in members]
         store = ArchiveStore(root / VAL_TAR, names, [o for _, o, _ in members], [s for _, _, s in members])
         val = Photos.whole(store, labels.of(names, root / VAL_TAR))
@@ -67,8 +71,8 @@ def _read_train_archive(path: Path) -> tuple[tuple[str, ...], Photos]:
     offsets: list[int] = []
     sizes: list[int] = []
     labels: list[int] = []
-    for name, offset, _ in sorted(_members(path, None, suffixes=(".tar",))):
-        members = sorted(_members(path, offset))
+    for name, offset, size in sorted(_members(path, suffixes=(".tar",))):
+        members = sorted(_members(path, offset, size))
         if not members:
             raise DataError(f"{name} in {path} holds no images.")
         classes.append(name.removesuffix(".tar"))
@@ -81,15 +85,17 @@ def _read_train_archive(path: Path) -> tuple[tuple[str, ...], Photos]:
     return tuple(classes), Photos.whole(ArchiveStore(path, names, offsets, sizes), labels)
 
 
-def _members(path: Path, inner: int | None, suffixes: tuple[str, ...] = EXTENSIONS) -> Iterator[tuple[str, int, int]]:
-    """(name, offset in the file, size) of an archive's members, or of the archive that starts at `inner` in it.
+def _members(
+    path: Path, start: int = 0, size: int | None = None, suffixes: tuple[str, ...] = EXTENSIONS
+) -> Iterator[tuple[str, int, int]]:
+    """(name, offset in the file, size) of an archive's members, or of the archive of `size` bytes at `start` in it.
 
     Raises DataError for links, devices and names that lead out, and for a damaged archive.
     """
     try:
         with path.open("rb") as stream:
-            if inner is not None:
-                stream.seek(inner)
+            end = path.stat().st_size if size is None else start + size
+            stream.seek(start)
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 for member in archive:
                     parts = PurePosixPath(member.name).parts
@@ -103,7 +109,13 @@ def _members(path: Path, inner: int | None, suffixes: tuple[str, ...] = EXTENSIO
                     if member.name.lower().endswith(suffixes):
                         # tarfile counts from the stream's beginning, wherever reading started.
                         yield PurePosixPath(member.name).name, member.offset_data, member.size
-    except tarfile.TarError as problem:
+                # tarfile ends quietly at damage or at the file's end; a whole archive ends with blocks of zeros.
+                stream.seek(archive.offset)
+                if archive.offset + tarfile.BLOCKSIZE > end or any(stream.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"it breaks off at byte {archive.offset}")
+    except DataError:
+        raise
+    except (tarfile.TarError, ValueError) as problem:  # ValueError, OverflowError: absurd sizes
         raise DataError(f"{path} is damaged or not a tar archive ({problem}); fetch it again.") from None
     except OSError as problem:
         raise DataError(f"cannot read {path}: {problem.strerror or problem}.") from None
@@ -143,7 +155,9 @@ class _ValidationLabels:
                         for row in csv.DictReader(stream)
                     }
             return self._devkit()
-        except (ValueError, KeyError, IndexError) as problem:
+        except DataError:
+            raise
+        except (ValueError, KeyError, IndexError, AttributeError, csv.Error, OSError) as problem:
             raise DataError(f"the list of validation labels in {self.root} cannot be read ({problem}).") from None
 
     def _index(self, wnid: str) -> int:
@@ -171,7 +185,7 @@ def _devkit_file(root: Path, name: str) -> IO[bytes] | None:
         with tarfile.open(root / DEVKIT_TAR) as archive:
             stream = archive.extractfile(f"{DEVKIT}/data/{name}")
             return io.BytesIO(stream.read()) if stream else None
-    except (tarfile.TarError, KeyError, OSError, EOFError) as problem:
+    except (tarfile.TarError, zlib.error, KeyError, OSError, EOFError) as problem:
         raise DataError(f"{root / DEVKIT_TAR} is damaged or not the published archive ({problem}).") from None
 
 
@@ -195,7 +209,9 @@ def readable_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     there, else the WNID itself."""
     try:
         known = _known_names(root, classes)
-    except (ValueError, UnicodeDecodeError) as problem:
+    except DataError:
+        raise
+    except (ValueError, AttributeError, TypeError, OSError) as problem:
         raise DataError(f"the list of class names in {root} cannot be read ({problem}); remove or mend it.") from None
     return unique_names([known.get(c, c) for c in classes], classes)
 

@@ -59,13 +59,18 @@ def read_prepared(config: DataConfig) -> Published:
                 f"--data.source {store.meta['source']}."
             )
         missing = set(store.meta["parts"]) - set(stores)
-        if missing or store.meta["classes"] != first.meta["classes"] or store.meta["part"] != part:
+        differs = any(store.meta[key] != first.meta[key] for key in ("classes", "side", "quality"))
+        if missing or differs or store.meta["part"] != part:
             raise DataError(
                 f"{root} is not complete ({', '.join(sorted(missing)) or part} is missing or of another preparation): "
                 "run alexnet prepare again; it goes on from where it was."
             )
     parts = {part: Photos.whole(store, store.labels) for part, store in stores.items()}
     return Published(tuple(first.meta["classes"]), dict(parts), tuple(first.meta["names"]))
+
+
+class DamagedError(DataError):
+    """A prepared file that `prepare` may write anew."""
 
 
 class PackedStore:
@@ -79,12 +84,17 @@ class PackedStore:
             metadata = reader.schema.metadata or {}
             self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (pa.ArrowException, OSError) as problem:
-            raise DataError(
+            raise DamagedError(
                 f"{path} is not a prepared file or is damaged ({str(problem).splitlines()[0]}); prepare it again."
             ) from None
         if b"alexnet" not in metadata:
             raise DataError(f"{path} is an Arrow file but not one that alexnet prepare wrote.")
-        self.meta: dict[str, Any] = json.loads(metadata[b"alexnet"])
+        try:
+            self.meta: dict[str, Any] = json.loads(metadata[b"alexnet"])
+            if self.meta["format"] <= FORMAT:
+                self._check(reader.schema)
+        except (ValueError, KeyError, TypeError) as problem:
+            raise DamagedError(f"{path} is damaged ({problem!r}); prepare it again.") from None
         if self.meta["format"] > FORMAT:
             raise DataError(f"{path} has format {self.meta['format']}, this version reads up to {FORMAT}: upgrade.")
         self._mean_image = metadata.get(b"mean_image")
@@ -93,6 +103,14 @@ class PackedStore:
         buffers = [batch.column(0).buffers() for batch in self._batches]
         self._offsets = [np.frombuffer(b[1], dtype=np.int32) for b in buffers]
         self._bytes = [memoryview(b[2]) for b in buffers]
+
+    def _check(self, found: Any) -> None:
+        if not found.equals(schema({})):
+            raise TypeError(f"columns {found.names}")
+        kinds = {"source": str, "part": str, "parts": list, "classes": list, "names": list, "side": int, "quality": int}
+        for key, kind in (kinds | {"fingerprint": str, "report": dict, "statistics": dict}).items():
+            if not isinstance(self.meta[key], kind):
+                raise TypeError(f"{key} {self.meta[key]!r}")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -24,10 +24,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.checkpoint import write_atomically
+from alexnet.checkpoint import remove_leftovers, write_atomically
 from alexnet.config import DataConfig
 from alexnet.data.decode import BadImageError, decode, jpeg_size, open_image, resize_exactly, short_side_size
-from alexnet.data.packed import FORMAT, PARTS, PackedStore, arrow, is_prepared, schema
+from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema
 from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, read_published
 from alexnet.data.splits import Published
@@ -74,6 +74,8 @@ def prepare(
         raise UsageError(f"--side {side} must be 16 to 4096 and --quality {quality} 1 to 100.")
     if is_prepared(config.root):
         raise UsageError(f"{config.root} is prepared already: --data.root names the original photographs.")
+    if out.resolve().is_relative_to(Path(config.root).expanduser().resolve()):
+        raise UsageError(f"--out {out} lies inside {config.root}, among the photographs: choose a folder outside.")
     published = read_published(config)
     lock = FileLock(out / ".lock", timeout=0)
     try:
@@ -84,18 +86,22 @@ def prepare(
     except OSError as problem:
         raise DataError(f"cannot write to {out}: {problem.strerror}; choose another --out.") from None
     try:
+        remove_leftovers(out)
         report: dict[str, Any] = {}
         _refuse_others(published, config.source, out)
         for name, part in published.parts.items():
             assert isinstance(part, Photos)
             packing = _Packing(published, name, part, config.source, out, side, quality)
             report[name] = packing.work(workers or min(os.cpu_count() or 1, 16), on_progress)
-        write_atomically(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
         return report
-    except (OSError, pa.ArrowException) as problem:
-        reason = getattr(problem, "strerror", None) or problem
+    except OSError as problem:
         raise DataError(
-            f"cannot write to {out}: {reason}. What is done is kept; the same command goes on from there."
+            f"cannot write to {out}: {problem.strerror or problem}. What is done is kept; the same command goes on."
+        ) from None
+    except pa.ArrowException as problem:
+        raise DataError(
+            f"a part in {out}/.*.parts is damaged ({problem}): delete that folder and begin again."
         ) from None
     finally:
         with suppress(OSError):
@@ -104,15 +110,23 @@ def prepare(
 
 
 def _refuse_others(published: Published, source: str, out: Path) -> None:
-    """Not to mix two data sets in one folder, and not to replace one by another."""
+    """Not to mix or replace data sets of different sources in one folder."""
     for part in PARTS:
         path = out / f"{part}.arrow"
         if path.exists():
-            meta = PackedStore(path).meta
-            if part not in published.parts or meta["source"] != source:
+            meta = _described(path)
+            if meta is not None and (part not in published.parts or meta["source"] != source):
                 raise UsageError(
                     f"{out} holds another preparation ({path.name} of {meta['source']}): choose another --out."
                 )
+
+
+def _described(path: Path) -> dict[str, Any] | None:
+    """The description of a prepared file; None if there is none or it is damaged, so that it is made again."""
+    try:
+        return PackedStore(path).meta if path.exists() else None
+    except DamagedError:
+        return None
 
 
 class _Packing:
@@ -144,7 +158,9 @@ class _Packing:
     def work(self, workers: int, on_progress: Callable[[str, int, int], None]) -> dict[str, Any]:
         """Encode what is missing, join the parts, and say what came of it."""
         total = len(self.photos)
-        if self.path.exists() and (meta := PackedStore(self.path).meta)["fingerprint"] == self.identity:
+        if (meta := _described(self.path)) and meta["fingerprint"] == self.identity:
+            if self.parts.parent.exists():  # killed between the file and this
+                shutil.rmtree(self.parts.parent)
             on_progress(self.name, total, total)
             return dict(meta["report"])
         if self.parts.parent.exists():  # of other photographs or settings
@@ -234,7 +250,7 @@ class _Packing:
             b"products": products.tobytes(),
         }
         table = pa.record_batch(
-            [[i.jpeg for i in good], [i.label for i in good], [i.source for i in good]], schema=schema({})
+            [[i.jpeg for i in good], [i.label for i in good], [_text(i.source) for i in good]], schema=schema({})
         )
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, schema(metadata)) as writer:
@@ -257,6 +273,8 @@ class _Packing:
             report["converted"] += notes["converted"]
             report["images"] += batch.num_rows
             report["bytes"] += batch.column(0).nbytes
+        if not len(self.photos):
+            raise DataError(f"the {self.name} split holds no images.")
         if report["images"] == 0:
             raise DataError(f"none of the {len(self.photos)} {self.name} images can be read: {report['bad'][0]}.")
         mean = mean_image / report["images"]
@@ -300,6 +318,11 @@ def _statistics(
         "eigenvectors": vectors.tolist(),
         "colour_axes": (vectors * np.sqrt(values)).tolist(),
     }
+
+
+def _text(path: str) -> str:
+    """A path as UTF-8 can hold it: bytes that are none as backslash escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _is_plain(content: bytes | memoryview) -> bool:

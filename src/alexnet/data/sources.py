@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def load_dataset(config: DataConfig) -> Dataset:
                 f"but there are {len(published.classes)} classes."
             )
     train, val, test = _cut(published, config)
-    digest = hashlib.sha256("\n".join(published.classes).encode())
+    digest = hashlib.sha256(os.fsencode("\n".join(published.classes)))
     for split in (train, val, test):
         split.identify(digest)
     names = published.names or published.classes
