@@ -577,13 +577,19 @@ def test_a_split_without_images(tmp_path):
     """Stanford Dogs' list may be empty."""
     from scipy.io import savemat
 
-    (tmp_path / "Images" / "n0-a").mkdir(parents=True)
-    picture(0).save(tmp_path / "Images" / "n0-a" / "x.jpg")
+    (tmp_path / "dogs" / "Images" / "n0-a").mkdir(parents=True)
+    picture(0).save(tmp_path / "dogs" / "Images" / "n0-a" / "x.jpg")
     one = np.array([["n0-a/x.jpg"]], dtype=object)
-    savemat(tmp_path / "train_list.mat", {"file_list": one})
-    savemat(tmp_path / "test_list.mat", {"file_list": one[:0]})
+    savemat(tmp_path / "dogs" / "train_list.mat", {"file_list": one})
+    savemat(tmp_path / "dogs" / "test_list.mat", {"file_list": one[:0]})
     with pytest.raises(DataError, match="test"):
-        prepare(config(tmp_path, source="stanford-dogs"), tmp_path / "out", side=SIDE, workers=1)
+        prepare(config(tmp_path / "dogs", source="stanford-dogs"), tmp_path / "out", side=SIDE, workers=1)
+
+
+def test_out_among_the_photographs_is_refused(original):
+    with pytest.raises(UsageError, match="inside"):
+        prepare(config(original), original / "prepared", side=SIDE, workers=1)
+    assert not (original / "prepared").exists()
 
 
 def test_out_that_cannot_be_written(original, tmp_path):

@@ -274,15 +274,14 @@ def predict(
         _print_json([answer.to_dict() for answer in answers])
     else:
         show_predictions(answers)
-    if sheet is not None:
-        _draw_sheet(answers, sheet)
+    if sheet is not None and _draw_sheet(answers, sheet):
         print(f"written: {sheet}", file=sys.stderr if json else sys.stdout)
     failed = [answer.error for answer in answers if answer.error]
     if failed:
         raise DataError(f"{len(failed)} of {len(answers)} images could not be read: {failed[0]}")
 
 
-def _draw_sheet(answers: list[Prediction], sheet: Path) -> None:
+def _draw_sheet(answers: list[Prediction], sheet: Path) -> bool:
     from alexnet.data.images import read_picture
     from alexnet.figures.predictions import draw_predictions
 
@@ -291,6 +290,7 @@ def _draw_sheet(answers: list[Prediction], sheet: Path) -> None:
         pictures = [read_picture(Path(answer.path)).pixels for answer in good]
         bars = [list(zip(a.classes, a.probabilities, strict=True)) for a in good]
         draw_predictions(pictures, [_title(answer) for answer in good], bars, sheet)
+    return bool(good)
 
 
 def _title(answer: Prediction) -> str:

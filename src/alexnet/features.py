@@ -49,11 +49,15 @@ def extract_features(
     ours = {theirs: our for our, theirs in published.items()}
     names = [name for name, _ in network.named_children()]
     wanted = [ours.get(layer, layer) for layer in layers]
+    if not wanted:
+        raise UsageError("no layer was named (--layers fc7,pool5).")
     for layer in wanted:
         if layer not in names:
-            raise UsageError(unknown("layer", layer, [*names, *ours]))
+            raise UsageError(unknown("layer", layer, dict.fromkeys([*names, *ours])))
     if torchvision_names and not published:
         raise UsageError("torchvision's names are those of its own layout: this network has other layers.")
+    if torchvision_names and (nameless := [layer for layer in wanted if layer not in published]):
+        raise UsageError(f"torchvision has no name for {nameless[0]}: leave it out, or take our names.")
     precision = choose_precision(device, "fp32")
     training = network.training
     placed = precision.place(network).eval()
@@ -61,6 +65,7 @@ def extract_features(
     try:
         with torch.inference_mode():
             for batch in batches:
+                network.check(batch)
                 x = batch.to(precision.device).contiguous(memory_format=torch.channels_last)
                 for name, module in placed.named_children():
                     x = module(x)

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from alexnet.config import TrainConfig
 from alexnet.data.augment import Preprocessing, central_views, epoch_plan, random_crops
-from alexnet.data.decode import Pixels, decode, resize_fast, short_side_size
+from alexnet.data.decode import BadImageError, Pixels, decode, resize_fast, shortened
 from alexnet.data.loading import Loader, open_split
 from alexnet.data.photos import Photos
 from alexnet.data.resident import resize_short_side
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.data.streamed import StreamedSplit
+from alexnet.errors import UsageError
 from alexnet.figures.stages import draw_stages
 
 CPU = torch.device("cpu")
@@ -29,6 +30,8 @@ def draw_pipeline(config: TrainConfig, path: Path, count: int = 4) -> list[str]:
 
     Raises UsageError and DataError.
     """
+    if count < 1:
+        raise UsageError(f"--images {count} must be at least 1.")
     dataset = load_dataset(config.data)
     train = dataset.train
     loader = open_split(train, CPU, config.data, config.data.resize)
@@ -65,9 +68,12 @@ def _cut(
         return _pixels(image), _pixels(resized), resized, central_views(resized, prep.size)[:, 0]
     assert isinstance(loader, StreamedSplit)
     content = train.read(row)
-    original = decode(content)
+    try:
+        original = decode(content)
+    except BadImageError as problem:
+        raise BadImageError(f"cannot decode {train.place(row)}: {problem}.") from None
     assert prep.resize is not None
-    resized_ = resize_fast(original, *short_side_size(original, prep.resize))
+    resized_ = resize_fast(*shortened(original, prep.resize))
     square = loader.training_cut(config.data, prep, config.seed, 0)(content, row)
     central = loader.evaluation_cut(prep, 1)(content, row)
     return original, resized_, _batch(square), _batch(central)

@@ -115,7 +115,7 @@ class Reporter:
         self._bar.stop()
         low, high = result.interval
         self._say(
-            f"test accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
+            f"{result.split} accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
             f"loss {result.loss:.4f}, {result.count} images",
         )
         self._say(

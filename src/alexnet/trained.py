@@ -64,7 +64,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     weights = read_weights(path)
     name = model or _recognise(weights, path)
     # The head goes by its place: another network's last layer may bear another name.
-    outputs = list(weights.values())[-1].shape[0] if "fc8.bias" not in weights else weights["fc8.bias"].shape[0]
+    outputs = len(torch.atleast_1d(weights.get("fc8.bias", list(weights.values())[-1])))
     network = build_model(name, num_classes=outputs)
     apply_weights(network, weights, str(path))
     size = network.variant.input_size
@@ -97,7 +97,8 @@ def weights_file(target: Run | str | Path) -> Path:
     try:
         if not path.exists():
             download(url, path, "name a file of your own", sha256=digest)
-        verify(path, str(path), sha256=digest)
+        else:
+            verify(path, f"{path} (delete it to download it anew)", sha256=digest)
     except (DataError, OSError) as problem:
         raise CheckpointError(str(problem)) from None
     return path

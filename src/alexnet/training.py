@@ -152,6 +152,7 @@ class _Session:
                 self.log = RunLog(self.run, counters.step, counters.epoch)
             except OSError as problem:
                 raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
+            self._bad_noted = {row["reason"] for row in self.run.metrics if row["kind"] == "unreadable"}
         self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
         self.learner = learner
         self._status("running")
@@ -239,7 +240,7 @@ class _Session:
         return result
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
-        """Evaluate on images of which as large a part may be unreadable as in training: a run does not end for one."""
+        """Evaluate on images of which as large a part may be unreadable as in training (--data.max-bad)."""
         result = score(
             *(model, split, self.prep, self.precision),
             name=name,

@@ -87,7 +87,7 @@ def resize_exactly(pixels: Pixels, height: int, width: int) -> Pixels:
     """Pillow's antialiased bilinear resize."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_fast(pixels: Pixels, height: int, width: int) -> Pixels:
@@ -115,9 +115,7 @@ class Square:
 
     def cut(self, pixels: Pixels) -> Pixels:
         """[H, W, 3] to [side, side, 3]."""
-        size = short_side_size(pixels, self.resize)
-        if max(size) > 8 * self.resize:  # a panorama: only the middle is used, and 1x5000 would become 256x1280000
-            pixels, size = _middle(pixels, self.resize)
+        pixels, *size = shortened(pixels, self.resize)
         pixels = (resize_exactly if self.exact else resize_fast)(pixels, *size)
         top, left = (_place(length, self.side, self.crop) for length in size)
         return pixels[top : top + self.side, left : left + self.side]
@@ -128,13 +126,15 @@ def _place(length: int, side: int, crop: int) -> int:
     return min(max(wanted, 0), length - side)
 
 
-def _middle(pixels: Pixels, resize: int) -> tuple[Pixels, tuple[int, int]]:
-    """The middle of a very long image, eight times as long as it is wide, and the size to resize it to."""
+def shortened(pixels: Pixels, resize: int) -> tuple[Pixels, int, int]:
+    """An image, of a panorama the middle, and the height and width that bring its short side to `resize`: 1x5000 would
+    become 256x1280000."""
     height, width = pixels.shape[:2]
     keep = 8 * min(height, width)
-    top, left = max(0, (height - keep) // 2), max(0, (width - keep) // 2)
-    pixels = pixels[top : top + keep, left : left + keep]
-    return np.ascontiguousarray(pixels), short_side_size(pixels, resize)
+    if max(short_side_size(pixels, resize)) > 8 * resize:
+        top, left = max(0, (height - keep) // 2), max(0, (width - keep) // 2)
+        pixels = np.ascontiguousarray(pixels[top : top + keep, left : left + keep])
+    return pixels, *short_side_size(pixels, resize)
 
 
 def _shrink_to(content: bytes | memoryview, least: int) -> float:

@@ -36,7 +36,11 @@ def find_images(names: Sequence[str | Path]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
+            )
             if not inside:
                 raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
             found += inside
@@ -76,7 +80,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames")
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(0x0112, 1) in range(2, 9):
         notes.append("turned upright (EXIF orientation)")
         image = ImageOps.exif_transpose(image)
     if image.mode not in ("RGB", "L"):

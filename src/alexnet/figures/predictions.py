@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.figures import new_figure
+from alexnet.figures import new_figure, save_figure
 
 COLUMNS = 4
 
@@ -43,7 +43,7 @@ def draw_predictions(
             below.text(1.0, place, f"{probability:.1%}", va="center", ha="right", fontsize=7, color="0.35")
         below.set_xlim(0, 1)
         below.set_ylim(bars - 0.5, -0.5)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _short(text: str, length: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet.figures import new_figure
+from alexnet.figures import new_figure, save_figure
 
 Stages = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 
@@ -35,4 +35,4 @@ def draw_stages(rows: Sequence[Stages], names: Sequence[str], path: Path) -> Non
             if row == 0:
                 axes.set_title(title, fontsize=9)
         grid[row][0].set_ylabel(name if len(name) <= 24 else name[:23] + "…", fontsize=8)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
