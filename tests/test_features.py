@@ -142,7 +142,7 @@ def test_training_mode_is_restored(tiny_model, training):
     one, two = (extract_features(model, batch, ["fc8"], device="cpu")["fc8"] for _ in range(2))
     assert np.array_equal(one, two)  # without dropout
     assert all(module.training is training for module in model.modules())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="takes images"):
         extract_features(model, torch.randn(1, 5, 32, 32), ["fc8"], device="cpu")
     assert all(module.training is training for module in model.modules())
 

@@ -1,0 +1,97 @@
+"""The verbs that tell of networks and of this machine: info, list, benchmark."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from alexnet.cli.command import app, given_fields, print_json
+from alexnet.config import ModelConfig
+
+
+@app.command
+def info(
+    model: str = "paper",
+    /,
+    *,
+    config: Annotated[ModelConfig, Parameter(name="model")] = ModelConfig(),  # noqa: B008 (frozen)
+    input_size: int | None = None,
+    batch_size: int = 128,
+    json: bool = False,
+) -> None:
+    """Show a network layer by layer: kernels, shapes, parameters, multiply-accumulates, neurons, memory.
+
+    Parameters
+    ----------
+    model
+        A name of `alexnet list models`.
+    config
+        Fields that replace the table's, for example --model.groups 1.
+    input_size
+        Side of the input in pixels; without it the table's.
+    batch_size
+        Images a batch, for the memory column.
+    json
+        Print as JSON.
+    """
+    from alexnet.describe import describe, show
+
+    fields = {name.removeprefix("model."): value for name, value in given_fields(config).items()}
+    description = describe(model, batch_size, **fields, **({"input_size": input_size} if input_size else {}))
+    if json:
+        print_json(description)
+    else:
+        show(description)
+
+
+@app.command(name="list")
+def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> None:
+    """List what there is: models, recipes, data sets.
+
+    Parameters
+    ----------
+    kind
+        What to list.
+    """
+    from alexnet.tables import show_names
+
+    show_names(kind)
+
+
+@app.command
+def benchmark(
+    model: str = "paper",
+    /,
+    *,
+    batch_size: int = 128,
+    rounds: int = 5,
+    steps: int = 2,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Measure how fast this machine trains and applies a network, beside the usual way and the machine's own ceiling.
+
+    Parameters
+    ----------
+    model
+        A name of `alexnet list models`.
+    batch_size
+        Images a training step.
+    rounds
+        The ways take turns this many times; medians are shown.
+    steps
+        Steps of each way in a round.
+    device
+        auto, cpu, cuda or cuda:N.
+    json
+        Print as JSON.
+    """
+    from alexnet.speed import benchmark as measure
+    from alexnet.tables import show_speed
+
+    speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps)
+    if json:
+        print_json(speed.to_dict())
+    else:
+        show_speed(speed)

@@ -1,0 +1,281 @@
+"""The verbs for photographs: prepare, preview, predict, features, compare."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from alexnet.cli.command import app, given_values, print_json, stoppable
+from alexnet.config import TrainConfig
+from alexnet.errors import DataError, UsageError
+from alexnet.signals import SignalGuard
+
+if TYPE_CHECKING:
+    from alexnet.prediction import Prediction
+
+
+@app.command
+def prepare(
+    source: str,
+    /,
+    *,
+    root: Annotated[str, Parameter(name="--data.root")],
+    out: Path,
+    side: int = 256,
+    quality: int = 90,
+    workers: int | None = None,
+) -> None:
+    """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
+
+    Interrupt or kill it at any time: the same command goes on, and ends with the same files. It needs twice the room of
+    its result while it works.
+
+    Parameters
+    ----------
+    source
+        A source of photographs: imagenet, stanford-dogs or folder (see `alexnet list data`).
+    root
+        Folder of the original photographs.
+    out
+        Folder for the prepared ones; name it as --data.root afterwards.
+    side
+        Short side in pixels.
+    quality
+        JPEG quality, 1 to 100.
+    workers
+        Threads; without it one a core, at most 16.
+    """
+    from alexnet.config import DataConfig
+    from alexnet.data.packing import prepare as pack
+    from alexnet.progress import counting
+    from alexnet.tables import show_preparation
+
+    with SignalGuard(), stoppable("preparing"), counting() as on_progress:
+        config = DataConfig(source=source, root=root)
+        report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
+    show_preparation(report, source, out)
+
+
+@app.command
+def preview(
+    source: str,
+    /,
+    *,
+    recipe: str | None = None,
+    out: Path = Path("preview.png"),
+    images: int = 4,
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Draw what becomes of a few training images on their way into the network.
+
+    Parameters
+    ----------
+    source
+        Data set (see `alexnet list data`).
+    recipe
+        Recipe whose settings are drawn; without it the first that is made for this source.
+    out
+        The PNG file.
+    images
+        How many, drawn by --seed.
+    """
+    from alexnet.config import override
+    from alexnet.preview import draw_pipeline
+    from alexnet.recipes import RECIPES
+    from alexnet.recipes import recipe as named
+
+    fitting = [name for name, known in RECIPES.items() if known.data.source == source]
+    chosen = override(named(recipe or (fitting[0] if fitting else "folder")), {"data.source": source})
+    places = draw_pipeline(override(chosen, given_values(config)), out, images)
+    for place in places:
+        print(place)
+    print(f"written: {out}")
+
+
+@app.command
+def predict(
+    target: str,
+    /,
+    *images: str,
+    top: int = 5,
+    views: int = 1,
+    sheet: Path | None = None,
+    json: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Say what is on pictures: the most probable classes with their probabilities.
+
+    Parameters
+    ----------
+    target
+        Run folder, checkpoint, weights file, or torchvision for its published weights.
+    images
+        Files, folders or patterns. EXIF orientation is applied, and said.
+    top
+        Classes to show for each.
+    views
+        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+    sheet
+        Also draw a sheet of the images with bars, as the paper's figure 4, to this PNG file.
+    json
+        Print as JSON.
+    model
+        Network of a bare weights file whose shapes do not tell it.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+    from alexnet.prediction import predict as ask
+    from alexnet.tables import show_predictions
+    from alexnet.trained import open_trained
+
+    trained = open_trained(target, model)
+    answers = ask(trained, images, top=top, views=views, device=device)
+    if json:
+        print_json([answer.to_dict() for answer in answers])
+    else:
+        show_predictions(answers)
+    if sheet is not None and _draw_sheet(answers, sheet):
+        print(f"written: {sheet}", file=sys.stderr if json else sys.stdout)
+    failed = [answer.error for answer in answers if answer.error]
+    if failed:
+        raise DataError(f"{len(failed)} of {len(answers)} images could not be read: {failed[0]}")
+
+
+def _draw_sheet(answers: list[Prediction], sheet: Path) -> bool:
+    from alexnet.data.images import read_picture
+    from alexnet.figures.predictions import draw_predictions
+
+    good = [answer for answer in answers if not answer.error]
+    if good:
+        pictures = [read_picture(Path(answer.path)).pixels for answer in good]
+        bars = [list(zip(a.classes, a.probabilities, strict=True)) for a in good]
+        draw_predictions(pictures, [_title(answer) for answer in good], bars, sheet)
+    return bool(good)
+
+
+def _title(answer: Prediction) -> str:
+    """The folder's name where it is one of the classes (then that is what the image shows), else the file's."""
+    path = Path(answer.path)
+    return path.parent.name if path.parent.name in answer.classes else path.name
+
+
+@app.command
+def features(
+    target: str,
+    /,
+    *images: str,
+    layers: str = "fc7",
+    out: Path,
+    torchvision_names: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Save what layers answer to pictures: one array [N, ...] a layer, and the paths, in a .npz file.
+
+    Parameters
+    ----------
+    target
+        Run folder, checkpoint, weights file, or torchvision for its published weights.
+    images
+        Files, folders or patterns.
+    layers
+        Layers by our names (conv5, relu5, pool5, fc7, relu7 ...) or torchvision's (features.10), with commas.
+    out
+        The .npz file.
+    torchvision_names
+        Name the arrays as torchvision names its layers.
+    model
+        Network of a bare weights file whose shapes do not tell it.
+    device
+        auto, cpu, cuda or cuda:N.
+    """
+    import numpy as np
+
+    from alexnet.checkpoint import write_atomically
+    from alexnet.data.images import find_images
+    from alexnet.features import extract_features
+
+    paths = find_images(images)
+    names = [layer.strip() for layer in layers.split(",") if layer.strip()]
+    arrays = extract_features(target, paths, names, torchvision_names=torchvision_names, model=model, device=device)
+    content = io.BytesIO()
+    np.savez(content, **arrays, paths=np.array([str(p) for p in paths]))  # type: ignore[arg-type]
+    try:
+        write_atomically(out, content.getbuffer())
+    except OSError as problem:
+        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
+    for name, array in arrays.items():
+        print(f"{name}: {'x'.join(map(str, array.shape))}")
+    print(f"written: {out}")
+
+
+@app.command
+def compare(
+    source: str,
+    /,
+    *weights: str,
+    root: Annotated[str, Parameter(name="--data.root")] = "data",
+    split: Literal["test", "val", "train"] | None = None,
+    views: int = 1,
+    model: str | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
+    skip_bad: bool = False,
+    logits: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Compare trained networks on one split, beside the published figures.
+
+    The verdict says whether the published accuracies lie inside the measured 95 % intervals.
+
+    Parameters
+    ----------
+    source
+        Data set (see `alexnet list data`), for example imagenet.
+    weights
+        Run folders, checkpoints, weights files, or torchvision for its published weights.
+    root
+        Folder that holds the data set, original or prepared.
+    split
+        Part of the data; without it test, or val where there is no test split (ImageNet).
+    views
+        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+    model
+        Network of bare weights whose shapes do not tell it.
+    device
+        auto, cpu, cuda or cuda:N.
+    precision
+        fp32 unless told otherwise, as the published figures.
+    skip_bad
+        Leave out images that cannot be read instead of stopping at the first.
+    logits
+        Also write every network's logits to this .npz file.
+    json
+        Print as JSON (fractions, not percent).
+    """
+    from alexnet.comparison import compare as measure
+    from alexnet.config import DataConfig
+    from alexnet.tables import show_comparison
+
+    if not weights:
+        raise UsageError("name the weights to compare: run folders, checkpoints, weights files, or torchvision.")
+    lines = measure(
+        DataConfig(source=source, root=root),
+        weights,
+        split=split,
+        views=views,
+        model=model,
+        device=device,
+        precision=precision,
+        skip_bad=skip_bad,
+        logits=logits,
+    )
+    if json:
+        print_json([line.to_dict() for line in lines])
+    else:
+        show_comparison(lines)

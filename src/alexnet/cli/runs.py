@@ -1,0 +1,127 @@
+"""The verbs train and evaluate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from alexnet.cli.command import app, given_values, print_json
+from alexnet.config import TrainConfig
+from alexnet.errors import AlexNetError
+from alexnet.signals import SignalGuard
+
+
+@app.command
+def train(
+    recipe: str = "digits",
+    /,
+    *,
+    run: Path | None = None,
+    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Train a recipe, or go on where an interrupted run stopped.
+
+    Every setting below overrides the recipe's; the defaults shown hold for settings that the recipe leaves alone.
+
+    Parameters
+    ----------
+    recipe
+        A name of `alexnet list recipes`, or a YAML file such as an earlier run's config.yaml.
+    run
+        Run folder; without it runs/RECIPE. The same command again goes on there, a larger --epochs too.
+    """
+    from alexnet.config import override
+    from alexnet.recipes import recipe as named
+
+    with SignalGuard() as guard:
+        if recipe.endswith((".yaml", ".yml")):
+            from alexnet.run import load_config
+
+            chosen = load_config(Path(recipe))
+        else:
+            chosen = named(recipe)
+        chosen = override(chosen, given_values(config))
+        from alexnet import training
+
+        training.train(chosen, run, guard=guard)
+
+
+@app.command
+def evaluate(
+    target: Path,
+    /,
+    *,
+    split: Literal["test", "val", "train"] | None = None,
+    views: int = 1,
+    recipe: str | None = None,
+    root: Annotated[str | None, Parameter(name="--data.root")] = None,
+    source: Annotated[str | None, Parameter(name="--data.source")] = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] | None = None,
+    skip_bad: bool = False,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Measure a run, a checkpoint or a weights file: accuracy, error, confidence interval, per class, confusion matrix.
+
+    Parameters
+    ----------
+    target
+        Run folder, checkpoint (.safetensors) or weights file (.pth, .safetensors, .npz; these need --recipe).
+    split
+        Part of the data; without it test, or val where the data has no test split (ImageNet).
+    views
+        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+    recipe
+        What a bare weights file was trained on.
+    root
+        Folder that holds the data set, where it is not the one that the run was trained from.
+    source
+        Another data set with the same classes.
+    device
+        auto, cpu, cuda or cuda:N.
+    precision
+        Without it as the run was trained; auto is bf16 where the processor has it, else fp32.
+    skip_bad
+        Leave out images that cannot be read instead of stopping at the first.
+    out
+        Folder for the result (SPLIT.json) and the confusion matrix (.csv and .png); without it the run's folder.
+    json
+        Print the result as JSON (fractions, not percent).
+    """
+    from alexnet.evaluation import evaluate as measure
+    from alexnet.figures.confusion import write_confusion
+    from alexnet.recipes import recipe as named
+    from alexnet.tables import show_result
+
+    result = measure(
+        target,
+        split,
+        config=named(recipe) if recipe else None,
+        data={k: v for k, v in (("root", root), ("source", source)) if v is not None},
+        views=views,
+        device=device,
+        precision=precision,
+        skip_bad=skip_bad,
+    )
+    folder = out or (target if target.is_dir() else target.parent)
+    # The run's own test.json is training's: other settings get names of their own.
+    parts = [result.split, f"{views}views" if views > 1 else None, source, precision]
+    stem = "-".join(p for p in (None if target.is_dir() or out else target.stem, *parts) if p)
+    problem = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_confusion(result, folder, stem)
+    except (AlexNetError, OSError) as caught:  # the figures are a by-product: the numbers are still shown
+        problem = caught
+    if json:
+        print_json(result.to_dict())
+    else:
+        show_result(result)
+        if problem is None:
+            print(f"written: {folder / stem}.json, {stem}-confusion.csv, {stem}-confusion.png")
+    if problem is not None:
+        print(f"note: not everything was written to {folder}: {problem}", file=sys.stderr)
