@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -84,6 +85,7 @@ def events(run):
 def test_tensorboard_reads_the_events(tiny, tmp_path, reporter):
     """Also those of a run in two sessions: no step twice."""
     run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    time.sleep(1.1)  # event files go by second, then by a number that is sorted as text
     train(tiny(), run.path, reporter=reporter)
     read = events(run)
     for name in ("train_loss", "val_loss", "val_top1", "lr"):
