@@ -49,6 +49,8 @@ class Encoded:
     """What it was, if not a plain RGB or grey JPEG."""
     pixels: NDArray[np.uint8] | None = None
     """The central square [side, side, 3] before encoding."""
+    products: NDArray[np.int64] | None = None
+    """Sums of its colours' products, [3, 3]."""
 
 
 def prepare(
@@ -227,7 +229,9 @@ class _Packing:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=self.quality)
         square = pixels[top : top + side, left : left + side]
-        return Encoded(source, label, stream.getvalue(), converted=converted, pixels=square)
+        flat = square.reshape(-1, 3).astype(np.float64)
+        products = np.rint(flat.T @ flat).astype(np.int64)
+        return Encoded(source, label, stream.getvalue(), converted=converted, pixels=square, products=products)
 
     def _write_part(self, number: int, images: list[Encoded]) -> None:
         pa = arrow()
@@ -237,9 +241,9 @@ class _Packing:
         products = np.zeros((3, 3), dtype=np.int64)
         for image in good:
             assert image.pixels is not None
+            assert image.products is not None
             mean_image += image.pixels
-            flat = image.pixels.reshape(-1, 3).astype(np.float64)
-            products += np.rint(flat.T @ flat).astype(np.int64)
+            products += image.products
         notes = {
             "bad": [[i.source, i.bad] for i in images if i.bad is not None],
             "converted": [[i.source, i.converted] for i in good if i.converted is not None],

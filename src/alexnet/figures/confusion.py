@@ -32,8 +32,9 @@ def draw_confusion(result: Result, path: Path) -> None:
     counts = result.confusion
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(result.classes)
-    side = max(4.5, min(0.55 * k + 2, 12))
-    figure = new_figure(side + 0.8, side)
+    side = max(3.2, min(0.55 * k, 11))
+    room = 0.8 + (0.075 * max(map(len, result.classes)) if k <= NUMBERED else 0)  # for the names, in inches
+    figure = new_figure(side + room + 1.0, side + room + 0.3)
     axes = figure.subplots()
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, label="% of the true class")
