@@ -94,7 +94,8 @@ def resize_fast(pixels: Pixels, height: int, width: int) -> Pixels:
     """`resize_exactly` to within 2 of 255 (hardly ever more than 1), several times faster."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # In this order of steps torch sees channels_last and neither unpacks nor packs: twice as fast.
+    planes = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     resized = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
