@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet import checkpoint, training
+from alexnet import checkpoint, cli, training
 from alexnet.checkpoint import load_checkpoint
 from alexnet.config import override
 from alexnet.figures import confusion
@@ -77,6 +77,22 @@ def run_cli(tmp_path):
     def run(*arguments, command=("-m", "alexnet"), **options):
         line = [sys.executable, *command, *map(str, arguments)]
         return subprocess.run(line, **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 120} | options)
+
+    return run
+
+
+@pytest.fixture
+def call(capsys):
+    """A function that runs the command in this process: exit code, output, errors."""
+
+    def run(*arguments):
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        said = capsys.readouterr()
+        return code, said.out, said.err
 
     return run
 

@@ -7,7 +7,6 @@ import torchvision
 from PIL import Image
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet import cli
 from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.config import flatten
 from alexnet.data.images import as_views, read_picture
@@ -180,22 +179,6 @@ def test_a_network_alone_takes_tensors(tiny_model, images):
 
 
 # The command.
-
-
-@pytest.fixture
-def call(capsys):
-    """A function that runs the command in this process: exit code, output, errors."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def test_command_writes_an_archive(call, checkpoint, images, tmp_path):

@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet import cli, trained
+from alexnet import trained
 from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.config import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
@@ -515,22 +515,6 @@ def test_names_of_torchvisions_layers_are_known(theirs):
 
 
 # The command.
-
-
-@pytest.fixture
-def call(capsys):
-    """A function that runs the command in this process: exit code, output, errors."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def test_command_shows_a_table(call, small, photos, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import cli, preview
+from alexnet import preview
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
@@ -180,20 +180,10 @@ def test_long_thin_photograph(drawn, tmp_path):
 
 
 @pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
-    """A function that runs the command in this process: exit code, output, errors."""
+def call(call, tmp_path, monkeypatch):
+    """The same in a folder of its own, where preview.png goes."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return call
 
 
 SMALL = ["--data.resize", "72", "--data.crop", "64", "--device", "cpu"]

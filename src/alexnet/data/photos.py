@@ -85,24 +85,17 @@ class Strings:
         digest.update(self._ends.data)
 
 
-class FileStore:
-    """Files under a folder; `names` are relative to it, `sizes` in bytes."""
+class _Originals:
+    """Photographs as they were found, by name and size in bytes."""
 
     side: int | None = None
     statistics: Statistics | None = None
 
-    def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
-        self.root, self._names, self._sizes = root, Strings(names), np.array(sizes, dtype=np.int64)
+    def __init__(self, names: list[str], sizes: list[int]) -> None:
+        self._names, self._sizes = Strings(names), np.array(sizes, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._names)
-
-    def read(self, number: int) -> bytes:
-        with open(os.path.join(self.root, self._names[number]), "rb") as stream:
-            return stream.read()
-
-    def place(self, number: int) -> str:
-        return os.path.join(self.root, self._names[number])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -113,33 +106,34 @@ class FileStore:
         return digest.hexdigest()
 
 
-class ArchiveStore:
+class FileStore(_Originals):
+    """Files under a folder; `names` are relative to it, `sizes` in bytes."""
+
+    def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
+        super().__init__(names, sizes)
+        self.root = root
+
+    def read(self, number: int) -> bytes:
+        with open(os.path.join(self.root, self._names[number]), "rb") as stream:
+            return stream.read()
+
+    def place(self, number: int) -> str:
+        return os.path.join(self.root, self._names[number])
+
+
+class ArchiveStore(_Originals):
     """Members of one uncompressed tar file, read in place: nothing is unpacked."""
 
-    side: int | None = None
-    statistics: Statistics | None = None
-
     def __init__(self, path: Path, names: list[str], offsets: list[int], sizes: list[int]) -> None:
-        self.path, self._names = path, Strings(names)
-        self._offsets, self._sizes = np.array(offsets, dtype=np.int64), np.array(sizes, dtype=np.int64)
+        super().__init__(names, sizes)
+        self.path, self._offsets = path, np.array(offsets, dtype=np.int64)
         self._stream = path.open("rb", buffering=0)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def read(self, number: int) -> bytes:
         return os.pread(self._stream.fileno(), int(self._sizes[number]), int(self._offsets[number]))
 
     def place(self, number: int) -> str:
         return f"{self.path}:{self._names[number]}"
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Over names and sizes."""
-        digest = hashlib.sha256()
-        self._names.update(digest)
-        digest.update(self._sizes.data)
-        return digest.hexdigest()
 
 
 class JoinedStore:
