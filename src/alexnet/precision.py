@@ -65,8 +65,8 @@ def _keep_freed_memory() -> None:
     By default every large tensor is a fresh mapping whose pages the kernel must clear; a training step of the cifar
     network spends a third of its time there.
     """
-    trim_threshold, mmap_threshold, one_gib = -1, -3, 1 << 30  # from malloc.h
+    trim_threshold, mmap_max = -1, -4  # from malloc.h
     with contextlib.suppress(AttributeError, OSError):  # another C library has no mallopt, and other habits
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, one_gib)
-        mallopt(trim_threshold, 2 * one_gib - 1)
+        mallopt(mmap_max, 0)  # no mappings of their own for large tensors
+        mallopt(trim_threshold, -1)  # nothing goes back to the system

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.config import OptimConfig
-from alexnet.models.layers import LocalResponseNorm
+from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.summary import trace
 from alexnet.optim import build_optimizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.models.layers import LocalResponseNorm
+from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.summary import Layer, trace
 from alexnet.models.variants import Variant, resolve
 

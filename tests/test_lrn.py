@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet.models.layers import LocalResponseNorm
+from alexnet.models.lrn import LocalResponseNorm
 
 CASES = [  # size, alpha, beta, k
     (5, 1e-4, 0.75, 2.0),
