@@ -55,14 +55,14 @@ def score(
     training = model.training
     model.eval()
     try:
+        forward = precision.inference(model)
         batch = max(1, (SMALL_BATCH if prep.size <= 64 else BATCH) // views)
         for images, labels in split.evaluation_batches(prep, batch, views, world.shard, skip_bad):
-            with precision.autocast():
-                logits = model(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-            on_logits(logits.float().unflatten(0, images.shape[:2]), labels)
-            mean = logits.float().softmax(dim=1).unflatten(0, images.shape[:2]).mean(dim=1)  # [N, V, K] -> [N, K]
+            logits = forward(images.flatten(0, 1))
+            on_logits(logits.unflatten(0, images.shape[:2]), labels)
+            mean = logits.softmax(dim=1).unflatten(0, images.shape[:2]).mean(dim=1)  # [N, V, K] -> [N, K]
             # From the logits where there is one view: the logarithm of a rounded-off probability is infinite.
-            log = F.log_softmax(logits.float(), dim=1) if views == 1 else mean.clamp_min(1e-38).log()
+            log = F.log_softmax(logits, dim=1) if views == 1 else mean.clamp_min(1e-38).log()
             confusion += torch.bincount(labels * k + log.argmax(dim=1), minlength=k * k).view(k, k)
             top5 = log.topk(min(5, k), dim=1).indices
             totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), (top5 == labels[:, None]).sum()]).double()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.errors import UsageError
 
@@ -24,8 +25,22 @@ class Precision:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context that forward passes run in."""
+        """The context that a training step's forward pass runs in."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """From images to logits in float32, by the weights that a placed model has now.
+
+        They are converted once; autocast would convert them for every batch: most of the time where a batch is small.
+        """
+        weights = {name: parameter.detach().to(self.dtype) for name, parameter in model.named_parameters()}
+
+        def forward(images: Tensor) -> Tensor:
+            x = images.to(self.dtype, memory_format=torch.channels_last)
+            logits: Tensor = torch.func.functional_call(model, weights, (x,))
+            return logits.float()
+
+        return forward
 
 
 def choose_precision(device: str = "auto", precision: str = "auto") -> Precision:

@@ -105,11 +105,11 @@ def training_step(model: nn.Module, precision: Precision, images: Tensor, labels
 
 def inference_step(model: nn.Module, precision: Precision, images: Tensor) -> Step:
     """A forward pass in evaluation mode."""
-    model.eval()
+    forward = precision.inference(model.eval())
 
     def step() -> None:
-        with torch.inference_mode(), precision.autocast():
-            model(images)
+        with torch.inference_mode():
+            forward(images)
 
     return step
 
