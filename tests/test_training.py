@@ -7,16 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet import training
 from alexnet.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.data.augment import Preprocessing, epoch_plan
+from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
 from alexnet.learner import Learner
 from alexnet.models.network import build_model
-from alexnet.precision import choose_precision
+from alexnet.precision import Precision, choose_precision
 from alexnet.run import load_config
 from alexnet.training import train
 from conftest import STEPS, assert_consistent, assert_same_run, assert_same_tensors, differ, tensors, text
@@ -318,6 +320,51 @@ def test_a_step_that_is_not_finite_is_skipped(tiny, tmp_path, reporter, monkeypa
     assert run.status["skipped"] == 1
     assert "step 3" in text(reporter)
     assert math.isfinite(run.epochs[0]["train_loss"])
+
+
+def test_a_queue_is_not_waited_for(tiny, tmp_path, reporter, monkeypatch):
+    """As on a GPU, where flags are read only with a log line: the same steps are skipped, with the same weights."""
+    settings = {"epochs": 1, "ema": 0.9, "log_every": 4}
+    poison(monkeypatch, {1, 3, 6})
+    at_once = train(tiny(**settings), tmp_path / "one", reporter=reporter)
+    monkeypatch.undo()
+    poison(monkeypatch, {1, 3, 6})
+    monkeypatch.setattr(Precision, "queued", True)
+    later = train(tiny(**settings), tmp_path / "two", reporter=reporter)
+    assert_same_run(at_once, later)
+    for run in (at_once, later):
+        assert [row["step"] for row in run.metrics if row["kind"] == "skipped"] == [1, 3, 6]
+        assert run.status["skipped"] == 3
+
+
+def test_three_in_a_row_are_noticed_with_the_next_line(tiny, tmp_path, reporter, monkeypatch):
+    monkeypatch.setattr(Precision, "queued", True)
+    poison(monkeypatch, {2, 3, 4})
+    with pytest.raises(NumericsError, match="the last at step 4"):
+        train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_no_value_is_read_back_within_an_epoch(learner):
+    """On a GPU every such reading would stop the queue."""
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            name = function.overloadpacket.__name__
+            assert name not in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select"), name
+            return function(*arguments, **options or {})
+
+    one = learner(ema=0.9, **{"data.pad": 1, "data.flip": True})
+    config = one.config
+    split = open_split(load_dataset(config.data).train, torch.device("cpu"), config.data, config.data.resize)
+    prep = split.preprocessing(config.data)
+    steps = 0
+    with Watch():
+        for images, labels, rows in split.training_batches(config.data, prep, 64, 0, 0):
+            one.apply_step(one.train_step(images, labels, len(rows)), len(rows), rows)
+            steps += 1
+    assert steps == one.counters.step > 2
+    assert list(one.settle()) == []
 
 
 def test_three_in_a_row_end_the_run(tiny, tmp_path, reporter, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,13 +70,13 @@ class Learner:
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
         self.totals = torch.zeros(3, dtype=torch.float64, device=precision.device)
+        self._unsettled: list[tuple[int, Tensor, Tensor | None]] = []
 
-    def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor | None:
-        """One step on this process's part of a batch of `count` images: [B, C, H, W] and [B]; images that could not be
+    def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
+        """Gradients of this process's part of a batch of `count` images: [B, C, H, W] and [B]; images that could not be
         read are missing from the part and count as without gradient.
 
-        Returns the loss and number of correct answers, [2], summed over the part; None if the loss was not finite, in
-        which case nothing was changed.
+        Returns the loss and number of correct answers, [2], summed over the part.
         """
         config = self.config
         self.optimizer.zero_grad(set_to_none=True)
@@ -92,29 +92,40 @@ class Learner:
                 # Processes average their gradients, so each one's sum is divided by its share of the batch.
                 (loss * (self.world.size / count)).backward()
             sums += torch.stack([loss.detach(), (logits.detach().argmax(dim=1) == wanted).sum()]).double()
-        return None if self.world.any(not math.isfinite(sums[0]), images.device) else sums
+        return sums
 
-    def apply_step(self, sums: Tensor, count: int) -> None:
-        """Change the weights by the gradients of `train_step`, and count its `sums` over this process's `count`."""
+    def apply_step(self, sums: Tensor, count: int, rows: Tensor | None = None) -> None:
+        """Change the weights by the gradients of `train_step`, and count its `sums` over this process's `count`.
+
+        If the loss is not finite on any process, nothing is changed but the number of the step. The device decides
+        that: the host never waits for it. `settle` tells which steps it were, with their `rows`.
+        """
+        seen = self.world.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
+        bad = ~seen[0].isfinite()
         set_lr(self.optimizer, self.schedule.lr(self.counters.step), self.config.optim)
+        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # what GradScaler sets: fused steps obey it
         self.optimizer.step()
         if self.ema:
             decay = min(
                 self.config.ema, (1 + self.counters.step) / (10 + self.counters.step)
             )  # a young average forgets
+            weight = (1 - decay) * (~bad).float()
             for name, parameter in self.model.named_parameters():
-                self.ema[name].lerp_(parameter.detach(), 1 - decay)
-        self.totals += self.world.sum(torch.cat([sums, sums.new_tensor([count])]))
+                self.ema[name].lerp_(parameter.detach(), weight)
+        self.totals += seen.where(~bad, 0.0)
         self.counters.step += 1
         self.counters.epoch_step += 1
-        self.counters.bad_in_a_row = 0
+        self._unsettled.append((self.counters.step, bad, rows))
 
-    def skip_step(self) -> None:
-        """Go past a batch whose loss was not finite."""
-        self.counters.step += 1
-        self.counters.epoch_step += 1
-        self.counters.skipped += 1
-        self.counters.bad_in_a_row += 1
+    def settle(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Number and rows of every step since the last call that changed nothing, counted as they are told."""
+        flags = torch.stack([bad for _, bad, _ in self._unsettled]).tolist() if self._unsettled else []
+        steps, self._unsettled = self._unsettled, []
+        for (step, _, rows), bad in zip(steps, flags, strict=True):
+            self.counters.bad_in_a_row = self.counters.bad_in_a_row + 1 if bad else 0
+            if bad:
+                self.counters.skipped += 1
+                yield step, rows
 
     def start_epoch(self) -> None:
         """Close the current epoch."""

@@ -28,7 +28,11 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
         for (decay, scale), parameters in groups.items()
     ]
     if config.name in ("sgd", "paper-sgd"):
-        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        sgd = torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        if config.momentum:  # torch makes them at the first step, of undefined content if that step is skipped
+            for _, parameter in named:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(settings, lr=config.lr, betas=config.betas, fused=True)
 

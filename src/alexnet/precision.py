@@ -20,6 +20,11 @@ class Precision:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def queued(self) -> bool:
+        """Whether the device works off a queue, so that reading a value back means waiting for all of it."""
+        return self.device.type == "cuda"
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, in channels_last: the layout that convolutions are fastest in."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

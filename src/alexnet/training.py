@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.config import TrainConfig, flatten
@@ -186,16 +186,16 @@ class _Session:
             torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
-                if sums is None:
-                    self._skip(learner, rows)
-                else:
-                    learner.apply_step(sums, len(labels))
+                learner.apply_step(sums, len(labels), rows)
+                logged = counters.step % config.log_every == 0
+                if logged or not self.precision.queued:
+                    self._settle(learner)
                 self._note_bad(self.images)
                 now = time.monotonic()
                 counters.seconds += now - started
                 started = now
                 self.reporter.step(counters.epoch_step, len(rows))
-                if counters.step % config.log_every == 0:
+                if logged:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self._write(row)
                     self.reporter.line(row)
@@ -206,6 +206,7 @@ class _Session:
     def _finish_epoch(self, learner: Learner) -> None:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
+        self._settle(learner)
         val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
         with self.guard.critical():
             row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
@@ -265,17 +266,17 @@ class _Session:
                 f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
             )
 
-    def _skip(self, learner: Learner, rows: Tensor) -> None:
-        """Leave out a step whose loss was not finite, and write down the images that it was made of."""
-        counters = learner.counters
-        learner.skip_step()
-        sources = self.dataset.train.places(rows.cpu().numpy())
-        self._write({"kind": "skipped", "epoch": counters.epoch + 1, "step": counters.step, "sources": sources})
-        self.reporter.note(f"step {counters.step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
-        if counters.bad_in_a_row >= BAD_IN_A_ROW:
-            raise NumericsError(
-                f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {counters.step}. {self._last_good()}"
-            )
+    def _settle(self, learner: Learner) -> None:
+        """Write down the steps that were left out because their loss was not finite, and their images."""
+        for step, rows in learner.settle():
+            assert rows is not None
+            sources = self.dataset.train.places(rows.cpu().numpy())
+            self._write({"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources})
+            self.reporter.note(f"step {step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
+            if learner.counters.bad_in_a_row >= BAD_IN_A_ROW:
+                raise NumericsError(
+                    f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {step}. {self._last_good()}"
+                )
 
     def _last_good(self) -> str:
         good = f"{self.run.last} is the last good checkpoint. " if self.run.last.exists() else ""
@@ -302,6 +303,7 @@ class _Session:
         }
 
     def _save_last(self, learner: Learner) -> bool:
+        self._settle(learner)
         return self._save(learner, self.run.last, learner.checkpoint(self._meta()))
 
     def _save_best(self, learner: Learner) -> bool:
