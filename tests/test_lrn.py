@@ -1,73 +1,214 @@
-"""Local response normalisation against torch's own, in value and gradient."""
+"""Local response normalisation: every form of it against torch's own in float64, and which form is used when."""
 
 from __future__ import annotations
 
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.models.lrn import LocalResponseNorm
+from alexnet.models.lrn import LocalResponseNorm, native
 
 CASES = [  # size, alpha, beta, k
     (5, 1e-4, 0.75, 2.0),
     (5, 0.5, 0.75, 1.0),
-    (4, 0.5, 0.75, 2.0),
-    (3, 0.3, 0.6, 1.5),
-    (2, 0.3, 0.75, 1.0),
     (1, 0.3, 0.5, 1.0),
+    (2, 0.3, 0.75, 1.0),
+    (3, 0.3, 0.6, 1.5),
+    (4, 0.5, 0.75, 2.0),
+    (6, 0.7, 1.0, 1.0),
+    (7, 0.2, 0.5, 2.0),
+    (8, 0.9, 0.75, 1.0),
     (9, 1.0, 1.0, 2.0),
 ]
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
+STRONG = CASES[1]  # the paper's window, far from the identity
+SHAPES = [
+    (2, 1, 3, 2),
+    (2, 2, 3, 2),
+    (2, 3, 3, 2),
+    (2, 16, 5, 5),
+    (3, 96, 1, 1),
+    (1, 257, 7, 7),
+    (1, 96, 55, 55),  # the first layer: 18 whole tiles of the kernel in C, and a part of one
+    (1, 1, 130, 130),  # one channel: the widest tiles
+    (1, 1100, 5, 5),  # so many that tiles are narrowest
+]
+WIDE, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+# Relative errors. Of each element: half a unit in the last of 8 or 11 bits. Of the largest, or of the largest of the
+# two terms that a gradient is the difference of: of sums and powers.
+ROUNDING = {WIDE: 0, F32: 0, BF16: 2**-8, F16: 2**-11}
+ARITHMETIC = {WIDE: 1e-13, F32: 1e-6, BF16: 1e-6, F16: 1e-6}
+
+in_c = pytest.mark.skipif(native.library() is None, reason="no C compiler")
+both_layouts = pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 
 
-def sample(channels: int, dtype=torch.float64, layout=torch.contiguous_format) -> torch.Tensor:
-    torch.manual_seed(channels)
-    return (3 * torch.randn(2, channels, 3, 2, dtype=dtype)).to(memory_format=layout).requires_grad_()
+def forms(*dtypes):
+    """With every form that there is on a CPU for these dtypes."""
+    pairs = [pytest.param("native", dtype, marks=in_c) for dtype in dtypes if dtype in (F32, BF16)]
+    return pytest.mark.parametrize(
+        ("form", "dtype"), pairs + [("banded", dtype) for dtype in dtypes], indirect=["form"]
+    )
 
 
-def both(x: torch.Tensor, *arguments) -> tuple[torch.Tensor, ...]:
-    """Output and input gradient of ours, then of torch's in float64."""
-    y = LocalResponseNorm(*arguments)(x)
-    upstream = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)
-    (gradient,) = torch.autograd.grad(y, x, upstream.to(y.dtype))
-    exact = x.detach().double().contiguous().requires_grad_()
-    expected = nn.LocalResponseNorm(*arguments)(exact)
-    (expected_gradient,) = torch.autograd.grad(expected, exact, upstream)
-    return y, gradient, expected.detach(), expected_gradient
+@pytest.fixture
+def form(request, monkeypatch):
+    """The form in use: "native", the kernel in C, or "banded", torch's own operations."""
+    if request.param == "banded":
+        monkeypatch.setattr(native, "library", lambda: None)
+    return request.param
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 7, 16])
-@pytest.mark.parametrize("arguments", CASES, ids=str)
-def test_equals_torch_in_float64(arguments, channels, layout):
-    y, gradient, expected, expected_gradient = both(sample(channels, layout=layout), *arguments)
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-11, atol=1e-12)
-    assert y.is_contiguous(memory_format=layout)
+@pytest.fixture
+def launches(monkeypatch):
+    """Gets "forward" or "backward" whenever the kernel in C is launched."""
+    names, real = [], native.launch
+
+    def launch(x, g, *rest):
+        names.append("forward" if g is None else "backward")
+        real(x, g, *rest)
+
+    monkeypatch.setattr(native, "launch", launch)
+    return names
 
 
-@pytest.mark.parametrize("arguments", CASES, ids=str)
-def test_gradcheck(arguments):
-    assert torch.autograd.gradcheck(LocalResponseNorm(*arguments), sample(4), eps=1e-6, atol=1e-6)
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache for compiled kernels, looked at anew."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    yield tmp_path / "cache" / "alexnet"
+    native.library.cache_clear()
 
 
-@pytest.mark.parametrize("arguments", CASES, ids=str)
-def test_second_derivatives(arguments):
-    assert torch.autograd.gradgradcheck(LocalResponseNorm(*arguments), sample(3), atol=1e-6)
+def sample(*shape, dtype=WIDE, layout=NCHW, scale=3.0):
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = scale * torch.randn(shape, dtype=WIDE, generator=generator)
+    return x.to(dtype).to(memory_format=layout).requires_grad_()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bound"),
-    # Rounding of the output, of s and of its power: a few units of 2^-9 (bf16, 8 bits) and of 2^-24.
-    [(torch.float32, 1e-6), (torch.bfloat16, 0.02)],
+def reference(x, g, constants):
+    """Output and input gradient of torch's own in float64."""
+    exact = x.detach().double().requires_grad_()
+    y = nn.LocalResponseNorm(*constants)(exact)
+    return y.detach(), *torch.autograd.grad(y, exact, g.double())
+
+
+def close(result, exact, rounding=None, arithmetic=None, term=0.0):
+    rounding = ROUNDING[result.dtype] if rounding is None else rounding
+    arithmetic = ARITHMETIC[result.dtype] if arithmetic is None else arithmetic
+    smallest = 2**-25 if result.dtype == F16 else 0  # half the distance of subnormal numbers
+    error = (result.detach().cpu().double() - exact).abs() - rounding * exact.abs() - smallest
+    largest = max(exact.abs().max(), term)
+    assert (error <= arithmetic * largest).all(), f"{error.max() / largest:.2g}"
+
+
+def check(x, constants=STRONG):
+    """Output and input gradient of ours within their bounds; returns the output."""
+    y = LocalResponseNorm(*constants)(x)
+    g = torch.linspace(-1, 2, y.numel()).view(y.shape).to(y)
+    (gradient,) = torch.autograd.grad(y, x, g)
+    assert y.dtype == gradient.dtype == x.dtype
+    assert y.shape == gradient.shape == x.shape
+    exact_y, exact_gradient = reference(x.cpu(), g.cpu(), constants)
+    close(y, exact_y)
+    close(gradient, exact_gradient, term=(g * y / x).abs().max().item())
+    return y
+
+
+# Values and gradients
+
+
+@both_layouts
+@forms(WIDE, F32, BF16, F16)
+@pytest.mark.parametrize("constants", CASES, ids=str)
+def test_equals_torch_for_every_window_and_power(constants, form, dtype, layout):
+    check(sample(2, 7, 3, 5, dtype=dtype, layout=layout), constants)
+
+
+@both_layouts
+@forms(WIDE, F32, BF16, F16)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_torch_for_every_shape(shape, form, dtype, layout):
+    x = sample(*shape, dtype=dtype, layout=layout)
+    assert check(x).is_contiguous(memory_format=layout)
+
+
+@in_c
+@settings(deadline=None, max_examples=200)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20)),
+    size=st.integers(1, 9),
+    alpha=st.floats(1e-5, 2),
+    beta=st.just(0.75) | st.floats(0.25, 1.5),
+    k=st.floats(0.5, 3),
+    scale=st.sampled_from([1e-3, 1, 30]),
+    dtype=st.sampled_from([F32, BF16]),
+    layout=st.sampled_from([NCHW, NHWC]),
 )
-@pytest.mark.parametrize("layout", LAYOUTS, ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("arguments", CASES[:3], ids=str)
-def test_lower_precision_within_its_bound(arguments, layout, dtype, bound):
-    y, gradient, expected, expected_gradient = both(sample(16, dtype, layout), *arguments)
-    assert y.dtype == gradient.dtype == dtype
-    assert (y.double() - expected).abs().max() <= bound * expected.abs().max()
-    assert (gradient.double() - expected_gradient).abs().max() <= bound * expected_gradient.abs().max()
+def test_the_kernel_in_c_equals_torch(shape, size, alpha, beta, k, scale, dtype, layout):
+    check(sample(*shape, dtype=dtype, layout=layout, scale=scale), (size, alpha, beta, k))
+
+
+@forms(F32, BF16, F16)
+def test_squares_beyond_float16(form, dtype):
+    x = sample(2, 16, 5, 5, dtype=dtype, scale=300)
+    assert x.abs().max() > 256  # its square is beyond 65504
+    check(x)
+
+
+@forms(F32, BF16)
+def test_ties_round_to_even(form, dtype):
+    """1.5 x, exact: with an odd number of 8 bits before it, half of the results lie between two of bf16."""
+    x = torch.cat([torch.arange(128, 256), -torch.arange(128, 256)]).view(1, 8, 4, 8).to(dtype).requires_grad_()
+    y = LocalResponseNorm(alpha=0.0, beta=1.0, k=2 / 3)(x)
+    assert torch.equal(y, (1.5 * x.float()).to(dtype))
+    assert torch.equal(torch.autograd.grad(y, x, x)[0], y)
+
+
+@forms(F32)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e25], ids=str)
+def test_what_is_not_finite(value, form, dtype):
+    """As in torch; a convolution spreads it over the channels of its own pixel, to no other pixel."""
+    x = torch.linspace(-1, 1, 24).view(1, 12, 1, 2)
+    x[0, 5, 0, 0] = value
+    results = []
+    for layer in (LocalResponseNorm(*STRONG), nn.LocalResponseNorm(*STRONG)):
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), leaf)))
+    for ours, torchs in zip(*results, strict=True):
+        if form == "banded":
+            assert ours[torchs.isnan()].isnan().all()
+            ours, torchs = ours[..., 1], torchs[..., 1]
+        torch.testing.assert_close(ours, torchs, equal_nan=True)
+
+
+@in_c
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (2, 0, 4, 4)], ids=str)
+def test_nothing(shape):
+    nothing_from(torch.empty(shape, requires_grad=True))
+
+
+def test_no_images_in_float64():
+    nothing_from(torch.empty(0, 3, 4, 4, dtype=WIDE, requires_grad=True))
+
+
+def nothing_from(x):
+    y = LocalResponseNorm()(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.shape == gradient.shape == x.shape
 
 
 def test_by_hand():
@@ -77,14 +218,322 @@ def test_by_hand():
     torch.testing.assert_close(y, torch.tensor([1 / (2 + 5) ** 0.75, 2 / (2 + 14) ** 0.75, 3 / (2 + 13) ** 0.75]))
 
 
-def test_input_stays_as_it_is():
-    x = sample(8).detach()
-    before = x.clone()
-    LocalResponseNorm()(x)
+@pytest.mark.parametrize("constants", CASES, ids=str)
+def test_derivatives_by_differences(constants):
+    layer = LocalResponseNorm(*constants)
+    assert torch.autograd.gradcheck(layer, sample(2, 4, 3, 2), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradgradcheck(layer, sample(1, 3, 3, 2), atol=1e-6)
+
+
+@both_layouts
+@forms(F32, BF16, WIDE)
+@pytest.mark.parametrize("constants", CASES, ids=str)
+def test_second_derivative(constants, form, dtype, layout):
+    x, upstream, direction = (sample(2, 7, 3, n, dtype=dtype, layout=layout)[..., :5] for n in (5, 6, 7))
+
+    def second(layer, dtype):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (x, upstream)]
+        (first,) = torch.autograd.grad(layer(leaves[0]), *leaves, create_graph=True)
+        return torch.autograd.grad(first, leaves, direction.to(dtype))
+
+    ours = second(LocalResponseNorm(*constants), dtype)
+    for result, exact in zip(ours, second(nn.LocalResponseNorm(*constants), WIDE), strict=True):
+        close(result, exact, arithmetic={WIDE: 1e-12, F32: 2e-6, BF16: 0.02}[dtype])
+
+
+# The kernels for a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@both_layouts
+@pytest.mark.parametrize("dtype", [F32, BF16, F16, WIDE], ids=str)
+def test_on_a_gpu(dtype, layout):
+    for shape, constants in [*((s, STRONG) for s in SHAPES), *(((2, 7, 3, 5), c) for c in CASES)]:
+        check(sample(*shape, dtype=dtype, layout=layout).detach().cuda().requires_grad_(), constants)
+
+
+NEW_PROCESS = """
+import sys, torch
+from alexnet.models.lrn import LocalResponseNorm
+LocalResponseNorm()(torch.ones(1, 8, 3, 3, requires_grad=True)).sum().backward()
+compiler = "torch._dynamo" in sys.modules
+results = []
+for x, g, constants in torch.load(sys.argv[1]):
+    from alexnet.models.lrn.gpu import launch
+    inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
+    results.append((torch.empty_like(x), torch.empty_like(x)))
+    launch(x, None, results[-1][0], inner, *constants)
+    launch(x, g, results[-1][1], inner, *constants)
+torch.save((compiler, results), sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def new_process(tmp_path_factory):
+    """What a process says of its first call; inputs of the kernels for a GPU, and results in Triton's interpreter."""
+    kinds = [((2, 7, 5, 3), F32, constants) for constants in CASES]  # one in every other layout
+    kinds += [((2, 7, 11, 9), dtype, STRONG) for dtype in (F32, F32, BF16, BF16, F16, F16)]  # more than a block
+    kinds += [((1, 257, 3, 3), F32, STRONG), ((3, 96, 1, 1), F32, STRONG), ((2, 1, 3, 2), F32, CASES[-1])]
+    cases = [
+        (*(sample(*shape, dtype=dtype, layout=(NCHW, NHWC)[i % 2], scale=s).detach() for s in (3, -1)), constants)
+        for i, (shape, dtype, constants) in enumerate(kinds)
+    ]
+    cases = cases if find_spec("triton") else []
+    file = tmp_path_factory.mktemp("process") / "tensors"
+    torch.save(cases, file)
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", NEW_PROCESS, str(file)], check=True, timeout=120, env=environment)
+    compiler, results = torch.load(file)
+    return compiler, list(zip(cases, results, strict=True))
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton")
+def test_the_kernels_for_a_gpu_in_tritons_interpreter(new_process):
+    for case, results in new_process[1]:
+        rounding = 2**-7 if case[0].dtype == BF16 else None  # the interpreter cuts bf16 off rather than rounds
+        for result, exact in zip(results, reference(*case), strict=True):
+            close(result, exact, rounding)
+
+
+# Which form
+
+
+@in_c
+@both_layouts
+@pytest.mark.parametrize(("dtype", "by"), [(F32, "native"), (BF16, "native"), (WIDE, "banded"), (F16, "banded")])
+def test_which_form_is_used(dtype, by, layout, launches):
+    check(sample(2, 7, 3, 5, dtype=dtype, layout=layout))
+    assert launches == (["forward", "backward"] if by == "native" else [])
+
+
+@in_c
+def test_compiled_once_into_the_users_cache(cache, monkeypatch):
+    commands, run = [], subprocess.run
+    monkeypatch.setattr(native.subprocess, "run", lambda command, **o: commands.append(command) or run(command, **o))
+    assert native.library()
+    native.library.cache_clear()
+    assert native.library()
+    assert len(commands) == 1
+    assert [native.library()._name] == [str(file) for file in cache.iterdir()]
+    check(sample(2, 7, 3, 5, dtype=F32))
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """In place of the compiler: its work of earlier, copied. Gets every command."""
+    commands, made = [], native.library()._name
+    monkeypatch.setattr(
+        native.subprocess, "run", lambda c, **_: commands.append(c) or shutil.copy(made, c[c.index("-o") + 1])
+    )
+    return commands
+
+
+@in_c
+def test_another_processor_compiler_or_home_has_its_own(copied, cache, monkeypatch, tmp_path):
+    for target, name, value in (
+        (native, "_processor", lambda: "another"),
+        (native, "FLAGS", [*native.FLAGS, "-g"]),
+        (native, "_compiler", lambda: ["another"]),
+    ):
+        monkeypatch.setattr(target, name, value)
+        native.library.cache_clear()
+        assert native.library()
+    assert len(copied) == len(list(cache.iterdir())) == 3
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    native.library.cache_clear()
+    assert Path(native.library()._name).parent == tmp_path / ".cache" / "alexnet"
+
+
+@in_c
+@pytest.mark.parametrize("content", [b"", b"no library" * 1000], ids=["empty", "text"])
+def test_a_broken_file_in_the_cache_is_made_again(content, copied, cache, launches):
+    file = native._compiled(native._compiler())
+    file.write_bytes(content)
+    assert native.library()._name == str(file)
+    assert len(copied) == 2
+    check(sample(2, 7, 3, 5, dtype=F32))
+    assert launches == ["forward", "backward"]
+
+
+def no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "no-such-compiler --fast")
+
+
+def compiler_that_fails(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "false")
+
+
+def compiler_that_makes_no_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "true")
+
+
+def unreadable_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "cc 'unclosed")
+
+
+def compiler_that_hangs(monkeypatch, tmp_path):
+    def run(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(native.subprocess, "run", run)
+
+
+def cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "cache").touch()
+
+
+def nobody_s_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a number without a name
+
+
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        no_compiler,
+        compiler_that_fails,
+        compiler_that_makes_no_library,
+        unreadable_command,
+        compiler_that_hangs,
+        cache_that_cannot_be_written,
+        nobody_s_home,
+    ],
+)
+def test_without_a_kernel_the_results_are_the_same(obstacle, cache, launches, monkeypatch, tmp_path):
+    obstacle(monkeypatch, tmp_path)
+    for dtype in (F32, BF16):
+        check(sample(2, 7, 3, 5, dtype=dtype))
+    assert native.library() is None
+    assert not launches
+    assert not cache.is_dir() or not list(cache.iterdir())
+
+
+# As a part of torch
+
+
+@both_layouts
+@forms(F32, BF16)
+def test_memory_that_is_not_dense(form, dtype, layout):
+    views = {
+        "channels": lambda x: x[:, 1:6],
+        "rows": lambda x: x[:, :, ::2],
+        "columns": lambda x: x[..., 1:],
+        "expanded": lambda x: x[:1, :1].expand(2, 5, -1, -1),
+        "permuted": lambda x: x.permute(3, 2, 0, 1),
+        "transposed": lambda x: x.transpose(2, 3),
+    }
+    for view in views.values():
+        x = view(sample(2, 7, 3, 5, dtype=dtype, layout=layout).detach()).requires_grad_()
+        check(x)
+
+
+@both_layouts
+@forms(F32, BF16)
+def test_gradients_of_any_layout(form, dtype, layout):
+    x = sample(2, 7, 3, 5, dtype=dtype, layout=layout)
+    y = LocalResponseNorm(*STRONG)(x)
+    g = torch.randn(2, 7, 3, 5).to(dtype)
+    wide = torch.stack([g, -g], -1)[..., 0]
+    column = g[:, :, :1, :1].expand_as(g)
+    for one, other in ((g, g.to(memory_format=NHWC)), (g, wide), (column, column.contiguous())):
+        a, b = (torch.autograd.grad(y, x, upstream, retain_graph=True)[0] for upstream in (one, other))
+        assert torch.equal(a, b) or form == "banded"  # whose convolution may go another way
+        for gradient in (a, b):
+            close(gradient, reference(x, one, STRONG)[1])
+
+
+@in_c
+@both_layouts
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_threads_and_batches_change_no_bit(dtype, layout):
+    x, g = (sample(3, 96, 27, 27, dtype=dtype, layout=layout, scale=scale) for scale in (3, -1))
+
+    def both(x, g):
+        y = LocalResponseNorm(*STRONG)(x)
+        return torch.stack([y, *torch.autograd.grad(y, x, g)])
+
+    before, expected = torch.get_num_threads(), both(x, g)
+    try:
+        for threads in (1, 1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(both(x, g), expected)
+            assert torch.equal(both(x[1:2], g[1:2]), expected[:, 1:2])
+    finally:
+        torch.set_num_threads(before)
+
+
+@forms(F32, F16)
+def test_autocast_changes_nothing(form, dtype):
+    with torch.autocast("cpu", BF16):
+        check(sample(2, 7, 3, 5, dtype=dtype))
+
+
+@forms(F32)
+def test_input_stays_as_it_is(form, dtype):
+    x = sample(2, 8, 3, 2, dtype=dtype)
+    before = x.detach().clone()
+    LocalResponseNorm()(x).sum().backward()
     assert torch.equal(x, before)
 
 
 def test_has_no_state_and_names_its_constants():
     layer = LocalResponseNorm(5, 1e-4, 0.75, 2.0)
     assert not layer.state_dict()
-    assert repr(layer) == "LocalResponseNorm(5, alpha=0.0001, beta=0.75, k=2.0)"
+    assert repr(layer) == repr(copy.deepcopy(layer)) == "LocalResponseNorm(5, alpha=0.0001, beta=0.75, k=2.0)"
+
+
+@pytest.mark.parametrize(
+    "view", [lambda x: x, lambda x: x.to(memory_format=NHWC), lambda x: x[:, ::2]], ids=["nchw", "nhwc", "sliced"]
+)
+def test_operators_are_what_torch_expects(view):
+    x, g = view(sample(2, 6, 3, 4, dtype=F32).detach()), view(torch.ones(2, 6, 3, 4))
+    torch.library.opcheck(torch.ops.alexnet.lrn.default, (x.requires_grad_(), *STRONG))
+    torch.library.opcheck(torch.ops.alexnet.lrn_backward.default, (x.detach(), g, *STRONG))
+
+
+@forms(F32, BF16)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_whole_it_is_the_same(backend, form, dtype, launches):
+    torch._dynamo.reset()
+    layer = LocalResponseNorm(*STRONG)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for n, layout in ((2, NCHW), (3, NCHW), (3, NHWC)):
+        x = sample(n, 7, 3, 5, dtype=dtype, layout=layout)
+        launches.clear()
+        results = [(y := f(x), *torch.autograd.grad(y, x, x.detach())) for f in (compiled, layer)]
+        assert launches == (["forward", "backward"] * 2 if form == "native" else [])
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
+            assert a.stride() == b.stride()
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+def test_exported_it_needs_nothing_of_ours(dtype):
+    x = sample(2, 7, 3, 5, dtype=dtype).detach()
+    layer = LocalResponseNorm(*STRONG).eval()
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert "alexnet" not in program.graph_module.code
+    for batch in (x, sample(5, 7, 3, 5, dtype=dtype).detach()):
+        close(program.module()(batch), reference(batch, batch, STRONG)[0])
+
+
+def test_the_first_call_does_not_import_torchs_compiler(new_process):
+    """Which takes seconds, most of the time of a short command."""
+    assert not new_process[0]
+
+
+@forms(F32)
+def test_distributed(form, dtype, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        plain = nn.Sequential(nn.Conv2d(3, 8, 1), LocalResponseNorm(*STRONG), nn.Conv2d(8, 2, 1))
+        shared = DistributedDataParallel(copy.deepcopy(plain))
+        for model in (plain, shared):
+            model(sample(2, 3, 4, 4, dtype=dtype)).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for a, b in zip(plain.parameters(), shared.parameters(), strict=True):
+        assert a.grad.abs().max() > 0
+        assert torch.equal(a.grad, b.grad)

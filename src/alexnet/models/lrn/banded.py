@@ -35,9 +35,10 @@ class _Lrn(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, band, scale, power = ctx.saved_tensors
         alpha, beta, k = ctx.constants
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative needs the way from x to the scale
-            scale, power = _scale_and_power(x, band, alpha, beta, k)
-        return _input_gradient(x, grads[0], band, scale, power, alpha * beta), None, None, None, None
+        with torch.autocast(x.device.type, enabled=False):  # as forward, also if backward is called within autocast
+            if torch.is_grad_enabled():  # create_graph=True: a second derivative needs the way from x to the scale
+                scale, power = _scale_and_power(x, band, alpha, beta, k)
+            return _input_gradient(x, grads[0], band, scale, power, alpha * beta), None, None, None, None
 
 
 def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:

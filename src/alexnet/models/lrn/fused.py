@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,40 +15,55 @@ DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.
 
 def takes(x: Tensor) -> bool:
     """Whether there is a kernel for this tensor here."""
-    if x.ndim != 4 or x.dtype not in DTYPES.get(x.device.type, ()):
-        return False
-    if x.device.type == "cuda":
-        return _triton()
-    return native.library() is not None
+    return x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and _kernel(x.device.type)
+
+
+def _kernel(device: str) -> bool:
+    return find_spec("triton") is not None if device == "cuda" else native.library() is not None
+
+
+# torch.compile shall take the answer and not look into how it is found. This is torch.compiler.assume_constant_result,
+# which imports that compiler: seconds.
+_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def lrn(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """As LocalResponseNorm, for tensors that `takes` accepts."""
-    y: Tensor = _forward(x, size, alpha, beta, k)
+    y: Tensor = torch.ops.alexnet.lrn(x, size, alpha, beta, k)
     return y
 
 
-@torch.library.custom_op("alexnet::lrn", mutates_args=())
+# torch.library.custom_op would import torch's compiler, which takes seconds, at the first call.
+_operators = torch.library.Library("alexnet", "DEF")
+_operators.define("lrn(Tensor x, int size, float alpha, float beta, float k) -> Tensor")
+_operators.define("lrn_backward(Tensor x, Tensor g, int size, float alpha, float beta, float k) -> Tensor")
+
+
 def _forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    x, y = _dense(x), torch.empty_like(_dense(x))
+    x = _dense(x)
+    y = torch.empty_like(x)
     _launch(x, None, y, size, alpha, beta, k)
     return y
 
 
-@torch.library.custom_op("alexnet::lrn_backward", mutates_args=())
 def _backward(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     x = _dense(x)
     d = torch.empty_like(x)
-    _launch(x, torch.empty_like(x).copy_(g) if g.stride() != x.stride() else g, d, size, alpha, beta, k)
+    _launch(x, g if g.stride() == x.stride() else torch.empty_like(x).copy_(g), d, size, alpha, beta, k)
     return d
 
 
-@_forward.register_fake
+for _device in ("CPU", "CUDA"):
+    _operators.impl("lrn", _forward, _device)
+    _operators.impl("lrn_backward", _backward, _device)
+
+
+@torch.library.register_fake("alexnet::lrn")  # type: ignore[untyped-decorator]
 def _(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     return torch.empty_like(_dense(x))
 
 
-@_backward.register_fake
+@torch.library.register_fake("alexnet::lrn_backward")  # type: ignore[untyped-decorator]
 def _(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
     return torch.empty_like(_dense(x))
 
@@ -62,10 +76,11 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     (x,) = ctx.saved_tensors
     twice = torch.is_grad_enabled()  # create_graph=True
-    return (banded.input_gradient if twice else _backward)(x, g, *ctx.constants), None, None, None, None
+    gradient = banded.input_gradient if twice else torch.ops.alexnet.lrn_backward
+    return gradient(x, g, *ctx.constants), None, None, None, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("alexnet::lrn", _differentiate, setup_context=_save)
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -73,14 +88,11 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _launch(x: Tensor, g: Tensor | None, y: Tensor, *constants: Any) -> None:
+    if x.numel() == 0:
+        return
     inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
     if x.device.type == "cuda":
         from alexnet.models.lrn.gpu import launch  # Triton takes seconds to import
     else:
         from alexnet.models.lrn.native import launch
     launch(x, g, y, inner, *constants)
-
-
-@lru_cache(maxsize=1)
-def _triton() -> bool:
-    return find_spec("triton") is not None

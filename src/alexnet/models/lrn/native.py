@@ -27,7 +27,7 @@ def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha:
     assert loaded is not None
     function = loaded.lrn_bf16 if x.dtype == torch.bfloat16 else loaded.lrn_fp32
     channels = x.shape[1]
-    outer = x.numel() // max(1, channels * inner)
+    outer = x.numel() // (channels * inner)
     tensors = [None if t is None else t.data_ptr() for t in (x, g, y)]
     function(*tensors, outer, channels, inner, size, alpha, beta, k, torch.get_num_threads())
 
@@ -35,13 +35,18 @@ def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha:
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """The compiled kernel; None where it cannot be compiled or loaded."""
-    compiler = _compiler()
-    if compiler is None:
-        return None
     try:
-        return _load(_compiled(compiler))
-    except (OSError, subprocess.SubprocessError):
-        return None
+        compiler = _compiler()
+        if compiler is None:
+            return None
+        path = _compiled(compiler)
+        try:
+            return _load(path)
+        except (OSError, AttributeError):  # damaged
+            path.unlink()
+            return _load(_compiled(compiler))
+    except (OSError, AttributeError, ValueError, RuntimeError, subprocess.SubprocessError):
+        return None  # no compiler, no home, no room, a quote left open in CC
 
 
 def _compiler() -> list[str] | None:
