@@ -1,31 +1,38 @@
-"""What the training loop costs beside a bare loop of the same network, batch and optimiser.
+"""What `alexnet train` costs beside a bare loop of the same network, batch and optimiser on one fixed batch.
 
     uv run python benchmarks/loop.py
 
-Both sides take the same number of steps of the cifar network on random images, in turn; the bare side feeds one fixed,
-already normalised batch. Reported are the median seconds a step of each round and the median ratio over the rounds.
+Resident data: small images on the device, with crop, flip, logging and the checkpoint at the end of the epoch, counted
+in full although an epoch of CIFAR-10 has ten times as many steps. Prepared data: the paper's network on photographs
+that threads decode on the cores that train; its first step is left out. The sides take turns.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import cyclopts
 import numpy as np
 import torch
-from torch.nn import functional as F
+from common import Row, in_turn, prepared_photos
 
 import alexnet
-from alexnet.config import DataConfig
-from alexnet.data.sources import SOURCES, Source
+from alexnet.config import DataConfig, TrainConfig
+from alexnet.data.loading import open_split
+from alexnet.data.sources import SOURCES, Source, load_dataset
 from alexnet.data.splits import Published, Split
-from alexnet.optim import build_optimizer
+from alexnet.models.network import build_model
 from alexnet.precision import choose_precision
 from alexnet.progress import Reporter
+from alexnet.speed.steps import batch, seconds, training_step
+
+SMALL = DataConfig(source="random", val_fraction=0.0, pad=4, flip=True)
 
 
 def random_images(count: int) -> Published:
@@ -35,33 +42,23 @@ def random_images(count: int) -> Published:
     def split(n: int) -> Split:
         return Split(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), np.arange(n) % 10, np.arange(n))
 
-    return Published(tuple(str(i) for i in range(10)), {"train": split(count), "test": split(100)})
+    return Published(tuple(str(i) for i in range(10)), {"train": split(count), "test": split(10)})
 
 
-def bare_seconds(config: alexnet.TrainConfig, steps: int) -> float:
-    """Seconds of `steps` steps, the first one excluded."""
+def bare(config: TrainConfig, size: int, steps: int) -> Callable[[], float]:
+    """Measures seconds a step on a fixed, already normalised batch."""
     precision = choose_precision(config.device, config.precision)
-    model = alexnet.build_model(config.model.variant)
-    precision.place(model)
-    optimizer = build_optimizer(config.optim, model)
-    images = torch.randn(config.batch_size, 3, 32, 32, device=precision.device).contiguous(
-        memory_format=torch.channels_last
+    model = build_model(config.model.variant, num_classes=10, input_size=size)
+    images, labels = batch(model.variant, config.batch_size, precision.device)
+    step = training_step(
+        precision.place(model), precision, images.contiguous(memory_format=torch.channels_last), labels
     )
-    labels = torch.randint(0, 10, (config.batch_size,), device=precision.device)
-    start = 0.0
-    for step in range(steps + 1):
-        if step == 1:
-            start = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
-            logits = model(images)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-    return time.perf_counter() - start
+    return lambda: seconds(step, steps, precision.device)
 
 
-def loop_seconds(config: alexnet.TrainConfig, steps: int) -> float:
-    """Seconds that `alexnet.train` counts for the same steps: data, step, logging; the first step excluded."""
+def loop(config: TrainConfig, steps: int, *, checkpoint: bool) -> float:
+    """Seconds a step of `alexnet.train` for one epoch of steps + 1, the first left out; if `checkpoint`, to the end of
+    the epoch."""
     stamps: list[float] = []
 
     class Stamps(Reporter):
@@ -69,28 +66,72 @@ def loop_seconds(config: alexnet.TrainConfig, steps: int) -> float:
             super().step(epoch_step, images)
             stamps.append(time.perf_counter())
 
+        def epoch(self, row: dict[str, Any]) -> None:
+            stamps.append(time.perf_counter())
+            super().epoch(row)
+
     with tempfile.TemporaryDirectory() as folder:
         alexnet.train(config, Path(folder) / "run", reporter=Stamps(quiet=True))
-    return stamps[steps] - stamps[0]
+    assert len(stamps) == steps + 2
+    return (stamps[-1 if checkpoint else -2] - stamps[0]) / steps
 
 
-def main(steps: int = 20, rounds: int = 5, batch_size: Annotated[int, cyclopts.Parameter()] = 128) -> None:
-    """Print the ratio; `rounds` pairs of `steps` steps each."""
-    count = batch_size * (steps + 1)
+@contextmanager
+def random_source(count: int) -> Any:
+    """A data source "random" of `count` training images."""
     SOURCES["random"] = Source("random images", lambda _: random_images(count))
-    config = alexnet.recipe(
-        "cifar10",
-        epochs=1,
-        batch_size=batch_size,
-        data=DataConfig(source="random", val_fraction=0.0, pad=4, flip=True),
-        log_every=10,
-    )
-    ratios = []
-    for _ in range(rounds):
-        bare, loop = bare_seconds(config, steps), loop_seconds(config, steps)
-        ratios.append(loop / bare)
-        print(f"bare {bare / steps * 1000:.1f} ms a step, loop {loop / steps * 1000:.1f} ms, ratio {loop / bare:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f} over {rounds} pairs (goal: at most 1.05)")
+    try:
+        yield
+    finally:
+        del SOURCES["random"]
+
+
+def augmentation(config: TrainConfig, steps: int) -> float:
+    """Seconds a batch of crop, flip and normalisation take."""
+    device = choose_precision(config.device, config.precision).device
+    split = open_split(load_dataset(config.data).train, device, config.data)
+    prep = split.preprocessing(config.data)
+    batches = split.training_batches(config.data, prep, config.batch_size, 0, 0)
+    next(batches)
+    return seconds(lambda: next(batches), steps, device)
+
+
+def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Row]:
+    """Rows of the table."""
+    size, steps, photo_steps, rounds = (4, 3, 2, 1) if toy else (128, 40, 8, rounds)
+    fixed: dict[str, Any] = {"epochs": 1, "device": device, "batch_size": size, "log_every": 10}
+    rows = []
+    with random_source(size * (steps + 1)):
+        config = alexnet.recipe("cifar10", data=SMALL, **fixed)
+        alone = bare(config, 32, steps)
+        whole, step, ratio = in_turn(lambda: loop(config, steps, checkpoint=True), alone, rounds)
+        detail = f"{whole * 1e3:.0f} against {step * 1e3:.0f} ms a step, cifar net, checkpoint within {steps} steps"
+        goal = None if toy else 1.05
+        rows.append(
+            Row("`alexnet train`, resident data, against the bare step", ratio, "{:.3f}x", goal, True, detail, True)
+        )
+        seconds_, step, ratio = in_turn(lambda: augmentation(config, steps // 2), alone, 1)
+        detail = f"{seconds_ * 1e3:.1f} ms of {step * 1e3:.0f} ms: crop, flip, normalisation of {size} images"
+        goal = None if toy else 0.05
+        rows.append(Row("augmentation of small images, of the step", ratio, "{:.1%}", goal, True, detail, True))
+    with prepared_photos(size * (photo_steps + 1)) as data:
+        model = replace(alexnet.recipe("cifar10").model, variant="cifar" if toy else "paper")
+        crop = 32 if toy else 224
+        for workers in (1, 2):
+            settings = replace(data, workers=workers, crop=crop)
+            config = alexnet.recipe("cifar10", data=settings, model=model, **fixed)
+            alone = bare(config, crop, photo_steps)
+            ours, step, ratio = in_turn(lambda c=config: loop(c, photo_steps, checkpoint=False), alone, rounds)  # type: ignore[misc]
+            detail = f"{ours * 1e3:.0f} against {step * 1e3:.0f} ms a step, {model.variant} net"
+            what = f"`alexnet train`, prepared photographs, {workers} decoding thread(s), against the bare step"
+            rows.append(Row(what, ratio, "{:.3f}x", None if toy else 1.05, True, detail, workers == 2))
+    return rows
+
+
+def main(device: str = "auto", toy: bool = False, rounds: int = 3) -> None:
+    """Print the rows."""
+    for row in measure(device, toy, rounds):
+        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
 
 
 if __name__ == "__main__":

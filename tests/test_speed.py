@@ -1,13 +1,24 @@
-"""The benchmark: the peer computes the same, the numbers fit together, the command prints them."""
+"""The benchmark: the peer computes the same, the numbers fit together, the commands print them, the scripts run."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from alexnet.errors import UsageError
 from alexnet.models.network import build_model
-from alexnet.speed import Rates, Speed, benchmark, usual
+from alexnet.models.summary import trace
+from alexnet.models.variants import resolve
+from alexnet.speed.limits import training_bound
+from alexnet.speed.networks import Rates, Speed
+from alexnet.speed.peer import Peer, Request, _torchvision
+from alexnet.speed.steps import usual
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_peer_computes_the_same():
@@ -22,10 +33,34 @@ def test_the_peer_computes_the_same():
 
 def test_ratios_are_medians_over_pairs():
     rates = {"a": Rates("a", None, [10, 20, 40]), "training, b": Rates("training, b", "a", [20, 20, 120])}
-    speed = Speed("paper", 8, "cpu", rates, matmul=6e9, ceiling=1.0, photographs=True)
+    speed = Speed("paper", 8, "cpu", rates, arithmetic=6e9, bandwidth=1e9, bound=40.0, photographs=True)
     assert speed.ratio("training, b") == 2  # of 2, 1 and 3; the ratio of the medians is 1
     assert speed.ratio("a") is None
     assert speed.hours == pytest.approx(1_281_167 * 90 / 20 / 3600)
+    assert speed.to_dict()["of_the_bound"] == 0.5
+
+
+def test_bound_is_the_slower_of_arithmetic_and_memory():
+    layers = trace(resolve("paper"))
+    macs, weights = sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers)
+    assert training_bound(layers, 128, 6e12, 1e18) == pytest.approx(1e12 / macs, rel=1e-3)
+    # With one image a step the memory bound is the weights', six times read or written, 4 bytes each.
+    assert training_bound(layers, 1, 1e18, 24e9) == pytest.approx(1e9 / weights, rel=0.05)
+    assert training_bound(layers, 128, 6e12, 1e9) < training_bound(layers, 128, 6e12, 2e9)
+
+
+def test_peer_process_answers_again_and_again():
+    request = Request("cifar", training=True, count=2, steps=1, device="cpu")
+    with Peer() as peer:
+        assert peer.seconds(request) > 0
+        assert peer.seconds(request) > 0
+        with pytest.raises(UsageError, match="has ended"):
+            peer.seconds(Request("no such network", training=True, count=2, steps=1, device="cpu"))
+
+
+def test_torchvisions_own_network_is_its_peer():
+    torchvision = pytest.importorskip("torchvision")
+    assert isinstance(_torchvision(), torchvision.models.AlexNet)
 
 
 def test_command(run_cli):
@@ -34,16 +69,49 @@ def test_command(run_cli):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
+    assert {"training, usual", "training, fp32", "inference of 64, usual", "inference of 1, usual"} <= set(
+        told["rounds"]
+    )
     assert set(told["ratios"]) <= set(told["images_per_second"])
     assert all(value > 0 for value in told["images_per_second"].values())
-    assert told["ceiling"] > 0
+    assert told["bound"] > 0
     assert told["hours_for_90_epochs"] is None
     assert run_cli("benchmark", "papr").returncode == 2
 
 
-def test_torchvisions_own_network_is_its_peer():
-    torchvision = pytest.importorskip("torchvision")
-    from alexnet.speed import _torchvision
+@pytest.mark.parametrize(
+    "arguments", [["all.py", "networks", "lrn"], ["all.py", "loop", "whole"], ["cifar.py"]], ids=str
+)
+def test_benchmarks_run_at_toy_size(arguments):
+    script, *sections = arguments
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *sections, "--toy", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for section in sections:
+        assert f"{section}\n| what" in done.stdout
+    assert " s " in done.stdout or sections
 
-    assert isinstance(_torchvision(), torchvision.models.AlexNet)
-    assert benchmark("cifar", batch_size=2, device="cpu", rounds=1, steps=1).to_dict()["model"] == "cifar"
+
+def tables(path):
+    """Lines of the Markdown tables between the marks of a README."""
+    text = (ROOT / path).read_text()
+    return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_tables_show_the_kept_results(tmp_path):
+    """Rendered again they stay as they are, and the front page repeats lines of the whole table."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import all as every
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    for name in ("README.md", "benchmarks/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "benchmarks" / "results").mkdir()
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        (tmp_path / "benchmarks" / "results" / path.name).write_text(path.read_text())
+    every.render(tmp_path)
+    for name in ("README.md", "benchmarks/README.md"):
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text()
+    assert {"networks", "lrn", "loop", "whole"} == {path.stem for path in (tmp_path / "benchmarks/results").iterdir()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
     from alexnet.comparison import Compared
     from alexnet.metrics import Result
     from alexnet.prediction import Prediction
-    from alexnet.speed import Speed
+    from alexnet.speed.networks import Speed
 
 
 def show_names(kind: str) -> None:
@@ -113,7 +113,7 @@ def show_predictions(answers: Sequence[Prediction]) -> None:
 
 
 def show_speed(speed: Speed) -> None:
-    """Images a second, ratios, the ceiling and what it comes to."""
+    """Images a second, ratios, the machine's limit and what it comes to."""
     console = Console(highlight=False)
     table = Table(
         title=f"{speed.model}: batches of {speed.batch_size} on {speed.device}, medians of rounds in turn",
@@ -123,20 +123,22 @@ def show_speed(speed: Speed) -> None:
         padding=(0, 2, 0, 0),
     )
     table.add_column("")
-    for name in ("images/s", "x usual", "of the ceiling"):
+    for name in ("images/s", "x usual", "of the limit"):
         table.add_column(name, justify="right")
     for name, rates in speed.rates.items():
         ratio = speed.ratio(name)
-        part = f"{rates.median / speed.ceiling:.0%}" if name.startswith("training") else ""
+        part = f"{rates.median / speed.bound:.0%}" if name.startswith("training") else ""
         table.add_row(name, f"{rates.median:,.0f}", f"{ratio:.2f}" if ratio else "", part)
     console.print(table)
     console.print(
-        f"ceiling of training: {speed.ceiling:,.0f} images/s at the {speed.matmul / 1e9:,.0f} GFLOP/s that a matrix "
-        "product or convolution reaches here",
+        "usual: as public code runs it: torch's own normalisation, float32, default layout, a process of its own",
+        f"limit of training: {speed.bound:,.0f} images/s, at {speed.arithmetic / 1e9:,.0f} GFLOP/s (the better of a "
+        f"matrix product and a convolution) and {speed.bandwidth / 1e9:,.0f} GB/s (a copy), both measured here",
+        sep="\n",
         soft_wrap=True,
     )
     if speed.photographs:
-        console.print(f"90 epochs of ImageNet at the best rate: {speed.hours:,.0f} hours")
+        console.print(f"90 epochs of ImageNet at our best rate: {speed.hours:,.0f} hours")
 
 
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:

@@ -68,6 +68,7 @@ def benchmark(
     rounds: int = 5,
     steps: int = 2,
     device: str = "auto",
+    compile: bool = False,
     json: bool = False,
 ) -> None:
     """Measure how fast this machine trains and applies a network, beside the usual way and the machine's own ceiling.
@@ -84,13 +85,15 @@ def benchmark(
         Steps of each way in a round.
     device
         auto, cpu, cuda or cuda:N.
+    compile
+        Measure ours compiled by torch as well.
     json
         Print as JSON.
     """
-    from alexnet.speed import benchmark as measure
+    from alexnet.speed.networks import benchmark as measure
     from alexnet.tables import show_speed
 
-    speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps)
+    speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps, compile=compile)
     if json:
         print_json(speed.to_dict())
     else:

@@ -47,20 +47,15 @@ static inline void window(const float *restrict padded, float *restrict sum, lon
     for (long i = 0; i < count; i++) sum[i] = k + a * sum[i];
 }
 
-/* power = scale^-beta, inverse = 1 / scale */
-static inline void powers(const float *restrict scale, float *restrict power, float *restrict inverse, long count,
-                          float beta) {
-    if (beta == 0.75f)
-        for (long i = 0; i < count; i++) {
-            float root = 1 / sqrtf(scale[i]);
-            power[i] = root * sqrtf(root);
-            inverse[i] = root * root;
-        }
-    else
-        for (long i = 0; i < count; i++) {
-            power[i] = powf(scale[i], -beta);
-            inverse[i] = 1 / scale[i];
-        }
+/* scale^-beta and 1 / scale */
+static inline float powers(float scale, float beta, float *inverse) {
+    if (beta == 0.75f) {
+        float root = 1 / sqrtf(scale);
+        *inverse = root * root;
+        return root * sqrtf(root);
+    }
+    *inverse = 1 / scale;
+    return powf(scale, -beta);
 }
 
 /* y from x; or, where there is g, y = dx. */
@@ -73,10 +68,10 @@ static inline __attribute__((always_inline)) void lrn(const void *restrict x, co
     long before = size / 2, after = (size - 1) / 2;
 #pragma omp parallel num_threads(threads)
     {
-        float *value = malloc(sizeof(float) * (5 * channels + size) * width);
+        float *value = malloc(sizeof(float) * (4 * channels + size) * width);
         if (!value) abort();
         float *padded = value + channels * width, *sum = padded + (channels + size) * width;
-        float *power = sum + channels * width, *inverse = power + channels * width;
+        float *direct = sum + channels * width;
 #pragma omp for schedule(static)
         for (long tile = 0; tile < outer * tiles; tile++) {
             long first = tile % tiles * width, w = inner - first < width ? inner - first : width;
@@ -91,35 +86,41 @@ static inline __attribute__((always_inline)) void lrn(const void *restrict x, co
                     padded[before * w + r * row + i] = v * v;
                 }
             window(padded, sum, count, w, size, alpha / size, k);
-            powers(sum, power, inverse, count, beta);
             if (!g) {
                 for (long r = 0; r < rows; r++)
-                    for (long i = 0; i < row; i++)
-                        store(y, start + r * inner + i, value[r * row + i] * power[r * row + i], bf16);
+                    for (long i = 0; i < row; i++) {
+                        float inverse, power = powers(sum[r * row + i], beta, &inverse);
+                        store(y, start + r * inner + i, value[r * row + i] * power, bf16);
+                    }
                 continue;
             }
             memset(padded, 0, sizeof(float) * after * w); /* windows seen from their members: mirrored */
             memset(padded + after * w + count, 0, sizeof(float) * before * w);
             for (long r = 0; r < rows; r++)
                 for (long i = 0; i < row; i++) {
-                    float direct = load(g, start + r * inner + i, bf16) * power[r * row + i];
-                    power[r * row + i] = direct;
-                    padded[after * w + r * row + i] = direct * value[r * row + i] * inverse[r * row + i];
+                    float inverse, power = powers(sum[r * row + i], beta, &inverse);
+                    direct[r * row + i] = load(g, start + r * inner + i, bf16) * power;
+                    padded[after * w + r * row + i] = direct[r * row + i] * value[r * row + i] * inverse;
                 }
             window(padded, sum, count, w, size, -2 * alpha * beta / size, 0);
             for (long r = 0; r < rows; r++)
                 for (long i = 0; i < row; i++)
-                    store(y, start + r * inner + i, power[r * row + i] + value[r * row + i] * sum[r * row + i], bf16);
+                    store(y, start + r * inner + i, direct[r * row + i] + value[r * row + i] * sum[r * row + i], bf16);
         }
         free(value);
     }
 }
 
+/* Each case is compiled by itself: no gradient and the published beta are known there. */
 #define ENTRY(name, bf16)                                                                                           \
     void name(const void *x, const void *g, void *y, long outer, long channels, long inner, long size, float alpha, \
               float beta, float k, int threads) {                                                                   \
-        if (g)                                                                                                      \
+        if (g && beta == 0.75f)                                                                                     \
+            lrn(x, g, y, outer, channels, inner, size, alpha, 0.75f, k, threads, bf16);                             \
+        else if (g)                                                                                                 \
             lrn(x, g, y, outer, channels, inner, size, alpha, beta, k, threads, bf16);                              \
+        else if (beta == 0.75f)                                                                                     \
+            lrn(x, 0, y, outer, channels, inner, size, alpha, 0.75f, k, threads, bf16);                             \
         else                                                                                                        \
             lrn(x, 0, y, outer, channels, inner, size, alpha, beta, k, threads, bf16);                              \
     }

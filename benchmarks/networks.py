@@ -1,0 +1,102 @@
+"""Training and inference of whole networks: rows from `alexnet benchmark` for three networks, five with --full.
+
+uv run python benchmarks/networks.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cyclopts
+import torch
+from common import Row, in_turn
+
+from alexnet.models.network import build_model
+from alexnet.precision import choose_precision
+from alexnet.speed.networks import Speed, benchmark
+from alexnet.speed.steps import batch, inference_step, seconds
+
+GOALS = {  # least ratios against the usual way
+    "paper": {"training, bf16": 6.0, "training, fp32": 2.5},
+    "torchvision": {"training, bf16": 2.5, "inference of 64, bf16": 4.3, "inference of 1, bf16": 2.0},
+    "cifar": {"training, bf16": 3.0},
+}
+GPU_MODELS = ("paper", "owt", "torchvision")
+MODELS = ("paper", "torchvision", "cifar")
+
+
+def rows_of(speed: Speed) -> list[Row]:
+    """A network's ratios and its part of the machine's limit."""
+    on_gpu = speed.device.startswith("cuda")
+    goals = {} if on_gpu else GOALS.get(speed.model, {})
+    rows = []
+    for name, rates in speed.rates.items():
+        ratio = speed.ratio(name)
+        if ratio is not None and rates.peer is not None:
+            detail = f"{rates.median:,.0f} against {speed.rates[rates.peer].median:,.0f} images/s"
+            headline = not name.endswith("compiled")
+            rows.append(Row(f"{speed.model}: {name}", ratio, "{:.2f}x", goals.get(name), False, detail, headline))
+    ours = speed.best
+    for peer, goal in (("training, torchvision's", 3.0), ("training, torchvision's tuned", 1.5)):
+        if on_gpu and peer in speed.rates:
+            value = ours / speed.rates[peer].median
+            rows.append(Row(f"{speed.model}: our best against {peer}", value, "{:.2f}x", goal, headline=True))
+    least = 0.45 if on_gpu else 0.6 if speed.model == "paper" else None
+    detail = f"{ours:,.0f} of {speed.bound:,.0f} images/s, at {speed.arithmetic / 1e9:,.0f} GFLOP/s and "
+    detail += f"{speed.bandwidth / 1e9:,.0f} GB/s"
+    rows.append(
+        Row(
+            f"{speed.model}: training, of the machine's limit", ours / speed.bound, "{:.0%}", least, False, detail, True
+        )
+    )
+    if speed.photographs:
+        rows.append(Row(f"{speed.model}: 90 epochs of ImageNet", speed.hours, "{:,.0f} hours"))
+    return rows
+
+
+def paper_beside_torchvision(device: str, toy: bool, rounds: int) -> list[Row]:
+    """Inference of the paper's network in turn with torchvision's, both ours."""
+    fast = choose_precision(device, "auto")
+    rows = []
+
+    def measured(name: str, count: int) -> Callable[[], float]:
+        model = build_model(name)
+        images = batch(model.variant, count, fast.device)[0].contiguous(memory_format=torch.channels_last)
+        step = inference_step(fast.place(model), fast, images)
+        return lambda: seconds(step, 1 if count > 1 else 10, fast.device)
+
+    for count in (2, 1) if toy else (64, 1):
+        names = ("cifar", "cifar") if toy else ("paper", "torchvision")
+        ours, theirs, ratio = in_turn(measured(names[0], count), measured(names[1], count), rounds)
+        detail = f"{count / ours:,.0f} and {count / theirs:,.0f} images/s"
+        what = f"inference of {count}: paper's network of torchvision's, both ours"
+        rows.append(Row(what, 1 / ratio, "{:.0%}", None if toy else 0.85, False, detail, True))
+    return rows
+
+
+def measure(device: str = "auto", toy: bool = False, rounds: int = 5, compile: bool = True) -> list[Row]:
+    """Rows of the table."""
+    on_gpu = choose_precision(device, "auto").queued
+    rows: list[Row] = []
+    for model in ("cifar",) if toy else GPU_MODELS if on_gpu else MODELS:
+        rows += rows_of(
+            benchmark(
+                model,
+                batch_size=2 if toy else 512 if on_gpu else 128,
+                device=device,
+                rounds=1 if toy else rounds,
+                steps=1 if toy else 20 if on_gpu else 2,
+                compile=compile and not toy,
+            )
+        )
+    return rows + paper_beside_torchvision(device, toy, 1 if toy else rounds)
+
+
+def main(device: str = "auto", toy: bool = False, rounds: int = 5) -> None:
+    """Print the rows."""
+    for row in measure(device, toy, rounds):
+        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

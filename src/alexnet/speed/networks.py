@@ -1,0 +1,162 @@
+"""A network's speed beside the usual way and beside the machine's own limit."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from alexnet.models.network import build_model
+from alexnet.models.summary import trace
+from alexnet.precision import Precision, choose_precision
+from alexnet.speed.limits import arithmetic, bandwidth, training_bound
+from alexnet.speed.peer import Peer, Request, has_torchvision
+from alexnet.speed.steps import batch, inference_step, seconds, training_step
+
+IMAGENET_IMAGES, EPOCHS = 1_281_167, 90  # the paper's training (section 5)
+
+
+@dataclass
+class Rates:
+    """Images a second of one way to run a network, a value a round; `peer` is the way that it is compared with."""
+
+    name: str
+    peer: str | None = None
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Over the rounds."""
+        return statistics.median(self.values)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured; `bound` is in images a second of training, rates behind it in FLOP/s and bytes/s."""
+
+    model: str
+    batch_size: int
+    device: str
+    rates: dict[str, Rates]
+    arithmetic: float
+    bandwidth: float
+    bound: float
+    photographs: bool
+    """Whether the network takes images of ImageNet's size."""
+
+    def ratio(self, name: str) -> float | None:
+        """Median over the rounds of a rate over its peer's in the same round."""
+        rates = self.rates[name]
+        if rates.peer is None:
+            return None
+        pairs = zip(rates.values, self.rates[rates.peer].values, strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
+    @property
+    def best(self) -> float:
+        """Images a second of our best training."""
+        return max(r.median for name, r in self.rates.items() if name.startswith("training") and r.peer)
+
+    @property
+    def hours(self) -> float:
+        """Of the paper's 90 epochs of ImageNet at the best rate."""
+        return IMAGENET_IMAGES * EPOCHS / self.best / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "images_per_second": {name: rates.median for name, rates in self.rates.items()},
+            "rounds": {name: rates.values for name, rates in self.rates.items()},
+            "ratios": {name: self.ratio(name) for name, rates in self.rates.items() if rates.peer},
+            "arithmetic_flops": self.arithmetic,
+            "bandwidth_bytes": self.bandwidth,
+            "bound": self.bound,
+            "of_the_bound": self.best / self.bound,
+            "hours_for_90_epochs": self.hours if self.photographs else None,
+        }
+
+
+def benchmark(
+    model: str = "paper",
+    *,
+    batch_size: int = 128,
+    device: str = "auto",
+    rounds: int = 5,
+    steps: int = 2,
+    compile: bool = False,
+) -> Speed:
+    """Measure a network of `alexnet list models`: the ways take turns, `rounds` times `steps` steps each.
+
+    The peer is torchvision's own network for "torchvision", else the same network with torch.nn.LocalResponseNorm; in
+    float32, the default layout and a process of its own. For networks of photographs torchvision's own is measured
+    beside it where it is installed, on a GPU also with its script's autocast, channels_last and compiler. `compile`
+    adds ours compiled by torch.
+    """
+    torch.manual_seed(0)
+    fast, exact = choose_precision(device, "auto"), choose_precision(device, "fp32")
+    place, name = fast.device, "bf16" if fast.dtype == torch.bfloat16 else "fp32"
+    network = build_model(model)
+    variant = network.variant
+    images, labels = batch(variant, batch_size, place)
+    images = images.contiguous(memory_format=torch.channels_last)
+    photographs = variant.input_size > 200
+    ways: dict[str, tuple[Rates, int, Callable[[], float]]] = {}
+
+    with Peer() as other:
+
+        def theirs(label: str, peer: str | None, **request: Any) -> None:
+            asked = Request(device=str(place), steps=steps if request["count"] > 1 else 10 * steps, **request)
+            ways[label] = (Rates(label, peer), asked.count, lambda: other.seconds(asked))
+
+        def train(label: str, precision: Precision, compiled: bool = False) -> None:
+            placed = precision.place(copy.deepcopy(network))
+            step = training_step(placed, precision, images, labels, compiled)
+            ways[label] = (Rates(label, "training, usual"), batch_size, lambda: seconds(step, steps, place))
+
+        def infer(count: int) -> None:
+            few = batch(variant, count, place)[0].contiguous(memory_format=torch.channels_last)
+            step = inference_step(fast.place(copy.deepcopy(network)), fast, few)
+            turns = steps if count > 1 else 10 * steps
+            rates = Rates(f"inference of {count}, {name}", f"inference of {count}, usual")
+            ways[rates.name] = (rates, count, lambda: seconds(step, turns, place))
+
+        theirs("training, usual", None, network=model, training=True, count=batch_size)
+        beside = photographs and has_torchvision()
+        if beside and model != "torchvision":
+            theirs("training, torchvision's", None, network="torchvision", training=True, count=batch_size)
+        if beside and fast.queued:
+            label = "training, torchvision's tuned"
+            theirs(label, None, network="torchvision", training=True, count=batch_size, tuned=True)
+        for label, precision in {"fp32": exact, name: fast}.items():
+            train(f"training, {label}", precision)
+        if compile:
+            train(f"training, {name} compiled", fast, compiled=True)
+        for count in (64, 1):
+            theirs(f"inference of {count}, usual", None, network=model, training=False, count=count)
+            infer(count)
+
+        rate = arithmetic(fast, batch_size)  # before and after: a shared machine's rate moves
+        for round_ in range(rounds + 1):  # the first only warms up
+            for rates, count, measure in ways.values():
+                value = count / measure()
+                if round_:
+                    rates.values.append(value)
+        rate = max(rate, arithmetic(fast, batch_size))
+        bytes_per_second = bandwidth(place)
+    return Speed(
+        model,
+        batch_size,
+        str(place),
+        {label: rates for label, (rates, *_) in ways.items()},
+        arithmetic=rate,
+        bandwidth=bytes_per_second,
+        bound=training_bound(trace(variant), batch_size, rate, bytes_per_second),
+        photographs=photographs,
+    )
