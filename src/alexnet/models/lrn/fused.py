@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,11 +16,25 @@ DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.
 
 def takes(x: Tensor) -> bool:
     """Whether there is a kernel for this tensor here."""
-    return x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and _kernel(x.device.type)
+    fits = x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and x.numel() < 2**31
+    return fits and _kernel(x.device.type)
 
 
 def _kernel(device: str) -> bool:
-    return find_spec("triton") is not None if device == "cuda" else native.library() is not None
+    return _triton() if device == "cuda" else native.library() is not None
+
+
+@lru_cache(maxsize=1)
+def _triton() -> bool:
+    """Whether Triton is there and works: it needs a C compiler and Python's headers, which small images have not."""
+    if find_spec("triton") is None:
+        return False
+    x = torch.ones(1, 1, 1, 1, device="cuda")
+    try:
+        _forward(x, 1, 1.0, 0.75, 1.0)
+    except Exception:  # whatever it is, the convolution does the same work
+        return False
+    return True
 
 
 # torch.compile shall take the answer and not look into how it is found. This is torch.compiler.assume_constant_result,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024
+BLOCK = 512
 
 
 def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha: float, beta: float, k: float) -> None:
@@ -34,9 +34,18 @@ def _square(x, at, channel, away, channels, inner, inside):
 def _power(scale, beta, ROOTS: tl.constexpr):
     """scale^-beta; two roots cost less than a general power."""
     if ROOTS:
-        root = 1 / tl.sqrt(scale)
+        root = tl.rsqrt(scale)
         return root * tl.sqrt(root)
     return tl.exp2(-beta * tl.log2(scale))
+
+
+@triton.jit
+def _inverse(scale, ROOTS: tl.constexpr):
+    """1 / scale, from the root that the power has computed."""
+    if ROOTS:
+        root = tl.rsqrt(scale)
+        return root * root
+    return 1 / scale
 
 
 @triton.jit
@@ -80,7 +89,8 @@ def _backward(
         scale = k + a * scale
         there = inside & (channel + owner >= 0) & (channel + owner < channels)
         passed = tl.load(g + at + owner * inner, mask=there, other=0.0).to(tl.float32) * _power(scale, beta, ROOTS)
-        through += passed * tl.load(x + at + owner * inner, mask=there, other=0.0).to(tl.float32) / scale
+        value = tl.load(x + at + owner * inner, mask=there, other=0.0).to(tl.float32)
+        through += passed * value * _inverse(scale, ROOTS)
         if owner == 0:
             direct = passed
     value = tl.load(x + at, mask=inside).to(tl.float32)

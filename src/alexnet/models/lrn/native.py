@@ -43,7 +43,7 @@ def library() -> ctypes.CDLL | None:
         try:
             return _load(path)
         except (OSError, AttributeError):  # damaged
-            path.unlink()
+            path.unlink(missing_ok=True)
             return _load(_compiled(compiler))
     except (OSError, AttributeError, ValueError, RuntimeError, subprocess.SubprocessError):
         return None  # no compiler, no home, no room, a quote left open in CC
@@ -67,6 +67,8 @@ def _compiled(compiler: list[str]) -> Path:
             made = Path(scratch) / path.name
             command = [*compiler, *FLAGS, "-x", "c", "-", "-o", str(made), "-lm"]
             subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
+            with made.open("rb") as stream:  # a file cut short by a crash would end the process that loads it
+                os.fsync(stream.fileno())
             made.replace(path)
     return path
 
