@@ -59,7 +59,8 @@ def measure(
         data = SMALL if toy else replace(config.data, root=root, val_fraction=0.0)
         config = replace(config, data=data, batch_size=16 if toy else config.batch_size)
         if toy:
-            config = replace(config, optim=replace(config.optim, lr=1e-4))
+            small, slow = replace(config.model, width=0.125), replace(config.optim, lr=1e-4)
+            config = replace(config, model=small, optim=slow)
         clock = Clock(Path(folder) / "run" / "last.safetensors")
         alexnet.train(config, Path(folder) / "run", reporter=clock)
     steps = [after - before for before, after in pairwise(clock.stamps)]

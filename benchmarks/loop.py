@@ -50,7 +50,7 @@ def random_images(count: int) -> Published:
 def bare(config: TrainConfig, size: int, steps: int) -> Callable[[], float]:
     """Measures seconds a step on a fixed, already normalised batch."""
     precision = choose_precision(config.device, config.precision)
-    model = build_model(config.model.variant, num_classes=10, input_size=size)
+    model = build_model(config.model.variant, num_classes=10, input_size=size, width=config.model.width or 1.0)
     images, labels = batch(model.variant, config.batch_size, precision.device)
     step = training_step(
         precision.place(model), precision, images.contiguous(memory_format=torch.channels_last), labels
@@ -102,9 +102,11 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
     """Rows of the table."""
     size, steps, photo_steps, rounds = (4, 3, 2, 1) if toy else (128, 30, 6, rounds)
     fixed: dict[str, Any] = {"epochs": 1, "device": device, "batch_size": size, "log_every": 10}
+    width = 0.125 if toy else None
     rows = []
     with random_source(size * (steps + 1)):
-        config = alexnet.recipe("cifar10", data=SMALL, **fixed)
+        net = replace(alexnet.recipe("cifar10").model, width=width)
+        config = alexnet.recipe("cifar10", data=SMALL, model=net, **fixed)
         alone = bare(config, 32, steps)
 
         def with_checkpoints() -> float:
@@ -122,7 +124,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
         goal = None if toy else 0.05
         rows.append(Row("augmentation of small images, of the step", ratio, "{:.1%}", goal, True, detail, True))
     with prepared_photos(size * (photo_steps + 1)) as data:
-        model = replace(alexnet.recipe("cifar10").model, variant="cifar" if toy else "paper")
+        model = replace(net, variant="cifar" if toy else "paper")
         crop = 32 if toy else 224
         for workers in (1, 2):
             settings = replace(data, workers=workers, crop=crop)

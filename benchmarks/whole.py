@@ -52,10 +52,10 @@ def memory(process: int) -> float:
     return 0.0
 
 
-def checkpoint_seconds(variant: str, device: str) -> tuple[float, float]:
+def checkpoint_seconds(variant: str, width: float, device: str) -> tuple[float, float]:
     """Seconds to collect, write and sync a complete checkpoint, and its size in bytes."""
     precision = choose_precision(device, "auto")
-    model = build_model(variant)
+    model = build_model(variant, width=width)
     precision.place(model)
     learner = Learner(TrainConfig(), model, 1, precision, World())
     size = model.variant.input_size
@@ -83,16 +83,16 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
             detail=f"peak memory {peak / 2**20:,.0f} MiB",
         )
     )
-    variant, count = ("cifar", 4) if toy else ("paper", 128)
+    variant, width, count = ("cifar", 0.125, 4) if toy else ("paper", 1.0, 128)
     with prepared_photos(2 * count) as data:
         arguments = ["folder", "--data.root", data.root, "--model.variant", variant, "--batch-size", str(count), *place]
-        arguments += ["--data.val-fraction", "0", "--data.crop", "32" if toy else "224"]
+        arguments += ["--data.val-fraction", "0", "--data.crop", "32" if toy else "224", "--model.width", str(width)]
         photos = [run(arguments) for _ in range(rounds)]
     first, peak = (statistics.median(values) for values in zip(*photos, strict=True))
     what = f"start of training the {variant} net on prepared photographs to its first step"
     rows.append(Row(what, first, "{:.1f} s", detail=f"with that step of {count} images"))
     rows.append(Row(f"peak memory of training the {variant} net, batches of {count}", peak / 2**30, "{:.2f} GiB"))
-    times, sizes = zip(*(checkpoint_seconds(variant, device) for _ in range(rounds)), strict=True)
+    times, sizes = zip(*(checkpoint_seconds(variant, width, device) for _ in range(rounds)), strict=True)
     detail = f"{sizes[0] / 2**20:,.0f} MiB: weights, momentum, averages; checksummed and synced"
     rows.append(Row(f"a complete checkpoint of the {variant} net", statistics.median(times), "{:.2f} s", detail=detail))
     return rows

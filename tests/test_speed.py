@@ -79,9 +79,13 @@ def test_command(run_cli):
     assert run_cli("benchmark", "papr").returncode == 2
 
 
-@pytest.mark.parametrize(
-    "arguments", [["all.py", "networks", "lrn"], ["all.py", "loop", "whole"], ["cifar.py"]], ids=str
-)
+@pytest.fixture
+def scripts(monkeypatch):
+    """The folder of the benchmarks as a place to import from."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+@pytest.mark.parametrize("arguments", [["all.py", "lrn", "loop", "whole"], ["cifar.py"]], ids=str)
 def test_benchmarks_run_at_toy_size(arguments):
     script, *sections = arguments
     command = [sys.executable, str(ROOT / "benchmarks" / script), *sections, "--toy", "--device", "cpu"]
@@ -89,22 +93,38 @@ def test_benchmarks_run_at_toy_size(arguments):
     assert done.returncode == 0, done.stderr[-2000:]
     for section in sections:
         assert f"{section}\n| what" in done.stdout
-    assert " s " in done.stdout or sections
+    assert "test accuracy" in done.stdout or sections
 
 
-def tables(path):
-    """Lines of the Markdown tables between the marks of a README."""
-    text = (ROOT / path).read_text()
-    return [line for line in text.splitlines() if line.startswith("| ")]
+def test_rows_of_networks(scripts):
+    """The section of networks is `alexnet benchmark`, run above, told as rows."""
+    import networks
+
+    rates = {
+        "training, usual": Rates("training, usual", None, [10]),
+        "training, torchvision's": Rates("training, torchvision's", None, [20]),
+        "training, bf16": Rates("training, bf16", "training, usual", [50]),
+    }
+    on_cpu, on_gpu = (Speed("paper", 8, device, rates, 6e9, 1e9, 100.0, True) for device in ("cpu", "cuda"))
+    told = {row.what: row for row in networks.rows_of(on_cpu)}
+    assert (told["paper: training, bf16"].value, told["paper: training, bf16"].met) == (5, False)
+    assert (
+        told["paper: training, of the machine's limit"].value,
+        told["paper: training, of the machine's limit"].met,
+    ) == (
+        0.5,
+        False,
+    )
+    told = {row.what: row for row in networks.rows_of(on_gpu)}
+    assert told["paper: our best against training, torchvision's"].value == 2.5
+    assert told["paper: training, of the machine's limit"].met
+    assert [row.met for row in networks.paper_beside_torchvision("cpu", True, 1)] == [None, None]
 
 
-def test_tables_show_the_kept_results(tmp_path):
+def test_tables_show_the_kept_results(tmp_path, scripts):
     """Rendered again they stay as they are, and the front page repeats lines of the whole table."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import all as every
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    import all as every
+
     for name in ("README.md", "benchmarks/README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())

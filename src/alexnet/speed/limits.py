@@ -39,7 +39,7 @@ def bandwidth(device: torch.device) -> float:
 
 def _best(step: Step, device: torch.device) -> float:
     step()
-    return min(seconds(step, 2, device) for _ in range(10))
+    return min(seconds(step, 2, device) for _ in range(6))
 
 
 def training_bound(layers: Sequence[Layer], count: int, arithmetic: float, bandwidth: float) -> float:
