@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cyclopts
-from common import Row
+from common import Row, show
 from loop import SMALL, random_source
 
 import alexnet
@@ -78,8 +78,7 @@ def measure(
 
 def main(root: str = "data", device: str = "auto", toy: bool = False, epochs: int = 30, compile: bool = True) -> None:
     """Print the rows."""
-    for row in measure(root, device, toy, epochs, compile):
-        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+    show(measure(root, device, toy, epochs, compile))
 
 
 if __name__ == "__main__":

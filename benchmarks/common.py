@@ -40,6 +40,12 @@ class Row:
         return self.value <= self.goal if self.below else self.value >= self.goal
 
 
+def show(rows: list[Row]) -> None:
+    """Print rows."""
+    for row in rows:
+        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+
+
 def in_turn(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> tuple[float, float, float]:
     """Medians of two measurements that take turns, and of their ratio ours / theirs; the first round only warms up."""
     pairs = [(ours(), theirs()) for _ in range(rounds + 1)][1:]

@@ -21,7 +21,7 @@ from typing import Any
 import cyclopts
 import numpy as np
 import torch
-from common import Row, in_turn, prepared_photos
+from common import Row, in_turn, prepared_photos, show
 
 import alexnet
 from alexnet.config import DataConfig, TrainConfig
@@ -139,8 +139,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 3) -> None:
     """Print the rows."""
-    for row in measure(device, toy, rounds):
-        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+    show(measure(device, toy, rounds))
 
 
 if __name__ == "__main__":

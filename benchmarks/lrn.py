@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import cyclopts
 import torch
-from common import Row, in_turn
+from common import Row, in_turn, show
 from torch import Tensor, nn
 
 from alexnet.models.lrn import LocalResponseNorm, banded, fused
@@ -74,8 +74,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 9) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False) -> None:
     """Print the rows."""
-    for row in measure(device, toy):
-        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+    show(measure(device, toy))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import cyclopts
 import torch
-from common import Row, in_turn
+from common import Row, in_turn, show
 
 from alexnet.models.network import build_model
 from alexnet.precision import choose_precision
@@ -94,8 +94,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 5, compile: b
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 5) -> None:
     """Print the rows."""
-    for row in measure(device, toy, rounds):
-        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+    show(measure(device, toy, rounds))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cyclopts
 import torch
-from common import Row, prepared_photos
+from common import Row, prepared_photos, show
 
 from alexnet.checkpoint import save_checkpoint
 from alexnet.config import TrainConfig
@@ -93,15 +93,14 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
     rows.append(Row(what, first, "{:.1f} s", detail=f"with that step of {count} images"))
     rows.append(Row(f"peak memory of training the {variant} net, batches of {count}", peak / 2**30, "{:.2f} GiB"))
     times, sizes = zip(*(checkpoint_seconds(variant, width, device) for _ in range(rounds)), strict=True)
-    detail = f"{sizes[0] / 2**20:,.0f} MiB: weights, momentum, averages; checksummed and synced"
+    detail = f"{sizes[0] / 2**20:,.0f} MiB: weights and momentum; checksummed and synced"
     rows.append(Row(f"a complete checkpoint of the {variant} net", statistics.median(times), "{:.2f} s", detail=detail))
     return rows
 
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 3) -> None:
     """Print the rows."""
-    for row in measure(device, toy, rounds):
-        print(f"{row.what}: {row.form.format(row.value)} {row.detail}")
+    show(measure(device, toy, rounds))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 
-from alexnet import cli
 from alexnet.recipes import RECIPES
 from conftest import STEPS
 
@@ -27,17 +26,12 @@ print("heavy", *heavy, file=sys.stderr)
 
 
 @pytest.fixture
-def call(capsys):
-    """A function that runs the command in this process: exit code, output, errors (unwrapped)."""
+def call(call):
+    """As everywhere, with the errors unwrapped."""
 
     def run(*arguments):
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.replace("│", " ").split())
+        code, out, err = call(*arguments)
+        return code, out, " ".join(err.replace("│", " ").split())
 
     return run
 
