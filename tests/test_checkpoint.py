@@ -218,7 +218,7 @@ def test_training_goes_on_when_the_disk_fills(tiny, tmp_path, reporter, finished
         if path.name == "last.safetensors":
             limit_files(100_000)
 
-    monkeypatch.setattr("alexnet.training.save_checkpoint", then_full)
+    monkeypatch.setattr("alexnet.recorder.save_checkpoint", then_full)
     with full_disk(None):
         run = train(tiny(epochs=3), tmp_path / "run", reporter=reporter)
     assert saved == ["best.safetensors", "last.safetensors"]

@@ -304,7 +304,7 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
         _bad_noted=set(),
         learner=SimpleNamespace(counters=SimpleNamespace(epoch=0, step=0)),
         reporter=SimpleNamespace(note=lambda _: None),
-        _write=lambda _: None,
+        record=SimpleNamespace(metrics=lambda _: None),
         config=PHOTOS,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import cli, evaluation, training
+from alexnet import cli, evaluation, recorder, training
 from alexnet import run as run_module
 from alexnet.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.config import override
@@ -219,7 +219,7 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
             around(training, "score", when=lambda *_, name, **__: name == "test")
         case "save_checkpoint":
             at = 4
-            around(training, place)
+            around(recorder, place)
         case "epoch's end":
             around(Reporter, "epoch", after=True)
         case "write_confusion":
@@ -284,7 +284,7 @@ def test_kill_at_any_save(pair, tmp_path, reporter, monkeypatch, at):
 
     config = replace(pair.config, save_minutes=10.0) if at < 4 else pair.config
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", save)
+        patch.setattr(recorder, "save_checkpoint", save)
         with pytest.raises(Killed):
             train(config, tmp_path / "run", reporter=reporter)
     run = train(pair.config, tmp_path / "run", reporter=reporter)
@@ -342,7 +342,7 @@ def test_second_signal_while_saving(pair, tmp_path, reporter, monkeypatch, secon
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *arguments)
 
-    monkeypatch.setattr(training, "save_checkpoint", save)
+    monkeypatch.setattr(recorder, "save_checkpoint", save)
     monkeypatch.setattr(Learner, "train_step", train_step)
     with pytest.raises(TrainingStopped):
         train(pair.config, tmp_path / "run", reporter=reporter)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
+from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from alexnet.config import TrainConfig, flatten
 from alexnet.data.augment import mixed_seed
 from alexnet.data.loading import Loader, open_split
@@ -29,7 +28,8 @@ from alexnet.models.network import AlexNet
 from alexnet.models.weights import load_weights
 from alexnet.precision import Precision, choose_precision
 from alexnet.progress import Reporter
-from alexnet.run import Run, RunLog, open_run
+from alexnet.recorder import Recorder
+from alexnet.run import Run, open_run
 from alexnet.signals import Interrupt, SignalGuard
 from alexnet.trained import restore, weights_file
 
@@ -74,13 +74,13 @@ class _Session:
     """One process's work on a run, from loading the data to the test result."""
 
     learner: Learner | None = None
-    log: RunLog | None = None
 
     def __init__(
         self, config: TrainConfig, run: Run, precision: Precision, world: World, reporter: Reporter, guard: SignalGuard
     ) -> None:
         self.config, self.run, self.precision = config, run, precision
         self.world, self.reporter, self.guard = world, reporter, guard
+        self.record = Recorder(run, reporter, world.is_main)
         self._bad_noted: set[str] = set()
 
     def work(self) -> None:
@@ -116,8 +116,7 @@ class _Session:
                 self._status("failed", message=str(problem))
             raise
         finally:
-            if self.log is not None:
-                self.log.close()
+            self.record.close()
         self.reporter.finish(self.run.path, result)
 
     def _prepare(self, point: Checkpoint | None) -> Learner:
@@ -146,12 +145,8 @@ class _Session:
         if point:
             learner.restore(point)
         counters = learner.counters
+        self.record.start(config, counters.step, counters.epoch)
         if self.world.is_main:
-            try:
-                self.run.write_config(config)
-                self.log = RunLog(self.run, counters.step, counters.epoch)
-            except OSError as problem:
-                raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
             self._bad_noted = {row["reason"] for row in self.run.metrics if row["kind"] == "unreadable"}
         self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
         self.learner = learner
@@ -197,7 +192,7 @@ class _Session:
                 self.reporter.step(counters.epoch_step, len(rows))
                 if logged:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
-                    self._write(row)
+                    self.record.metrics(row)
                     self.reporter.line(row)
                 if now - saved > 60 * config.save_minutes:
                     self._save_last(learner)
@@ -219,12 +214,11 @@ class _Session:
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
-            self._write(row)
+            self.record.metrics(row)
             self._save_last(learner)
             self._status("running")
             self.reporter.epoch(row)
-            if self.world.is_main:
-                self._draw(lambda: draw_curves(self.run.epochs, self.run.path / "curves.png"))
+            self.record.figure(lambda: draw_curves(self.run.epochs, self.run.path / "curves.png"))
 
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
@@ -235,9 +229,8 @@ class _Session:
         name, held_out = self.dataset.split()
         split = open_split(held_out, self.precision.device, self.config.data, self.prep.resize)
         result = self._score(model, split, name)
-        if self.world.is_main:
-            with self.guard.critical():
-                self._draw(lambda: write_confusion(result, self.run.path, name))
+        with self.guard.critical():
+            self.record.figure(lambda: write_confusion(result, self.run.path, name))
         return result
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
@@ -258,7 +251,9 @@ class _Session:
             assert self.learner is not None
             counters = self.learner.counters
             self._bad_noted.add(why)
-            self._write({"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why})
+            self.record.metrics(
+                {"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why}
+            )
             self.reporter.note(f"left out: {why}")
         if len(split.bad) > self.config.data.max_bad * len(split):
             raise DataError(
@@ -271,7 +266,9 @@ class _Session:
         for step, rows in learner.settle():
             assert rows is not None
             sources = self.dataset.train.places(rows.cpu().numpy())
-            self._write({"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources})
+            self.record.metrics(
+                {"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources}
+            )
             self.reporter.note(f"step {step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
             if learner.counters.bad_in_a_row >= BAD_IN_A_ROW:
                 raise NumericsError(
@@ -302,44 +299,21 @@ class _Session:
             "fingerprint": self.dataset.fingerprint,
         }
 
-    def _save_last(self, learner: Learner) -> bool:
+    def _save_last(self, learner: Learner) -> None:
         self._settle(learner)
-        return self._save(learner, self.run.last, learner.checkpoint(self._meta()))
+        self._check_weights(learner)
+        self.record.last(learner.checkpoint(self._meta()))
 
     def _save_best(self, learner: Learner) -> bool:
+        self._check_weights(learner)
         whole = learner.checkpoint(self._meta())
-        return self._save(learner, self.run.best, Checkpoint(learner.ema or whole.weights, {}, whole.meta))
+        return self.record.best(Checkpoint(learner.ema or whole.weights, {}, whole.meta))
 
-    def _save(self, learner: Learner, path: Path, checkpoint: Checkpoint) -> bool:
-        """Write a checkpoint; a disk that is full costs a warning, not the run."""
+    def _check_weights(self, learner: Learner) -> None:
         if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
             raise NumericsError(f"the weights are not finite. {self._last_good()}")
-        if not self.world.is_main:
-            return True
-        try:
-            save_checkpoint(path, checkpoint, keep=self.run.previous if path == self.run.last else None)
-        except OSError as problem:
-            self.reporter.note_once(
-                f"could not save a checkpoint in {path.parent} ({problem.strerror}); the ones before are intact and "
-                "training goes on."
-            )
-            return False
-        return True
-
-    def _write(self, row: dict[str, Any]) -> None:
-        if self.log is None:
-            return
-        try:
-            self.log.write(row)
-        except OSError as problem:
-            self.log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
-        for warning in self.log.warnings:
-            self.reporter.note_once(warning)
-        self.log.warnings.clear()
 
     def _status(self, state: str, **more: Any) -> None:
-        if not self.world.is_main:
-            return
         if self.learner is not None:
             counters = self.learner.counters
             more |= {
@@ -349,13 +323,4 @@ class _Session:
                 "best_val_top1": counters.best_top1 if self.val is not None else None,
                 "best_epoch": counters.best_epoch,
             }
-        try:
-            self.run.write_status(state=state, epochs=self.config.epochs, **more)
-        except OSError as problem:
-            self.reporter.note_once(f"could not write status.json in {self.run.path} ({problem.strerror})")
-
-    def _draw(self, draw: Callable[[], None]) -> None:
-        try:
-            draw()
-        except (UsageError, OSError) as problem:  # a run does not end for want of a figure
-            self.reporter.note_once(f"no figure: {problem}")
+        self.record.status(state=state, epochs=self.config.epochs, **more)

@@ -1,0 +1,86 @@
+"""What a run's main process writes: a disk that is full or gone costs a warning, not the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from alexnet.checkpoint import Checkpoint, save_checkpoint
+from alexnet.config import TrainConfig
+from alexnet.errors import UsageError
+from alexnet.progress import Reporter
+from alexnet.run import Run, RunLog
+
+
+class Recorder:
+    """Metrics, status, checkpoints and figures of `run`; in the other processes (`is_main` false) it writes nothing."""
+
+    def __init__(self, run: Run, reporter: Reporter, is_main: bool) -> None:
+        self.run, self._reporter, self._is_main = run, reporter, is_main
+        self._log: RunLog | None = None
+
+    def start(self, config: TrainConfig, step: int, epoch: int) -> None:
+        """Write the configuration and open the metrics after so many steps and epochs. Raises UsageError."""
+        if not self._is_main:
+            return
+        try:
+            self.run.write_config(config)
+            self._log = RunLog(self.run, step, epoch)
+        except OSError as problem:
+            raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append a row with "kind", "epoch" and "step"."""
+        if self._log is None:
+            return
+        try:
+            self._log.write(row)
+        except OSError as problem:
+            self._log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
+        for warning in self._log.warnings:
+            self._reporter.note_once(warning)
+        self._log.warnings.clear()
+
+    def status(self, **fields: Any) -> None:
+        """Replace status.json."""
+        if not self._is_main:
+            return
+        try:
+            self.run.write_status(**fields)
+        except OSError as problem:
+            self._reporter.note_once(f"could not write status.json in {self.run.path} ({problem.strerror})")
+
+    def last(self, checkpoint: Checkpoint) -> None:
+        """Save where the run is, keeping the one before."""
+        self._save(lambda: save_checkpoint(self.run.last, checkpoint, keep=self.run.previous))
+
+    def best(self, checkpoint: Checkpoint) -> bool:
+        """Save the best weights so far. Returns whether they could be written."""
+        return self._save(lambda: save_checkpoint(self.run.best, checkpoint))
+
+    def _save(self, save: Callable[[], None]) -> bool:
+        if not self._is_main:
+            return True
+        try:
+            save()
+        except OSError as problem:
+            self._reporter.note_once(
+                f"could not save a checkpoint in {self.run.path} ({problem.strerror}); the ones before are intact and "
+                "training goes on."
+            )
+            return False
+        return True
+
+    def figure(self, draw: Callable[[], None]) -> None:
+        """Draw; a run does not end for want of a figure."""
+        if not self._is_main:
+            return
+        try:
+            draw()
+        except (UsageError, OSError) as problem:
+            self._reporter.note_once(f"no figure: {problem}")
+
+    def close(self) -> None:
+        """Release the files."""
+        if self._log is not None:
+            self._log.close()
