@@ -1,8 +1,9 @@
 /* Local response normalisation (section 3.3), forward and backward, one pass over memory each.
  *
  * Tensors are [outer, channels, inner], dense: inner = height * width in torch's default layout, 1 in channels_last.
- * A tile of pixels with all their channels stays in the cache; sums are float32 in both formats. Every value is
- * computed by itself, so that the number of threads changes nothing.
+ * A tile, one pixel in channels_last and a row of them in the default layout, is copied into a buffer between channels
+ * of zeros while the next one is fetched into the cache. Sums are float32 in both formats. Every value is computed by
+ * itself, so that the number of threads changes nothing.
  *
  *     s_c = k + alpha / size * sum(x_j^2, j in window(c)),   y_c = x_c * s_c^-beta
  *     dx_c = g_c * s_c^-beta - 2 * alpha * beta / size * x_c * sum(g_j * x_j * s_j^(-beta-1), c in window(j))
@@ -12,7 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE = 16384, LANES = 16 };
+#define INLINE static inline __attribute__((always_inline)) /* so that what a case knows is known in its loops */
+enum { TILE = 16384, LANES = 16, LINE = 64 };
+
+typedef struct {
+    long rows, row; /* so many, of so many numbers one after the other; in the buffer all are */
+    long stride;    /* from row to row in the tensor */
+    long ahead;     /* to the next tile */
+} Tile;
 
 static inline float load(const void *from, long i, int bf16) {
     if (!bf16) return ((const float *)from)[i];
@@ -32,19 +40,37 @@ static inline void store(void *to, long i, float value, int bf16) {
     ((uint16_t *)to)[i] = value != value ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* sum[i] = k + a * (the `size` values of `padded` from i on, `step` apart) */
-static inline void window(const float *restrict padded, float *restrict sum, long count, long step, long size, float a,
-                          float k) {
-    if (size == 5) {
-        for (long i = 0; i < count; i++)
-            sum[i] = k + a * (padded[i] + padded[i + step] + padded[i + 2 * step] + padded[i + 3 * step] +
-                              padded[i + 4 * step]);
-        return;
+static inline void copy_in(const char *from, float *restrict to, Tile tile, int bf16) {
+    long bytes = bf16 ? 2 : 4;
+    for (long r = 0; r < tile.rows; r++, from += tile.stride * bytes, to += tile.row) {
+        for (long i = 0; i < tile.row; i++) to[i] = load(from, i, bf16);
+        for (long i = 0; i < tile.row * bytes; i += LINE) __builtin_prefetch(from + tile.ahead * bytes + i, 0);
     }
-    for (long i = 0; i < count; i++) sum[i] = padded[i];
-    for (long j = 1; j < size; j++)
-        for (long i = 0; i < count; i++) sum[i] += padded[i + j * step];
-    for (long i = 0; i < count; i++) sum[i] = k + a * sum[i];
+}
+
+static inline void copy_out(const float *restrict from, char *to, Tile tile, int bf16) {
+    long bytes = bf16 ? 2 : 4;
+    for (long r = 0; r < tile.rows; r++, from += tile.row, to += tile.stride * bytes) {
+        for (long i = 0; i < tile.row; i++) store(to, i, from[i], bf16);
+        for (long i = 0; i < tile.row * bytes; i += LINE) __builtin_prefetch(to + tile.ahead * bytes + i, 1);
+    }
+}
+
+/* The sum of a window of five that begins at `first`. */
+static inline float five(const float *first, long step, int squares) {
+    float a = first[0], b = first[step], c = first[2 * step], d = first[3 * step], e = first[4 * step];
+    return squares ? a * a + b * b + c * c + d * d + e * e : a + b + c + d + e;
+}
+
+/* Those of windows of any size, one after the other. */
+static inline void any(const float *restrict first, float *restrict sum, long count, long step, long size,
+                       int squares) {
+    for (long i = 0; i < count; i++) sum[i] = 0;
+    for (long j = 0; j < size; j++)
+        for (long i = 0; i < count; i++) {
+            float value = first[i + j * step];
+            sum[i] += squares ? value * value : value;
+        }
 }
 
 /* scale^-beta and 1 / scale */
@@ -58,71 +84,92 @@ static inline float powers(float scale, float beta, float *inverse) {
     return powf(scale, -beta);
 }
 
-/* y from x; or, where there is g, y = dx. */
-static inline __attribute__((always_inline)) void lrn(const void *restrict x, const void *restrict g, void *restrict y,
-                                                      long outer, long channels, long inner, long size, float alpha,
-                                                      float beta, float k, int threads, int bf16) {
-    long width = TILE / channels / LANES * LANES;
-    width = inner == 1 ? 1 : width < LANES ? LANES : width;
-    long tiles = (inner + width - 1) / width;
-    long before = size / 2, after = (size - 1) / 2;
-#pragma omp parallel num_threads(threads)
-    {
-        float *value = malloc(sizeof(float) * (4 * channels + size) * width);
-        if (!value) abort();
-        float *padded = value + channels * width, *sum = padded + (channels + size) * width;
-        float *direct = sum + channels * width;
-#pragma omp for schedule(static)
-        for (long tile = 0; tile < outer * tiles; tile++) {
-            long first = tile % tiles * width, w = inner - first < width ? inner - first : width;
-            long start = tile / tiles * channels * inner + first, count = channels * w;
-            long rows = inner == 1 ? 1 : channels, row = count / rows; /* the loops over a row are the vector loops */
-            memset(padded, 0, sizeof(float) * before * w);
-            memset(padded + before * w + count, 0, sizeof(float) * after * w);
-            for (long r = 0; r < rows; r++)
-                for (long i = 0; i < row; i++) {
-                    float v = load(x, start + r * inner + i, bf16);
-                    value[r * row + i] = v;
-                    padded[before * w + r * row + i] = v * v;
-                }
-            window(padded, sum, count, w, size, alpha / size, k);
-            if (!g) {
-                for (long r = 0; r < rows; r++)
-                    for (long i = 0; i < row; i++) {
-                        float inverse, power = powers(sum[r * row + i], beta, &inverse);
-                        store(y, start + r * inner + i, value[r * row + i] * power, bf16);
-                    }
-                continue;
-            }
-            memset(padded, 0, sizeof(float) * after * w); /* windows seen from their members: mirrored */
-            memset(padded + after * w + count, 0, sizeof(float) * before * w);
-            for (long r = 0; r < rows; r++)
-                for (long i = 0; i < row; i++) {
-                    float inverse, power = powers(sum[r * row + i], beta, &inverse);
-                    direct[r * row + i] = load(g, start + r * inner + i, bf16) * power;
-                    padded[after * w + r * row + i] = direct[r * row + i] * value[r * row + i] * inverse;
-                }
-            window(padded, sum, count, w, size, -2 * alpha * beta / size, 0);
-            for (long r = 0; r < rows; r++)
-                for (long i = 0; i < row; i++)
-                    store(y, start + r * inner + i, direct[r * row + i] + value[r * row + i] * sum[r * row + i], bf16);
-        }
-        free(value);
+/* result = x_c * s_c^-beta of windows from `value` on; x_c lies `middle` further. */
+INLINE void forward(const float *restrict value, float *restrict sum, float *restrict result, long count, long step,
+                    long middle, long size, float a, float beta, float k) {
+    if (size != 5) any(value, sum, count, step, size, 1);
+    for (long i = 0; i < count; i++) {
+        float s = size == 5 ? five(value + i, step, 1) : sum[i], inverse;
+        result[i] = value[i + middle] * powers(k + a * s, beta, &inverse);
     }
 }
 
-/* Each case is compiled by itself: no gradient and the published beta are known there. */
+/* result = g_c * s_c^-beta, cross = result * x_c / s_c */
+INLINE void backward(const float *restrict value, const float *restrict gradient, float *restrict sum,
+                     float *restrict result, float *restrict cross, long count, long step, long middle, long size,
+                     float a, float beta, float k) {
+    if (size != 5) any(value, sum, count, step, size, 1);
+    for (long i = 0; i < count; i++) {
+        float s = size == 5 ? five(value + i, step, 1) : sum[i], inverse;
+        float direct = gradient[i] * powers(k + a * s, beta, &inverse);
+        result[i] = direct;
+        cross[i] = direct * value[i + middle] * inverse;
+    }
+}
+
+/* result += b * x_c * the sum of the window of `cross` */
+INLINE void across(const float *restrict value, const float *restrict cross, float *restrict sum,
+                   float *restrict result, long count, long step, long middle, long size, float b) {
+    if (size != 5) any(cross, sum, count, step, size, 0);
+    for (long i = 0; i < count; i++) {
+        float s = size == 5 ? five(cross + i, step, 0) : sum[i];
+        result[i] += value[i + middle] * b * s;
+    }
+}
+
+/* Zeros before and after the channels. */
+INLINE void clear(float *buffer, long channels, long width, long before, long after) {
+    memset(buffer, 0, sizeof(float) * before * width);
+    memset(buffer + (before + channels) * width, 0, sizeof(float) * after * width);
+}
+
+/* What one thread of several does: y from x; or, where there is g, y = dx. */
+INLINE void lrn(const char *x, const char *g, char *y, long outer, long channels, long inner, long size, float alpha,
+                float beta, float k, int bf16) {
+    long before = size / 2, after = (size - 1) / 2, bytes = bf16 ? 2 : 4;
+    long width = TILE / channels / LANES * LANES;
+    width = inner == 1 ? 1 : width < LANES ? LANES : width;
+    long columns = (inner + width - 1) / width, cleared = 0;
+    long room = ((channels + size) * width / LANES + 1) * LANES;
+    float a = alpha / size, b = -2 * alpha * beta / size;
+    float *value = aligned_alloc(sizeof(float) * LANES, sizeof(float) * 5 * room);
+    if (!value) abort();
+    float *gradient = value + room, *cross = gradient + room, *sum = cross + room, *result = sum + room;
+#pragma omp for schedule(static)
+    for (long number = 0; number < outer * columns; number++) {
+        long first = number % columns * width, w = inner - first < width ? inner - first : width;
+        long start = (number / columns * channels * inner + first) * bytes, count = channels * w;
+        Tile tile = inner == 1 ? (Tile){1, channels, 0, channels} : (Tile){channels, w, inner, w};
+        if (w != cleared) clear(value, channels, cleared = w, before, after);
+        copy_in(x + start, value + before * w, tile, bf16);
+        if (g) {
+            copy_in(g + start, gradient, tile, bf16);
+            backward(value, gradient, sum, result, cross + after * w, count, w, before * w, size, a, beta, k);
+            clear(cross, channels, w, after, before); /* windows seen from their members: mirrored */
+            across(value, cross, sum, result, count, w, before * w, size, b);
+        } else
+            forward(value, sum, result, count, w, before * w, size, a, beta, k);
+        copy_out(result, y + start, tile, bf16);
+    }
+    free(value);
+}
+
+/* Each case is compiled by itself; in the published ones size, beta and, in channels_last, inner are known. */
+#define CASE(inner, size, beta, bf16)                                     \
+    (g ? lrn(x, g, y, outer, channels, inner, size, alpha, beta, k, bf16) \
+       : lrn(x, 0, y, outer, channels, inner, size, alpha, beta, k, bf16))
 #define ENTRY(name, bf16)                                                                                           \
     void name(const void *x, const void *g, void *y, long outer, long channels, long inner, long size, float alpha, \
               float beta, float k, int threads) {                                                                   \
-        if (g && beta == 0.75f)                                                                                     \
-            lrn(x, g, y, outer, channels, inner, size, alpha, 0.75f, k, threads, bf16);                             \
-        else if (g)                                                                                                 \
-            lrn(x, g, y, outer, channels, inner, size, alpha, beta, k, threads, bf16);                              \
-        else if (beta == 0.75f)                                                                                     \
-            lrn(x, 0, y, outer, channels, inner, size, alpha, 0.75f, k, threads, bf16);                             \
-        else                                                                                                        \
-            lrn(x, 0, y, outer, channels, inner, size, alpha, beta, k, threads, bf16);                              \
+        int published = size == 5 && beta == 0.75f;                                                                 \
+        _Pragma("omp parallel num_threads(threads)") {                                                              \
+            if (!published)                                                                                         \
+                CASE(inner, size, beta, bf16);                                                                      \
+            else if (inner == 1)                                                                                    \
+                CASE(1, 5, 0.75f, bf16);                                                                            \
+            else                                                                                                    \
+                CASE(inner, 5, 0.75f, bf16);                                                                        \
+        }                                                                                                           \
     }
 ENTRY(lrn_fp32, 0)
 ENTRY(lrn_bf16, 1)
