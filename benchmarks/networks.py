@@ -11,14 +11,15 @@ import cyclopts
 import torch
 from common import Row, in_turn, show
 
+from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
-from alexnet.precision import choose_precision
+from alexnet.precision import Precision, choose_precision
 from alexnet.speed.networks import Speed, benchmark
 from alexnet.speed.steps import batch, inference_step, seconds
 
 GOALS = {  # least ratios against the usual way
     "paper": {"training, bf16": 6.0, "training, fp32": 2.5},
-    "torchvision": {"training, bf16": 2.5, "inference of 64, bf16": 4.3, "inference of 1, bf16": 2.0},
+    "torchvision": {"training, bf16": 2.5, "inference of 64, int8": 4.3, "inference of 1, bf16": 2.0},
     "cifar": {"training, bf16": 3.0},
 }
 GPU_MODELS = ("paper", "owt", "torchvision")
@@ -59,18 +60,23 @@ def paper_beside_torchvision(device: str, toy: bool, rounds: int) -> list[Row]:
     fast = choose_precision(device, "auto")
     rows = []
 
-    def measured(name: str, count: int) -> Callable[[], float]:
+    def measured(name: str, count: int, in_8_bits: bool) -> Callable[[], float]:
         model = build_model(name)
         images = batch(model.variant, count, fast.device)[0].contiguous(memory_format=torch.channels_last)
-        step = inference_step(fast.place(model), fast, images)
+        if in_8_bits:
+            step = inference_step(quantize(model, images), Precision(fast.device, torch.float32), images)
+        else:
+            step = inference_step(fast.place(model), fast, images)
         return lambda: seconds(step, 1 if count > 1 else 10, fast.device)
 
-    for count in (2, 1) if toy else (64, 1):
-        names = ("cifar", "cifar") if toy else ("paper", "torchvision")
-        ours, theirs, ratio = in_turn(measured(names[0], count), measured(names[1], count), rounds)
-        detail = f"{count / ours:,.0f} and {count / theirs:,.0f} images/s"
-        what = f"inference of {count}: paper's network of torchvision's, both ours"
-        rows.append(Row(what, 1 / ratio, "{:.0%}", None if toy else 0.85, False, detail, True))
+    names = ("cifar", "cifar") if toy else ("paper", "torchvision")
+    for in_8_bits in (False, True) if computes_int8(fast.device) else (False,):
+        for count in (2, 1) if toy else (64, 1):
+            first, second = (measured(name, count, in_8_bits) for name in names)
+            ours, theirs, ratio = in_turn(first, second, rounds)
+            detail = f"{count / ours:,.0f} and {count / theirs:,.0f} images/s"
+            what = f"inference of {count}{', int8' if in_8_bits else ''}: paper's network of torchvision's, both ours"
+            rows.append(Row(what, 1 / ratio, "{:.0%}", None if toy else 0.85, False, detail, True))
     return rows
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alexnet.evaluation import evaluate
     from alexnet.features import extract_features
     from alexnet.metrics import Result
+    from alexnet.models.int8 import quantize
     from alexnet.models.network import AlexNet, build_model
     from alexnet.models.variants import list_models
     from alexnet.models.weights import load_weights
@@ -45,6 +46,7 @@ __all__ = [
     "load_weights",
     "predict",
     "prepare",
+    "quantize",
     "recipe",
     "train",
 ]
@@ -57,6 +59,7 @@ _HOMES = {
     "alexnet.data.packing": ("prepare",),
     "alexnet.features": ("extract_features",),
     "alexnet.metrics": ("Result",),
+    "alexnet.models.int8": ("quantize",),
     "alexnet.models.network": ("AlexNet", "build_model"),
     "alexnet.models.variants": ("list_models",),
     "alexnet.models.weights": ("load_weights",),

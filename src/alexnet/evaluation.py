@@ -7,19 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.checkpoint import is_checkpoint
-from alexnet.config import TrainConfig, override
+from alexnet.config import DataConfig, TrainConfig, override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.loading import Loader, open_split
+from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
-from alexnet.data.splits import Dataset
+from alexnet.data.splits import Dataset, Split
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, UsageError, listed
 from alexnet.metrics import Result
+from alexnet.models.int8 import quantize
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.weights import load_weights, read_weights
 from alexnet.precision import Precision, choose_precision
@@ -27,6 +30,7 @@ from alexnet.run import Run, load_run
 from alexnet.trained import Trained, open_trained, weights_file
 
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
+TYPICAL = 256  # images that say how large activations are
 
 
 @torch.inference_mode()
@@ -98,7 +102,8 @@ def evaluate(
     `split` is train, val or test; without it test, or val where the data has no test split. A run or checkpoint brings
     its own data settings and preprocessing, of which `data` replaces single fields ({"root": "/elsewhere"}). A bare
     weights file or a network needs `config` (a recipe) to say what it was trained on. Without `precision` it is
-    computed as it was trained. Raises UsageError, DataError or CheckpointError.
+    computed as it was trained; "int8" in 8 bits (`quantize`), with scales from images of the training split. Raises
+    UsageError, DataError or CheckpointError.
     """
     if isinstance(target, str | Path) and Path(target).is_dir():
         target = load_run(target)
@@ -112,7 +117,8 @@ def evaluate(
             read_weights(path)  # a file that is no checkpoint at all is the error to show first
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
-    place = choose_precision(device, precision or config.precision)
+    in_8_bits = precision == "int8"
+    place = choose_precision(device, "fp32" if in_8_bits else precision or config.precision)
     config = override(config, {"data": data or {}})
     dataset = load_dataset(config.data)
     if trained is not None:
@@ -131,9 +137,17 @@ def evaluate(
         )
     name, chosen = dataset.split(split)
     loader = open_split(chosen, place.device, config.data, prep.resize)
-    return score(
-        place.place(model), loader, prep, place, name=name, classes=dataset.names, views=views, skip_bad=skip_bad
-    )
+    network = place.place(model)
+    if in_8_bits:
+        network = quantize(model, _typical(dataset.train, prep, config.data, place.device))
+    return score(network, loader, prep, place, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+
+
+def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig, device: torch.device) -> Tensor:
+    """Images of all parts of the training split (folders come class by class), as evaluation shows them."""
+    rows = np.linspace(0, len(train) - 1, min(len(train), TYPICAL)).astype(np.int64)
+    loader = open_split(train.take(rows), device, data, prep.resize)
+    return torch.cat([images[:, 0] for images, _ in loader.evaluation_batches(prep, BATCH, skip_bad=True)])
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:

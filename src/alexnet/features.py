@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import UsageError, unknown
-from alexnet.models.network import AlexNet
+from alexnet.models.network import AlexNet, check_images
 from alexnet.precision import choose_precision
 from alexnet.run import Run
 from alexnet.trained import Trained, open_trained
@@ -65,7 +65,7 @@ def extract_features(
     try:
         with torch.inference_mode():
             for batch in batches:
-                network.check(batch)
+                check_images(batch, network.variant)
                 x = batch.to(precision.device).contiguous(memory_format=torch.channels_last)
                 for name, module in placed.named_children():
                     x = module(x)

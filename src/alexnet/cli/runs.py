@@ -60,7 +60,7 @@ def evaluate(
     root: Annotated[str | None, Parameter(name="--data.root")] = None,
     source: Annotated[str | None, Parameter(name="--data.source")] = None,
     device: str = "auto",
-    precision: Literal["auto", "fp32", "bf16"] | None = None,
+    precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
     skip_bad: bool = False,
     out: Path | None = None,
     json: bool = False,
@@ -84,7 +84,8 @@ def evaluate(
     device
         auto, cpu, cuda or cuda:N.
     precision
-        Without it as the run was trained; auto is bf16 where the processor has it, else fp32.
+        Without it as the run was trained; auto is bf16 where the processor has it, else fp32; int8 rounds weights and
+        activations to 8 bits, by the scale of some training images, to see what that costs.
     skip_bad
         Leave out images that cannot be read instead of stopping at the first.
     out

@@ -41,16 +41,15 @@ class AlexNet(nn.Sequential):
         initialise(self, variant.init)
 
     def forward(self, images: Tensor) -> Tensor:
-        self.check(images)
+        check_images(images, self.variant)
         return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
 
-    def check(self, images: Tensor) -> None:
-        """Raise ValueError for images of another shape than the network's."""
-        wanted = (self.variant.in_channels, self.variant.input_size, self.variant.input_size)
-        if tuple(images.shape[1:]) != wanted:
-            raise ValueError(
-                f"this network takes images of [N, {', '.join(map(str, wanted))}], not {list(images.shape)}"
-            )
+
+def check_images(images: Tensor, variant: Variant) -> None:
+    """Raise ValueError for images of another shape than the network's."""
+    wanted = (variant.in_channels, variant.input_size, variant.input_size)
+    if tuple(images.shape[1:]) != wanted:
+        raise ValueError(f"this network takes images of [N, {', '.join(map(str, wanted))}], not {list(images.shape)}")
 
 
 def build_model(name: str = "paper", **fields: Any) -> AlexNet:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
+from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
 from alexnet.precision import Precision, choose_precision
@@ -120,11 +122,10 @@ def benchmark(
             step = training_step(placed, precision, images, labels, compiled)
             ways[label] = (Rates(label, "training, usual"), batch_size, lambda: seconds(step, steps, place))
 
-        def infer(count: int) -> None:
-            few = batch(variant, count, place)[0].contiguous(memory_format=torch.channels_last)
-            step = inference_step(fast.place(copy.deepcopy(network)), fast, few)
+        def infer(count: int, label: str, placed: nn.Module, precision: Precision) -> None:
+            step = inference_step(placed, precision, some[:count])
             turns = steps if count > 1 else 10 * steps
-            rates = Rates(f"inference of {count}, {name}", f"inference of {count}, usual")
+            rates = Rates(f"inference of {count}, {label}", f"inference of {count}, usual")
             ways[rates.name] = (rates, count, lambda: seconds(step, turns, place))
 
         theirs("training, usual", None, network=model, training=True, count=batch_size)
@@ -138,9 +139,14 @@ def benchmark(
             train(f"training, {label}", precision)
         if compile:
             train(f"training, {name} compiled", fast, compiled=True)
+        placed = fast.place(copy.deepcopy(network)).eval()
+        some = batch(variant, 64, place)[0].contiguous(memory_format=torch.channels_last)
+        rounded = quantize(network, some) if computes_int8(place) else None
         for count in (64, 1):
             theirs(f"inference of {count}, usual", None, network=model, training=False, count=count)
-            infer(count)
+            infer(count, name, placed, fast)
+            if rounded is not None:
+                infer(count, "int8", rounded, exact)
 
         rate = arithmetic(fast, batch_size)  # before and after: a shared machine's rate moves
         for round_ in range(rounds + 1):  # the first only warms up
