@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -18,7 +18,7 @@ from alexnet.models.summary import Layer, trace
 from alexnet.models.variants import Variant
 
 _ONEDNN = torch.ops.onednn  # what torch's compiler emits for quantised graphs; here without a minute of compiling
-_IN_CACHE = 2**18  # real numbers that become integers at a time
+_IN_CACHE = 2**19  # real numbers that become integers at a time
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,11 @@ class _Quantize(nn.Module):
         self.offset = torch.tensor(grid.zero + 0.5)  # truncation then rounds
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._round(part) for part in x.split(max(1, _IN_CACHE // x[0].numel()))])
-
-    def _round(self, x: Tensor) -> Tensor:
-        return torch.add(self.offset, x.float(), alpha=1 / self.scale).clamp_(0, 255).to(torch.uint8)
+        integers = torch.empty_like(x, dtype=torch.uint8)
+        some = max(1, _IN_CACHE // x[0].numel())
+        for real, place in zip(x.split(some), integers.split(some), strict=True):
+            place.copy_(torch.add(self.offset, real.float(), alpha=1 / self.scale).clamp_(0, 255))
+        return integers
 
 
 class _MaxPool(nn.Module):
@@ -207,23 +208,31 @@ class _Product(nn.Module):
             weight = _Fold.weight(weight, side)
         scales = weight.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
         integers = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
-        geometry: tuple[Any, ...] = ()
+        assert module.bias is not None
+        zeros, bias = torch.zeros(len(scales), dtype=torch.int32), module.bias.detach().float()
+        scale, zero = (result.scale, result.zero) if result and kind == torch.uint8 else (1.0, 0)
+        after: tuple[Any, ...] = (scale, zero, kind, "relu" if relu else "none", [], "")
         if isinstance(module, nn.Conv2d):
             stride, padding = ((1, 1), (0, 0)) if side > 1 else (module.stride, module.padding)
             geometry = (stride, padding, (1, 1), module.groups)
-            packed = _ONEDNN.qconv_prepack(integers, scales, grid.scale, grid.zero, *geometry)
-            self.operator = _ONEDNN.qconv2d_pointwise.default
+
+            @lru_cache(maxsize=8)
+            def packed(shape: torch.Size) -> Tensor:  # the best arrangement of the weights depends on the batch
+                weights: Tensor = _ONEDNN.qconv_prepack(integers, scales, grid.scale, grid.zero, *geometry, shape)
+                return weights
+
+            def compute(x: Tensor) -> Tensor:
+                given = (x, grid.scale, grid.zero, packed(x.shape), scales, zeros, bias)
+                y: Tensor = _ONEDNN.qconv2d_pointwise(*given, *geometry, *after)
+                return y
         else:
-            packed = _ONEDNN.qlinear_prepack(integers, None)
-            self.operator = _ONEDNN.qlinear_pointwise.default
-        assert module.bias is not None
-        zeros = torch.zeros(len(scales), dtype=torch.int32)
-        scale, zero = (result.scale, result.zero) if result and kind == torch.uint8 else (1.0, 0)
-        self.arguments = (
-            *(grid.scale, grid.zero, packed, scales, zeros, module.bias.detach().float(), *geometry),
-            *(scale, zero, kind, "relu" if relu else "none", [], ""),
-        )
+            once = _ONEDNN.qlinear_prepack(integers, None)
+
+            def compute(x: Tensor) -> Tensor:
+                y: Tensor = _ONEDNN.qlinear_pointwise(x, grid.scale, grid.zero, once, scales, zeros, bias, *after)
+                return y
+
+        self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.operator(x, *self.arguments)
-        return y
+        return self.compute(x)
