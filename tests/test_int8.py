@@ -9,6 +9,7 @@ from torch import nn
 import alexnet
 from alexnet.errors import UsageError
 from alexnet.models.int8 import _Fold, quantize
+from alexnet.models.lrn import LocalResponseNorm, native
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.variants import VARIANTS, Conv, resolve
 
@@ -95,6 +96,29 @@ def test_folding_keeps_a_strided_convolution(kernel, stride, padding, size, extr
     folded = _Fold(conv, extra, zero)(x)
     ours = torch.conv2d(folded.double() - zero, _Fold.weight(weight, stride))
     assert torch.equal(ours, torch.conv2d(wide, weight, stride=stride))
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("size", "beta"), [(5, 0.75), (3, 0.5)])
+def test_normalisation_to_integers(memory, size, beta):
+    x = torch.rand(2, 9, 6, 7).mul(40).bfloat16().contiguous(memory_format=memory)
+    exact = LocalResponseNorm(size, 0.1, beta, 1.0)(x.double())
+    unit = exact.max().item() / 300  # some lie beyond the last integer
+    ours = native.rounded(x, unit, size, 0.1, beta, 1.0)
+    assert ours.dtype == torch.uint8
+    assert ours.stride() == x.stride()
+    assert ours.max() == 255
+    assert (ours.double() - (exact / unit).clamp(max=255)).abs().max() <= 0.5 + 1e-3
+
+
+def test_without_a_compiler(monkeypatch):
+    model = network("paper", input_size=99)
+    x = images(model)
+    fast = quantize(model, x)(x)
+    monkeypatch.setattr(native, "library", lambda: None)
+    slow = quantize(model, x)(x)
+    assert 0 < (fast - slow).norm() < 0.02 * slow.norm()
 
 
 def test_an_image_is_judged_alone_and_in_any_layout():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
+from alexnet.models.lrn import LocalResponseNorm, native
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.summary import Layer, trace
 from alexnet.models.variants import Variant
@@ -62,15 +63,18 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
         inner = here >= 0
         between = layers[here + 1 + (inner and relu) : there]  # a ReLU is part of its product
         following, grid = _product(model, layers[there]), grids[layers[there].name]
-        stays = inner and all(layer.kind in ("pool", "flatten") for layer in between)
+        cut = len(between)
+        while cut and between[cut - 1].kind in ("pool", "flatten"):
+            cut -= 1  # these move integers as well as real numbers
+        real = [model.get_submodule(layer.name) for layer in between[:cut] if layer.kind != "pad"]
         if inner:
-            kind = torch.uint8 if stays else torch.bfloat16
+            kind = torch.bfloat16 if real else torch.uint8
             steps.append(_Product(_product(model, layers[here]), grids[layers[here].name], relu, kind, grid))
-        if stays:
-            steps += [nn.Flatten() if layer.kind == "flatten" else _MaxPool(layer) for layer in between]
-        else:
-            steps += [model.get_submodule(layer.name) for layer in between if layer.kind != "pad"]
-            steps.append(_Quantize(grid))
+        if real and isinstance(real[-1], LocalResponseNorm) and relu:
+            steps += [*real[:-1], _RoundedNorm(real[-1], grid)]
+        elif real or not inner:
+            steps += [*real, _Quantize(grid)]
+        steps += [nn.Flatten() if layer.kind == "flatten" else _MaxPool(layer) for layer in between[cut:]]
         extra = sum(layer.padding for layer in between if layer.kind == "pad")
         if isinstance(following, nn.Conv2d) and _side(following) > 1:
             steps.append(_Fold(following, extra, grid.zero))
@@ -135,6 +139,21 @@ class _Quantize(nn.Module):
         some = max(1, _IN_CACHE // x[0].numel())
         for real, place in zip(x.split(some), integers.split(some), strict=True):
             place.copy_(torch.add(self.offset, real.float(), alpha=1 / self.scale).clamp_(0, 255))
+        return integers
+
+
+class _RoundedNorm(nn.Module):
+    """Local response normalisation of numbers from zero up, to integers."""
+
+    def __init__(self, norm: LocalResponseNorm, grid: _Grid) -> None:
+        super().__init__()
+        self.norm, self.unit, self.quantize = norm, grid.scale, _Quantize(grid)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        if native.library() is not None:
+            return native.rounded(x, self.unit, norm.size, norm.alpha, norm.beta, norm.k)
+        integers: Tensor = self.quantize(norm(x))
         return integers
 
 

@@ -15,6 +15,7 @@
 
 #define INLINE static inline __attribute__((always_inline)) /* so that what a case knows is known in its loops */
 enum { TILE = 16384, LANES = 16, LINE = 64 };
+enum { FP32, BF16, UINT8 };
 
 typedef struct {
     long rows, row; /* so many, of so many numbers one after the other; in the buffer all are */
@@ -22,37 +23,44 @@ typedef struct {
     long ahead;     /* to the next tile */
 } Tile;
 
-static inline float load(const void *from, long i, int bf16) {
-    if (!bf16) return ((const float *)from)[i];
+static inline long bytes(int type) { return type == FP32 ? 4 : type == BF16 ? 2 : 1; }
+
+static inline float load(const void *from, long i, int type) {
+    if (type == FP32) return ((const float *)from)[i];
     uint32_t bits = (uint32_t)((const uint16_t *)from)[i] << 16;
     float value;
     memcpy(&value, &bits, 4);
     return value;
 }
 
-static inline void store(void *to, long i, float value, int bf16) {
+static inline void store(void *to, long i, float value, int type) {
     uint32_t bits;
-    if (!bf16) {
+    if (type == FP32) {
         ((float *)to)[i] = value;
+        return;
+    }
+    if (type == UINT8) {
+        value += 0.5f;
+        ((uint8_t *)to)[i] = (uint8_t)(int)(value < 0 ? 0 : value > 255 ? 255 : value);
         return;
     }
     memcpy(&bits, &value, 4); /* to the nearest, ties to even */
     ((uint16_t *)to)[i] = value != value ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-static inline void copy_in(const char *from, float *restrict to, Tile tile, int bf16) {
-    long bytes = bf16 ? 2 : 4;
-    for (long r = 0; r < tile.rows; r++, from += tile.stride * bytes, to += tile.row) {
-        for (long i = 0; i < tile.row; i++) to[i] = load(from, i, bf16);
-        for (long i = 0; i < tile.row * bytes; i += LINE) __builtin_prefetch(from + tile.ahead * bytes + i, 0);
+static inline void copy_in(const char *from, float *restrict to, Tile tile, int type) {
+    long one = bytes(type);
+    for (long r = 0; r < tile.rows; r++, from += tile.stride * one, to += tile.row) {
+        for (long i = 0; i < tile.row; i++) to[i] = load(from, i, type);
+        for (long i = 0; i < tile.row * one; i += LINE) __builtin_prefetch(from + tile.ahead * one + i, 0);
     }
 }
 
-static inline void copy_out(const float *restrict from, char *to, Tile tile, int bf16) {
-    long bytes = bf16 ? 2 : 4;
-    for (long r = 0; r < tile.rows; r++, from += tile.row, to += tile.stride * bytes) {
-        for (long i = 0; i < tile.row; i++) store(to, i, from[i], bf16);
-        for (long i = 0; i < tile.row * bytes; i += LINE) __builtin_prefetch(to + tile.ahead * bytes + i, 1);
+static inline void copy_out(const float *restrict from, char *to, Tile tile, int type) {
+    long one = bytes(type);
+    for (long r = 0; r < tile.rows; r++, from += tile.row, to += tile.stride * one) {
+        for (long i = 0; i < tile.row; i++) store(to, i, from[i], type);
+        for (long i = 0; i < tile.row * one; i += LINE) __builtin_prefetch(to + tile.ahead * one + i, 1);
     }
 }
 
@@ -84,13 +92,13 @@ static inline float powers(float scale, float beta, float *inverse) {
     return powf(scale, -beta);
 }
 
-/* result = x_c * s_c^-beta of windows from `value` on; x_c lies `middle` further. */
+/* result = unit * x_c * s_c^-beta of windows from `value` on; x_c lies `middle` further. */
 INLINE void forward(const float *restrict value, float *restrict sum, float *restrict result, long count, long step,
-                    long middle, long size, float a, float beta, float k) {
+                    long middle, long size, float a, float beta, float k, float unit) {
     if (size != 5) any(value, sum, count, step, size, 1);
     for (long i = 0; i < count; i++) {
         float s = size == 5 ? five(value + i, step, 1) : sum[i], inverse;
-        result[i] = value[i + middle] * powers(k + a * s, beta, &inverse);
+        result[i] = value[i + middle] * powers(k + a * s, beta, &inverse) * unit;
     }
 }
 
@@ -125,8 +133,8 @@ INLINE void clear(float *buffer, long channels, long width, long before, long af
 
 /* What one thread of several does: y from x; or, where there is g, y = dx. */
 INLINE void lrn(const char *x, const char *g, char *y, long outer, long channels, long inner, long size, float alpha,
-                float beta, float k, int bf16) {
-    long before = size / 2, after = (size - 1) / 2, bytes = bf16 ? 2 : 4;
+                float beta, float k, float unit, int type, int out) {
+    long before = size / 2, after = (size - 1) / 2;
     long width = TILE / channels / LANES * LANES;
     width = inner == 1 ? 1 : width < LANES ? LANES : width;
     long columns = (inner + width - 1) / width, cleared = 0;
@@ -138,38 +146,45 @@ INLINE void lrn(const char *x, const char *g, char *y, long outer, long channels
 #pragma omp for schedule(static)
     for (long number = 0; number < outer * columns; number++) {
         long first = number % columns * width, w = inner - first < width ? inner - first : width;
-        long start = (number / columns * channels * inner + first) * bytes, count = channels * w;
+        long start = number / columns * channels * inner + first, from = start * bytes(type), count = channels * w;
         Tile tile = inner == 1 ? (Tile){1, channels, 0, channels} : (Tile){channels, w, inner, w};
         if (w != cleared) clear(value, channels, cleared = w, before, after);
-        copy_in(x + start, value + before * w, tile, bf16);
+        copy_in(x + from, value + before * w, tile, type);
         if (g) {
-            copy_in(g + start, gradient, tile, bf16);
+            copy_in(g + from, gradient, tile, type);
             backward(value, gradient, sum, result, cross + after * w, count, w, before * w, size, a, beta, k);
             clear(cross, channels, w, after, before); /* windows seen from their members: mirrored */
             across(value, cross, sum, result, count, w, before * w, size, b);
         } else
-            forward(value, sum, result, count, w, before * w, size, a, beta, k);
-        copy_out(result, y + start, tile, bf16);
+            forward(value, sum, result, count, w, before * w, size, a, beta, k, unit);
+        copy_out(result, y + start * bytes(out), tile, out);
     }
     free(value);
 }
 
 /* Each case is compiled by itself; in the published ones size, beta and, in channels_last, inner are known. */
-#define CASE(inner, size, beta, bf16)                                     \
-    (g ? lrn(x, g, y, outer, channels, inner, size, alpha, beta, k, bf16) \
-       : lrn(x, 0, y, outer, channels, inner, size, alpha, beta, k, bf16))
-#define ENTRY(name, bf16)                                                                                           \
+#define CASES(g, unit, type, out)                                                            \
+    _Pragma("omp parallel num_threads(threads)") {                                           \
+        if (size != 5 || beta != 0.75f)                                                      \
+            lrn(x, g, y, outer, channels, inner, size, alpha, beta, k, unit, type, out);     \
+        else if (inner == 1)                                                                 \
+            lrn(x, g, y, outer, channels, 1, 5, alpha, 0.75f, k, unit, type, out);           \
+        else                                                                                 \
+            lrn(x, g, y, outer, channels, inner, 5, alpha, 0.75f, k, unit, type, out);       \
+    }
+#define ENTRY(name, type)                                                                                           \
     void name(const void *x, const void *g, void *y, long outer, long channels, long inner, long size, float alpha, \
               float beta, float k, int threads) {                                                                   \
-        int published = size == 5 && beta == 0.75f;                                                                 \
-        _Pragma("omp parallel num_threads(threads)") {                                                              \
-            if (!published)                                                                                         \
-                CASE(inner, size, beta, bf16);                                                                      \
-            else if (inner == 1)                                                                                    \
-                CASE(1, 5, 0.75f, bf16);                                                                            \
-            else                                                                                                    \
-                CASE(inner, 5, 0.75f, bf16);                                                                        \
-        }                                                                                                           \
+        if (g)                                                                                                      \
+            CASES(g, 1, type, type)                                                                                 \
+        else                                                                                                        \
+            CASES(0, 1, type, type)                                                                                 \
     }
-ENTRY(lrn_fp32, 0)
-ENTRY(lrn_bf16, 1)
+ENTRY(lrn_fp32, FP32)
+ENTRY(lrn_bf16, BF16)
+
+/* Forward, to the nearest of 0 to 255 units. */
+void lrn_rounded(const void *x, float unit, void *y, long outer, long channels, long inner, long size, float alpha,
+                 float beta, float k, int threads) {
+    CASES(0, 1 / unit, BF16, UINT8)
+}

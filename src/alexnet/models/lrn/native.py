@@ -26,10 +26,24 @@ def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha:
     loaded = library()
     assert loaded is not None
     function = loaded.lrn_bf16 if x.dtype == torch.bfloat16 else loaded.lrn_fp32
+    gradient = None if g is None else g.data_ptr()
+    function(x.data_ptr(), gradient, y.data_ptr(), *_geometry(x, inner), size, alpha, beta, k, torch.get_num_threads())
+
+
+def rounded(x: Tensor, unit: float, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    """bf16 normalised, as whole units from 0 to 255."""
+    loaded = library()
+    assert loaded is not None
+    y = torch.empty_like(x, dtype=torch.uint8)
+    inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
+    constants = (*_geometry(x, inner), size, alpha, beta, k, torch.get_num_threads())
+    loaded.lrn_rounded(x.data_ptr(), unit, y.data_ptr(), *constants)
+    return y
+
+
+def _geometry(x: Tensor, inner: int) -> tuple[int, int, int]:
     channels = x.shape[1]
-    outer = x.numel() // (channels * inner)
-    tensors = [None if t is None else t.data_ptr() for t in (x, g, y)]
-    function(*tensors, outer, channels, inner, size, alpha, beta, k, torch.get_num_threads())
+    return x.numel() // (channels * inner), channels, inner
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +99,7 @@ def _processor() -> str:
 def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     pointer, long, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
-    for function in (loaded.lrn_fp32, loaded.lrn_bf16):
-        function.argtypes = [pointer] * 3 + [long] * 4 + [real] * 3 + [ctypes.c_int]
+    for function, second in ((loaded.lrn_fp32, pointer), (loaded.lrn_bf16, pointer), (loaded.lrn_rounded, real)):
+        function.argtypes = [pointer, second, pointer] + [long] * 4 + [real] * 3 + [ctypes.c_int]
         function.restype = None
     return loaded
