@@ -8,12 +8,12 @@ from torch import nn
 
 import alexnet
 from alexnet.errors import UsageError
-from alexnet.models.int8 import _Fold, quantize
+from alexnet.models.int8 import _Fold, computes_int8, quantize
 from alexnet.models.lrn import LocalResponseNorm, native
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.variants import VARIANTS, Conv, resolve
 
-pytestmark = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor has no VNNI")
+pytestmark = pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="the processor has no VNNI")
 
 
 def network(name="cifar", **fields):

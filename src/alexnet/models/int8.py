@@ -86,7 +86,8 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
 
 def computes_int8(device: torch.device) -> bool:
     """Whether `quantize` works there."""
-    return device.type == "cpu" and torch.cpu._is_vnni_supported()
+    probe = getattr(torch.cpu, "_is_vnni_supported", None)  # torch's own name for it is private
+    return device.type == "cpu" and probe is not None and probe()
 
 
 def _is_identity(layer: Layer) -> bool:
