@@ -112,6 +112,7 @@ def test_normalisation_to_integers(memory, size, beta):
     assert (ours.double() - (exact / unit).clamp(max=255)).abs().max() <= 0.5 + 1e-3
 
 
+@pytest.mark.skipif(native.library() is None, reason="no C compiler")
 def test_without_a_compiler(monkeypatch):
     model = network("paper", input_size=99)
     x = images(model)

@@ -58,18 +58,21 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
     layers = [layer for layer in trace(model.variant) if layer.kind != "dropout" and not _is_identity(layer)]
     weighted = [position for position, layer in enumerate(layers) if layer.parameters]
     relu = model.variant.activation == "relu"
+
+    def product(layer: Layer, relu: bool, to: _Grid | torch.dtype) -> _Product:
+        return _Product(_weighted(model, layer), grids[layer.name], relu, to)
+
     steps: list[nn.Module] = []
     for here, there in pairwise([-1, *weighted]):  # from the images or one product to the next
         inner = here >= 0
         between = layers[here + 1 + (inner and relu) : there]  # a ReLU is part of its product
-        following, grid = _product(model, layers[there]), grids[layers[there].name]
+        following, grid = _weighted(model, layers[there]), grids[layers[there].name]
         cut = len(between)
         while cut and between[cut - 1].kind in ("pool", "flatten"):
             cut -= 1  # these move integers as well as real numbers
         real = [model.get_submodule(layer.name) for layer in between[:cut] if layer.kind != "pad"]
         if inner:
-            kind = torch.bfloat16 if real else torch.uint8
-            steps.append(_Product(_product(model, layers[here]), grids[layers[here].name], relu, kind, grid))
+            steps.append(product(layers[here], relu, torch.bfloat16 if real else grid))
         if real and isinstance(real[-1], LocalResponseNorm) and relu:
             steps += [*real[:-1], _RoundedNorm(real[-1], grid)]
         elif real or not inner:
@@ -80,8 +83,7 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
             steps.append(_Fold(following, extra, grid.zero))
         elif extra:
             steps.append(nn.ConstantPad2d((0, extra, 0, extra), grid.zero))
-    steps.append(_Product(_product(model, layers[-1]), grids[layers[-1].name], False, torch.float32))
-    return QuantizedAlexNet(model.variant, steps)
+    return QuantizedAlexNet(model.variant, [*steps, product(layers[-1], False, torch.float32)])
 
 
 def computes_int8(device: torch.device) -> bool:
@@ -94,7 +96,7 @@ def _is_identity(layer: Layer) -> bool:
     return layer.kind == "average" and layer.in_shape == layer.out_shape
 
 
-def _product(model: AlexNet, layer: Layer) -> nn.Conv2d | nn.Linear:
+def _weighted(model: AlexNet, layer: Layer) -> nn.Conv2d | nn.Linear:
     module = model.get_submodule(layer.name)
     assert isinstance(module, nn.Conv2d | nn.Linear)
     return module
@@ -215,12 +217,10 @@ class _Fold(nn.Module):
 
 
 class _Product(nn.Module):
-    """A convolution or fully connected layer, with its ReLU: from integers to integers of the grid `result`, or to real
-    numbers."""
+    """A convolution or fully connected layer, with its ReLU: from integers of a grid to those of another, or to real
+    numbers of a type."""
 
-    def __init__(
-        self, module: nn.Conv2d | nn.Linear, grid: _Grid, relu: bool, kind: torch.dtype, result: _Grid | None = None
-    ) -> None:
+    def __init__(self, module: nn.Conv2d | nn.Linear, grid: _Grid, relu: bool, to: _Grid | torch.dtype) -> None:
         super().__init__()
         weight = module.weight.detach().float()
         side = _side(module)
@@ -230,7 +230,7 @@ class _Product(nn.Module):
         integers = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
         assert module.bias is not None
         zeros, bias = torch.zeros(len(scales), dtype=torch.int32), module.bias.detach().float()
-        scale, zero = (result.scale, result.zero) if result and kind == torch.uint8 else (1.0, 0)
+        scale, zero, kind = (to.scale, to.zero, torch.uint8) if isinstance(to, _Grid) else (1.0, 0, to)
         after: tuple[Any, ...] = (scale, zero, kind, "relu" if relu else "none", [], "")
         if isinstance(module, nn.Conv2d):
             stride, padding = ((1, 1), (0, 0)) if side > 1 else (module.stride, module.padding)
