@@ -22,7 +22,7 @@ import networks
 import whole
 from common import Row, machine
 
-from alexnet.precision import choose_precision
+from alexnet.compute import choose_precision
 
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
     "networks": networks.measure,

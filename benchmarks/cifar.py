@@ -21,8 +21,8 @@ from common import Row, show
 from loop import SMALL, random_source
 
 import alexnet
-from alexnet.evaluation import evaluate
-from alexnet.progress import Reporter
+from alexnet.inference.evaluation import evaluate
+from alexnet.training.progress import Reporter
 
 TARGETS = (0.796, 0.90)
 

@@ -27,12 +27,12 @@ from typing import Any
 import cyclopts
 import torch
 
+from alexnet.compute import choose_precision
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.packed import arrow, schema
 from alexnet.data.packing import prepare
 from alexnet.data.sources import load_dataset
-from alexnet.precision import choose_precision
 
 BATCH = 128
 PLAIN = DataConfig(source="folder", crop=224, resize=256, flip=True, val_fraction=0, test_fraction=0, workers=1)

@@ -24,14 +24,14 @@ import torch
 from common import Row, in_turn, prepared_photos, show
 
 import alexnet
+from alexnet.compute import choose_precision
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import SOURCES, Source, load_dataset
 from alexnet.data.splits import Published, Split
 from alexnet.models.network import build_model
-from alexnet.precision import choose_precision
-from alexnet.progress import Reporter
 from alexnet.speed.steps import batch, seconds, training_step
+from alexnet.training.progress import Reporter
 
 EPOCH_STEPS = 375  # 48,000 images of CIFAR-10 in batches of 128
 SMALL = DataConfig(source="random", val_fraction=0.0, pad=4, flip=True)

@@ -15,8 +15,8 @@ import torch
 from common import Row, in_turn, show
 from torch import Tensor, nn
 
+from alexnet.compute import choose_precision
 from alexnet.models.lrn import LocalResponseNorm, banded, fused
-from alexnet.precision import choose_precision
 from alexnet.speed.steps import Step, seconds
 
 SHAPES = ((96, 55, 55), (256, 27, 27))  # norm1 and norm2 (section 3.5)

@@ -11,9 +11,9 @@ import cyclopts
 import torch
 from common import Row, in_turn, show
 
+from alexnet.compute import Precision, choose_precision
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
-from alexnet.precision import Precision, choose_precision
 from alexnet.speed.networks import Speed, benchmark
 from alexnet.speed.steps import batch, inference_step, seconds
 

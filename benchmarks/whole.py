@@ -17,12 +17,12 @@ import cyclopts
 import torch
 from common import Row, prepared_photos, show
 
-from alexnet.checkpoint import save_checkpoint
+from alexnet.compute import choose_precision
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
-from alexnet.learner import Learner
 from alexnet.models.network import build_model
-from alexnet.precision import choose_precision
+from alexnet.runs.checkpoint import save_checkpoint
+from alexnet.training.learner import Learner
 
 
 def run(arguments: list[str]) -> tuple[float, float]:

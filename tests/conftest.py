@@ -14,12 +14,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet import checkpoint, cli, training
-from alexnet.checkpoint import load_checkpoint
+from alexnet import cli, files
 from alexnet.config import override
-from alexnet.figures import confusion
-from alexnet.progress import Reporter
 from alexnet.recipes import recipe
+from alexnet.runs import recorder
+from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.training import loop
+from alexnet.training.progress import Reporter
 
 TINY = recipe(
     "digits",
@@ -51,23 +52,30 @@ def text(reporter):
     return reporter.console.file.getvalue()
 
 
+class Blank:
+    """A figure that is drawn in no time."""
+
+    def savefig(self, stream, **_):
+        stream.write(b"blank")
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     """Leave out the pictures, which take longer than the training."""
-    monkeypatch.setattr(training, "draw_curves", lambda *_: None)
-    monkeypatch.setattr(confusion, "draw_confusion", lambda *_: None)
+    monkeypatch.setattr(loop, "draw_curves", lambda *_: Blank())
+    monkeypatch.setattr(recorder, "draw_confusion", lambda *_: Blank())
 
 
 @pytest.fixture
 def no_fsync(monkeypatch):
     """Where a test saves a lot and no power fails."""
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: None)
+    monkeypatch.setattr(files.os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A finished run of TINY with everything in its folder; only to be read."""
-    return training.train(TINY, tmp_path_factory.mktemp("finished") / "run", reporter=Reporter(quiet=True))
+    return loop.train(TINY, tmp_path_factory.mktemp("finished") / "run", reporter=Reporter(quiet=True))
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from alexnet import checkpoint, cli
-from alexnet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomically
+from alexnet import cli, files
 from alexnet.errors import CheckpointError
-from alexnet.training import train
+from alexnet.files import write_atomically
+from alexnet.runs import checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from alexnet.training.loop import train
 from conftest import assert_same_tensors, leftovers, tensors, text
 
 CONTENT = Checkpoint(
@@ -179,7 +181,7 @@ def test_failure_at_any_call_leaves_the_old_file(file, tmp_path, monkeypatch, ca
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os if call == "fsync" else checkpoint.Path, call, fail)
+    monkeypatch.setattr(files.os if call == "fsync" else files.Path, call, fail)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(file, b"new")
     assert same(load_checkpoint(file), CONTENT)
@@ -189,7 +191,7 @@ def test_failure_at_any_call_leaves_the_old_file(file, tmp_path, monkeypatch, ca
 def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     """What os.fsync, rename and os.fsync of the folder are called with, in that order."""
     calls = []
-    fsync, replace = os.fsync, checkpoint.Path.replace
+    fsync, replace = os.fsync, files.Path.replace
 
     def synced(descriptor):
         calls.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
@@ -199,8 +201,8 @@ def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
         calls.append(("rename", str(part)))
         return replace(part, target)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", synced)
-    monkeypatch.setattr(checkpoint.Path, "replace", renamed)
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(files.Path, "replace", renamed)
     write_atomically(tmp_path / "file", b"content")
     (first, part), (second, source), third = calls
     assert (first, second, third) == ("fsync", "rename", ("fsync", str(tmp_path)))
@@ -218,7 +220,7 @@ def test_training_goes_on_when_the_disk_fills(tiny, tmp_path, reporter, finished
         if path.name == "last.safetensors":
             limit_files(100_000)
 
-    monkeypatch.setattr("alexnet.recorder.save_checkpoint", then_full)
+    monkeypatch.setattr("alexnet.runs.recorder.save_checkpoint", then_full)
     with full_disk(None):
         run = train(tiny(epochs=3), tmp_path / "run", reporter=reporter)
     assert saved == ["best.safetensors", "last.safetensors"]

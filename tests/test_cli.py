@@ -213,7 +213,7 @@ def test_info_takes_fields(call):
 def given(monkeypatch):
     """What `train` is called with."""
     calls = []
-    monkeypatch.setattr("alexnet.training.train", lambda config, run, guard: calls.append((config, run)))
+    monkeypatch.setattr("alexnet.training.loop.train", lambda config, run, guard: calls.append((config, run)))
     return calls
 
 

@@ -9,11 +9,11 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet import comparison
-from alexnet.comparison import Compared, compare
 from alexnet.config import DataConfig
 from alexnet.data.packing import prepare
 from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.inference import comparison
+from alexnet.inference.comparison import Compared, compare
 from alexnet.metrics import wilson_interval
 
 SIZES = [(300, 400), (411, 283), (256, 256), (90, 500), (500, 375), (640, 231)]

@@ -14,9 +14,9 @@ from alexnet.config import override
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import UsageError
-from alexnet.progress import Reporter
-from alexnet.run import Run
-from alexnet.training import train
+from alexnet.runs.folder import Run
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
 from conftest import STEPS, TINY, assert_consistent, tensors
 
 # Without the -- torchrun takes --run for an abbreviation of its own --run-path (Python 3.11).

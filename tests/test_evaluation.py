@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet import build_model, evaluate, evaluation
-from alexnet.checkpoint import load_checkpoint
+from alexnet import build_model, evaluate
+from alexnet.compute import choose_precision
 from alexnet.config import override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.errors import AlexNetError, CheckpointError, UsageError
-from alexnet.evaluation import SMALL_BATCH as BATCH
-from alexnet.evaluation import score
-from alexnet.precision import choose_precision
-from alexnet.trained import restore
-from alexnet.training import train
+from alexnet.inference import evaluation
+from alexnet.inference.evaluation import SMALL_BATCH as BATCH
+from alexnet.inference.evaluation import score
+from alexnet.inference.trained import restore
+from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.training.loop import train
 from conftest import TINY
 
 FP32 = choose_precision("cpu", "fp32")

@@ -7,15 +7,15 @@ import torchvision
 from PIL import Image
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.config import flatten
 from alexnet.data.images import as_views, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
-from alexnet.features import BATCH, extract_features, torchvision_layers
+from alexnet.inference.features import BATCH, extract_features, torchvision_layers
+from alexnet.inference.trained import open_trained
 from alexnet.models.network import build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
-from alexnet.trained import open_trained
+from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
 
 THEIRS = [*(f"features.{i}" for i in range(13)), "avgpool", *(f"classifier.{i}" for i in range(7))]
 
@@ -225,7 +225,7 @@ def test_archive_appears_whole_or_not_at_all(call, checkpoint, images, tmp_path,
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("alexnet.checkpoint.os.fsync", full)
+    monkeypatch.setattr("alexnet.files.os.fsync", full)
     code, _, err = call("features", checkpoint, images, "--out", folder / "f.npz", "--device", "cpu")
     assert code == 2
     assert "No space left on device" in err

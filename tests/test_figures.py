@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from alexnet.errors import UsageError
-from alexnet.figures.confusion import draw_confusion, write_confusion
+from alexnet.figures import save_figure
+from alexnet.figures.confusion import draw_confusion
 from alexnet.figures.curves import draw_curves
 from alexnet.metrics import Result
+from alexnet.runs.results import write_result
 
 
 def result(k: int, empty_class: bool = False) -> Result:
@@ -46,7 +48,7 @@ def has_colour(image: np.ndarray, kind: str) -> bool:
 @pytest.mark.parametrize(("k", "empty_class"), [(2, False), (10, True), (100, True)])
 def test_confusion(tmp_path, k, empty_class):
     shown = result(k, empty_class)
-    draw_confusion(shown, tmp_path / "c.png")
+    save_figure(draw_confusion(shown), tmp_path / "c.png")
     image = pixels(tmp_path / "c.png")
     assert min(image.shape[:2]) >= 600
     assert len(np.unique(image @ [1 << 16, 1 << 8, 1])) > 50
@@ -56,16 +58,16 @@ def test_confusion(tmp_path, k, empty_class):
 
 def test_confusion_shows_the_counts_it_is_given(tmp_path):
     one = result(10)
-    draw_confusion(one, tmp_path / "a.png")
+    save_figure(draw_confusion(one), tmp_path / "a.png")
     other = Result(**{**vars(one), "confusion": np.roll(one.confusion, 3, axis=1)})
-    draw_confusion(other, tmp_path / "b.png")
+    save_figure(draw_confusion(other), tmp_path / "b.png")
     assert (pixels(tmp_path / "a.png") != pixels(tmp_path / "b.png")).any(axis=2).mean() > 0.05
 
 
 def test_result_files(tmp_path):
     shown = result(10)
-    write_confusion(shown, tmp_path, "val")
-    assert {p.name for p in tmp_path.iterdir()} == {"val.json", "val-confusion.csv", "val-confusion.png"}
+    write_result(shown, tmp_path, "val")
+    assert {p.name for p in tmp_path.iterdir()} == {"val.json", "val-confusion.csv"}
     assert json.loads((tmp_path / "val.json").read_text()) == json.loads(json.dumps(shown.to_dict()))
     with (tmp_path / "val-confusion.csv").open(newline="") as stream:
         header, *rows = csv.reader(stream)
@@ -76,7 +78,7 @@ def test_result_files(tmp_path):
 @pytest.mark.parametrize("val", [True, False])
 @pytest.mark.parametrize("epochs", [1, 30])
 def test_curves(tmp_path, epochs, val, recwarn):
-    draw_curves([row(e, val) for e in range(1, epochs + 1)], tmp_path / "curves.png")
+    save_figure(draw_curves([row(e, val) for e in range(1, epochs + 1)]), tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")
     assert has_colour(image, "gray")
     assert has_colour(image, "orange")
@@ -86,13 +88,8 @@ def test_curves(tmp_path, epochs, val, recwarn):
 
 @pytest.mark.parametrize("rates", [(0.1, 0.01, 0.001), (0.1, 0.05, 1e-9)], ids=["drops", "to-zero"])
 def test_curves_of_any_rates(tmp_path, rates):
-    draw_curves([row(i, lr=lr) for i, lr in enumerate(rates, 1)], tmp_path / "curves.png")
+    save_figure(draw_curves([row(i, lr=lr) for i, lr in enumerate(rates, 1)]), tmp_path / "curves.png")
     assert has_colour(pixels(tmp_path / "curves.png"), "orange")
-
-
-def test_no_epochs_no_curves(tmp_path):
-    draw_curves([], tmp_path / "curves.png")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -103,7 +100,7 @@ def no_matplotlib(monkeypatch):
 @pytest.mark.usefixtures("no_matplotlib")
 def test_without_matplotlib_the_extra_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"alexnet\[figures\]"):
-        draw_curves([row(1)], tmp_path / "curves.png")
+        save_figure(draw_curves([row(1)]), tmp_path / "curves.png")
     with pytest.raises(UsageError, match=r"alexnet\[figures\]"):
-        write_confusion(result(3), tmp_path, "test")
-    assert {p.name for p in tmp_path.iterdir()} == {"test.json", "test-confusion.csv"}
+        draw_confusion(result(3))
+    assert not list(tmp_path.iterdir())

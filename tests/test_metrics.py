@@ -15,12 +15,12 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
 
+from alexnet.compute import Precision
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
-from alexnet.evaluation import score
+from alexnet.inference.evaluation import score
 from alexnet.metrics import Result, wilson_interval
-from alexnet.precision import Precision
 
 FP32 = Precision(torch.device("cpu"), torch.float32)
 
@@ -56,7 +56,7 @@ def evaluated(logits: np.ndarray, split: ResidentSplit, prep: Preprocessing = RA
 @pytest.mark.parametrize("k", [2, 3, 5, 10, 30])
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_evaluation_counts_as_scikit_learn(k, batch, monkeypatch):
-    monkeypatch.setattr("alexnet.evaluation.SMALL_BATCH", batch)
+    monkeypatch.setattr("alexnet.inference.evaluation.SMALL_BATCH", batch)
     n = 120
     logits = np.random.default_rng(k).normal(size=(n, k)).astype(np.float32)
     split = numbered(n, k)

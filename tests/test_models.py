@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet import build_model, list_models
-from alexnet.describe import CLAIMS, describe, show
 from alexnet.errors import UsageError
+from alexnet.models.describe import CLAIMS, describe, show
 from alexnet.models.network import INITS
 from alexnet.models.summary import smallest_input, trace
 from alexnet.models.variants import VARIANTS, resolve

@@ -13,7 +13,7 @@ from torch import nn
 
 from alexnet.config import OptimConfig
 from alexnet.models.network import build_model
-from alexnet.optim import Plateau, Schedule, build_optimizer, set_lr
+from alexnet.training.optim import Plateau, Schedule, build_optimizer, set_lr
 
 
 def reference(config: OptimConfig) -> torch.optim.Optimizer:

@@ -12,23 +12,23 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import training
-from alexnet.checkpoint import load_checkpoint
+from alexnet.cli.tables import show_names
+from alexnet.compute import choose_precision
 from alexnet.config import override
 from alexnet.data.packing import prepare
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, TrainingStopped, UsageError
-from alexnet.evaluation import evaluate
-from alexnet.learner import Learner, freeze
+from alexnet.inference.evaluation import evaluate
+from alexnet.inference.prediction import predict
 from alexnet.models.network import build_model
-from alexnet.precision import choose_precision
-from alexnet.prediction import predict
-from alexnet.progress import Reporter
 from alexnet.recipes import ORIGINS, RECIPES, recipe
-from alexnet.run import Run
-from alexnet.tables import show_names
-from alexnet.training import train
-from conftest import assert_consistent, assert_same_tensors, differ, tensors, text, timeless
+from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import Run
+from alexnet.training import loop
+from alexnet.training.learner import Learner, freeze
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
+from conftest import Blank, assert_consistent, assert_same_tensors, differ, tensors, text, timeless
 
 CLASSES = ("ant", "bee", "cow")
 TRAIN, VAL = 10, 5  # images a class
@@ -83,7 +83,7 @@ def trained(photos, tmp_path_factory):
     """A finished run on the original photographs, with random crops and colour noise; only to be read."""
     path = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_curves", lambda *_: None)
+        patch.setattr(loop, "draw_curves", lambda *_: Blank())
         return train(override(PHOTOS, {"data.root": str(photos)}), path, reporter=Reporter(quiet=True))
 
 
@@ -316,7 +316,7 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
             return 10**6
 
     with pytest.raises(DataError, match="of 1000000"):  # max_bad is 0
-        training._Session._note_bad(session, Split())
+        loop._Session._note_bad(session, Split())
 
 
 def test_evaluation_stops_at_a_bad_photograph_unless_told(trained, spoilt, tmp_path):

@@ -16,16 +16,16 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet import trained
-from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.config import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.inference import trained
+from alexnet.inference.prediction import predict
+from alexnet.inference.trained import open_trained, weights_file
 from alexnet.models.network import build_model
 from alexnet.models.weights import TORCHVISION_NAMES
-from alexnet.prediction import predict
 from alexnet.recipes import recipe
-from alexnet.trained import open_trained, weights_file
+from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
 
 CLASSES = ("n01", "n02", "n03", "n04", "n05", "n06")
 NAMES = ("ant", "bee", "cat", "dog", "[elk]", "fox")

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet import preview
 from alexnet.data.loading import open_split
+from alexnet.data.preview import pipeline_stages
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
-from alexnet.preview import draw_pipeline
+from alexnet.figures import save_figure
+from alexnet.figures.stages import draw_stages
 from alexnet.recipes import recipe
+from conftest import Blank
 
 CPU = torch.device("cpu")
 
@@ -54,21 +56,12 @@ CONFIGS = {
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-    """A function that makes a preview and gives its rows of stages ({title: image}), class names and places."""
+def drawn():
+    """A function that gives a preview's rows of stages ({title: image}), class names and places."""
 
-    def draw(config, path, count=4):
-        kept = []
-
-        def keep(rows, names, target):
-            assert target == path
-            kept.append(([dict(row) for row in rows], names))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(preview, "draw_stages", keep)
-            places = draw_pipeline(config, path, count)
-        ((rows, names),) = kept
-        return rows, names, places
+    def draw(config, count=4):
+        shown = pipeline_stages(config, count)
+        return [dict(s.stages) for s in shown], [s.name for s in shown], [s.place for s in shown]
 
     return draw
 
@@ -92,7 +85,7 @@ def pixels(normalised, prep):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_stages_are_those_of_training(drawn, photos, tmp_path, name):
     config = CONFIGS[name](photos)
-    rows, names, places = drawn(config, tmp_path / "p.png")
+    rows, names, places = drawn(config)
     train, prep, images, order, evaluated = loaded(config)
     dataset = load_dataset(config.data)
     assert len(rows) == 4
@@ -118,7 +111,7 @@ def test_stages_are_those_of_training(drawn, photos, tmp_path, name):
 def test_first_and_last_stage(drawn, photos, tmp_path, name):
     """The original as it lies on the disk, and the network's input in contrast."""
     config = CONFIGS[name](photos)
-    rows, _, places = drawn(config, tmp_path / "p.png")
+    rows, _, places = drawn(config)
     for stages, place in zip(rows, places, strict=True):
         titles = list(stages)
         assert titles[0] == "original"
@@ -134,7 +127,8 @@ def test_first_and_last_stage(drawn, photos, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["random area", "digits"])
 def test_writes_a_picture(photos, tmp_path, name):
-    draw_pipeline(CONFIGS[name](photos), tmp_path / "p.png", 2)
+    shown = pipeline_stages(CONFIGS[name](photos), 2)
+    save_figure(draw_stages([s.stages for s in shown], [s.name for s in shown]), tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as image:
         image.load()
         assert image.format == "PNG"
@@ -142,22 +136,20 @@ def test_writes_a_picture(photos, tmp_path, name):
         assert len(image.convert("RGB").getcolors(maxcolors=2**24)) > 30
 
 
-def test_seed_draws_the_images(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(preview, "draw_stages", lambda *_: None)
-    one, same, other = (draw_pipeline(photographs(photos, seed=s), tmp_path / "p.png", 6) for s in (1, 1, 2))
+def test_seed_draws_the_images(photos):
+    one, same, other = ([s.place for s in pipeline_stages(photographs(photos, seed=s), 6)] for s in (1, 1, 2))
     assert one == same != other
     assert len(set(one)) == 6
 
 
-def test_more_images_than_there_are(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(preview, "draw_stages", lambda *_: None)
-    assert len(draw_pipeline(photographs(photos), tmp_path / "p.png", 100)) == 12
+def test_more_images_than_there_are(photos):
+    assert len(pipeline_stages(photographs(photos), 100)) == 12
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_no_images_at_all(photos, tmp_path, count):
+def test_no_images_at_all(photos, count):
     with pytest.raises(UsageError, match="--images"):
-        draw_pipeline(photographs(photos), tmp_path / "p.png", count)
+        pipeline_stages(photographs(photos), count)
 
 
 def test_unreadable_image_is_named(tmp_path):
@@ -165,14 +157,14 @@ def test_unreadable_image_is_named(tmp_path):
         (tmp_path / "data" / "cat").mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / "cat" / f"{number}.jpg").write_bytes(b"<html>404</html>")
     with pytest.raises(DataError, match=r"\.jpg"):
-        draw_pipeline(photographs(tmp_path / "data"), tmp_path / "p.png", 2)
+        pipeline_stages(photographs(tmp_path / "data"), 2)
 
 
 def test_long_thin_photograph(drawn, tmp_path):
     """1x5000 resized to a short side of 72 would have 26 million pixels, at 256 a thousand times a photograph's."""
     (tmp_path / "data" / "cat").mkdir(parents=True)
     Image.new("RGB", (1, 5000), (9, 99, 200)).save(tmp_path / "data" / "cat" / "thin.png")
-    rows, _, _ = drawn(photographs(tmp_path / "data"), tmp_path / "p.png", 1)
+    rows, _, _ = drawn(photographs(tmp_path / "data"), 1)
     assert max(image.size for image in rows[0].values()) < 3 * 10**6
 
 
@@ -202,7 +194,8 @@ def test_command_draws_and_says_where_the_images_lie(call, photos, tmp_path):
 @pytest.mark.parametrize("source", ["digits", "folder"])
 def test_command_takes_a_recipe_and_its_settings(call, photos, monkeypatch, source):
     given = []
-    monkeypatch.setattr("alexnet.preview.draw_pipeline", lambda config, _, count: given.append((config, count)) or [])
+    monkeypatch.setattr("alexnet.data.preview.pipeline_stages", lambda *given_: given.append(given_) or [])
+    monkeypatch.setattr("alexnet.figures.stages.draw_stages", lambda *_: Blank())
     call("preview", source, "--data.root", photos, "--seed", "9")
     call("preview", "folder", "--recipe", "dogs-sgd", "--data.root", photos, "--data.no-flip", "--images", "7")
     (first, count), (second, other) = given

@@ -13,16 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import cli, evaluation, recorder, training
-from alexnet import run as run_module
-from alexnet.checkpoint import load_checkpoint, save_checkpoint
+from alexnet import cli
 from alexnet.config import override
 from alexnet.errors import TrainingStopped
-from alexnet.learner import Learner
-from alexnet.progress import Reporter
-from alexnet.run import Run
-from alexnet.training import train
-from conftest import STEPS, TINY, assert_consistent, assert_same_run, leftovers, text
+from alexnet.inference import evaluation
+from alexnet.runs import folder as run_module
+from alexnet.runs import recorder
+from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from alexnet.runs.folder import Run
+from alexnet.training import loop
+from alexnet.training.learner import Learner
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
+from conftest import STEPS, TINY, Blank, assert_consistent, assert_same_run, leftovers, text
 
 OVERRIDES = {
     "epochs": 6,
@@ -56,7 +59,7 @@ class Forked:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["alexnet.training", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.backends.backend_agg"]
+        ["alexnet.training.loop", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.backends.backend_agg"]
     )
 
     def __init__(self, arguments, log):
@@ -68,7 +71,7 @@ class Forked:
     def main(arguments, log):
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
-        training.draw_curves = lambda *_: None  # takes longer than an epoch
+        loop.draw_curves = lambda *_: Blank()  # takes longer than an epoch
         cli.main(arguments)
 
     def poll(self):
@@ -175,7 +178,7 @@ PLACES = [
     "save_checkpoint",
     "epoch's end",
     "test",
-    "write_confusion",
+    "write_result",
 ]
 
 
@@ -205,7 +208,7 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
     match place:
         case "load_dataset" | "build_for":
             at = 1
-            around(training, place, after=True)
+            around(loop, place, after=True)
         case "write_config":
             at = 1
             around(run_module.Run, place)
@@ -213,18 +216,18 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
             at = STEPS + 3
             around(Learner, place, after=True)
         case "validation":
-            around(training, "score", when=lambda *_, name, **__: name == "val")
+            around(loop, "score", when=lambda *_, name, **__: name == "val")
         case "test":
             at = 1
-            around(training, "score", when=lambda *_, name, **__: name == "test")
+            around(loop, "score", when=lambda *_, name, **__: name == "test")
         case "save_checkpoint":
             at = 4
             around(recorder, place)
         case "epoch's end":
             around(Reporter, "epoch", after=True)
-        case "write_confusion":
+        case "write_result":
             at = 1
-            around(training, place)
+            around(recorder, place)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import yaml
 
 from alexnet.config import override
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.run import FREE, Run, load_config, load_run, open_run
-from alexnet.training import train
+from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
+from alexnet.training.loop import train
 from conftest import STEPS, assert_consistent, assert_same_run, tensors, text, timeless
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -191,7 +191,7 @@ def test_empty_folder_is_taken(tiny, tmp_path):
 
 
 def test_second_process_is_refused(tiny, tmp_path):
-    code = "import sys; from alexnet.run import open_run, load_run\n"
+    code = "import sys; from alexnet.runs.folder import open_run, load_run\n"
     code += "run = load_run(sys.argv[1])\nwith open_run(run.config, run.path): pass"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with open_run(tiny(), tmp_path / "run") as run:

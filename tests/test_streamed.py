@@ -27,7 +27,7 @@ from alexnet.data.splits import Split
 from alexnet.data.streamed import StreamedSplit
 from alexnet.distributed import World
 from alexnet.errors import DataError, UsageError
-from alexnet.training import train
+from alexnet.training.loop import train
 
 CPU = torch.device("cpu")
 N = 37

@@ -9,18 +9,18 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet import training
-from alexnet.checkpoint import load_checkpoint, save_checkpoint
+from alexnet.compute import Precision, choose_precision
 from alexnet.data.augment import Preprocessing, epoch_plan
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
-from alexnet.learner import Learner
 from alexnet.models.network import build_model
-from alexnet.precision import Precision, choose_precision
-from alexnet.run import load_config
-from alexnet.training import train
+from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
+from alexnet.runs.folder import load_config
+from alexnet.training import loop
+from alexnet.training.learner import Learner
+from alexnet.training.loop import train
 from conftest import STEPS, assert_consistent, assert_same_run, assert_same_tensors, differ, tensors, text
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -223,7 +223,7 @@ def test_every_epoch_sees_every_image_once_in_its_own_order(tiny, tmp_path, repo
 
 def scripted(monkeypatch, accuracies):
     """Validation accuracies as a test wants them; returns the weights that the test split was evaluated with."""
-    score, epochs, tested = training.score, iter(accuracies), {}
+    score, epochs, tested = loop.score, iter(accuracies), {}
 
     def scored(model, *arguments, name, **options):
         result = score(model, *arguments, name=name, **options)
@@ -232,7 +232,7 @@ def scripted(monkeypatch, accuracies):
             return result
         return replace(result, top1=next(epochs))
 
-    monkeypatch.setattr(training, "score", scored)
+    monkeypatch.setattr(loop, "score", scored)
     return tested
 
 
@@ -252,7 +252,7 @@ def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema)
 def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypatch):
     """A disk too full for best.safetensors does not change which weights the result is of."""
     tested = scripted(monkeypatch, [0.5])
-    monkeypatch.setattr(training._Session, "_save_best", lambda *_: False)
+    monkeypatch.setattr(loop._Session, "_save_best", lambda *_: False)
     run = train(tiny(epochs=1, ema=0.9), tmp_path / "run", reporter=reporter)
     average = load_checkpoint(run.last).evaluated
     names = [name.removeprefix("model.") for name in tested]
@@ -469,7 +469,7 @@ def test_init_that_is_not_there(tiny, tmp_path, reporter):
 
 def test_other_data_is_refused_on_resume(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(), tmp_path / "run", reporter=reporter)
-    monkeypatch.setattr(training, "load_dataset", lambda c: replace(load_dataset(c), fingerprint="0" * 64))
+    monkeypatch.setattr(loop, "load_dataset", lambda c: replace(load_dataset(c), fingerprint="0" * 64))
     with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
         train(tiny(epochs=3), run.path, reporter=reporter)
 

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.errors import CheckpointError
+from alexnet.inference.trained import load_weights, read_weights
 from alexnet.models.network import build_model
-from alexnet.models.weights import TORCHVISION_NAMES, load_weights, read_weights
+from alexnet.models.weights import TORCHVISION_NAMES
+from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
 
 FIELDS = {"name": "cifar", "width": 0.125}
 

@@ -9,23 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from alexnet.comparison import Compared, compare
     from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from alexnet.data.packing import prepare
     from alexnet.errors import AlexNetError
-    from alexnet.evaluation import evaluate
-    from alexnet.features import extract_features
+    from alexnet.inference.comparison import Compared, compare
+    from alexnet.inference.evaluation import evaluate
+    from alexnet.inference.features import extract_features
+    from alexnet.inference.prediction import Prediction, predict
+    from alexnet.inference.trained import load_weights
     from alexnet.metrics import Result
     from alexnet.models.int8 import quantize
     from alexnet.models.network import AlexNet, build_model
     from alexnet.models.variants import list_models
-    from alexnet.models.weights import load_weights
-    from alexnet.prediction import Prediction, predict
     from alexnet.recipes import recipe
-    from alexnet.run import Run, load_run
-    from alexnet.training import train
+    from alexnet.runs.folder import Run, load_run
+    from alexnet.training.loop import train
 
-__version__ = "0.1.0"
 __all__ = [
     "AlexNet",
     "AlexNetError",
@@ -52,25 +51,29 @@ __all__ = [
 ]
 
 _HOMES = {
-    "alexnet.comparison": ("Compared", "compare"),
+    "alexnet.inference.comparison": ("Compared", "compare"),
     "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "alexnet.errors": ("AlexNetError",),
-    "alexnet.evaluation": ("evaluate",),
+    "alexnet.inference.evaluation": ("evaluate",),
     "alexnet.data.packing": ("prepare",),
-    "alexnet.features": ("extract_features",),
+    "alexnet.inference.features": ("extract_features",),
     "alexnet.metrics": ("Result",),
     "alexnet.models.int8": ("quantize",),
     "alexnet.models.network": ("AlexNet", "build_model"),
     "alexnet.models.variants": ("list_models",),
-    "alexnet.models.weights": ("load_weights",),
-    "alexnet.prediction": ("Prediction", "predict"),
+    "alexnet.inference.trained": ("load_weights",),
+    "alexnet.inference.prediction": ("Prediction", "predict"),
     "alexnet.recipes": ("recipe",),
-    "alexnet.run": ("Run", "load_run"),
-    "alexnet.training": ("train",),
+    "alexnet.runs.folder": ("Run", "load_run"),
+    "alexnet.training.loop": ("train",),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("alexnet")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

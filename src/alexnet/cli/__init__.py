@@ -9,7 +9,7 @@ from cyclopts import CycloptsError
 from alexnet.cli import facts, photographs, runs  # noqa: F401 (each adds its verbs)
 from alexnet.cli.command import app
 from alexnet.errors import AlexNetError
-from alexnet.signals import Interrupt
+from alexnet.training.signals import Interrupt
 
 
 def main(arguments: list[str] | None = None) -> None:

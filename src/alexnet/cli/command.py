@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from cyclopts import App, ArgumentCollection
 
-from alexnet import __version__
 from alexnet.config import get
 from alexnet.errors import TrainingStopped
-from alexnet.signals import Interrupt
+from alexnet.training.signals import Interrupt
 
 app = App(
     name="alexnet",
     help="AlexNet (2012): train it, evaluate it, look into it. Every command takes --help; --debug shows tracebacks.",
-    version=__version__,
+    version=lambda: version("alexnet"),
 )
 _given: list[str] = []
 

@@ -35,7 +35,7 @@ def info(
     json
         Print as JSON.
     """
-    from alexnet.describe import describe, show
+    from alexnet.models.describe import describe, show
 
     fields = {name.removeprefix("model."): value for name, value in given_fields(config).items()}
     description = describe(model, batch_size, **fields, **({"input_size": input_size} if input_size else {}))
@@ -54,7 +54,7 @@ def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> 
     kind
         What to list.
     """
-    from alexnet.tables import show_names
+    from alexnet.cli.tables import show_names
 
     show_names(kind)
 
@@ -90,8 +90,8 @@ def benchmark(
     json
         Print as JSON.
     """
+    from alexnet.cli.tables import show_speed
     from alexnet.speed.networks import benchmark as measure
-    from alexnet.tables import show_speed
 
     speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps, compile=compile)
     if json:

@@ -12,10 +12,10 @@ from cyclopts import Parameter
 from alexnet.cli.command import app, given_values, print_json, stoppable
 from alexnet.config import TrainConfig
 from alexnet.errors import DataError, UsageError
-from alexnet.signals import SignalGuard
+from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
-    from alexnet.prediction import Prediction
+    from alexnet.inference.prediction import Prediction
 
 
 @app.command
@@ -49,10 +49,10 @@ def prepare(
     workers
         Threads; without it one a core, at most 16.
     """
+    from alexnet.cli.tables import show_preparation
     from alexnet.config import DataConfig
     from alexnet.data.packing import prepare as pack
-    from alexnet.progress import counting
-    from alexnet.tables import show_preparation
+    from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
         config = DataConfig(source=source, root=root)
@@ -84,15 +84,18 @@ def preview(
         How many, drawn by --seed.
     """
     from alexnet.config import override
-    from alexnet.preview import draw_pipeline
+    from alexnet.data.preview import pipeline_stages
+    from alexnet.figures import save_figure
+    from alexnet.figures.stages import draw_stages
     from alexnet.recipes import RECIPES
     from alexnet.recipes import recipe as named
 
     fitting = [name for name, known in RECIPES.items() if known.data.source == source]
     chosen = override(named(recipe or (fitting[0] if fitting else "folder")), {"data.source": source})
-    places = draw_pipeline(override(chosen, given_values(config)), out, images)
-    for place in places:
-        print(place)
+    shown = pipeline_stages(override(chosen, given_values(config)), images)
+    save_figure(draw_stages([s.stages for s in shown], [s.name for s in shown]), out)
+    for image in shown:
+        print(image.place)
     print(f"written: {out}")
 
 
@@ -129,9 +132,9 @@ def predict(
     device
         auto, cpu, cuda or cuda:N.
     """
-    from alexnet.prediction import predict as ask
-    from alexnet.tables import show_predictions
-    from alexnet.trained import open_trained
+    from alexnet.cli.tables import show_predictions
+    from alexnet.inference.prediction import predict as ask
+    from alexnet.inference.trained import open_trained
 
     trained = open_trained(target, model)
     answers = ask(trained, images, top=top, views=views, device=device)
@@ -148,13 +151,14 @@ def predict(
 
 def _draw_sheet(answers: list[Prediction], sheet: Path) -> bool:
     from alexnet.data.images import read_picture
+    from alexnet.figures import save_figure
     from alexnet.figures.predictions import draw_predictions
 
     good = [answer for answer in answers if not answer.error]
     if good:
         pictures = [read_picture(Path(answer.path)).pixels for answer in good]
         bars = [list(zip(a.classes, a.probabilities, strict=True)) for a in good]
-        draw_predictions(pictures, [_title(answer) for answer in good], bars, sheet)
+        save_figure(draw_predictions(pictures, [_title(answer) for answer in good], bars), sheet)
     return bool(good)
 
 
@@ -196,9 +200,9 @@ def features(
     """
     import numpy as np
 
-    from alexnet.checkpoint import write_atomically
     from alexnet.data.images import find_images
-    from alexnet.features import extract_features
+    from alexnet.files import write_atomically
+    from alexnet.inference.features import extract_features
 
     paths = find_images(images)
     names = [layer.strip() for layer in layers.split(",") if layer.strip()]
@@ -258,9 +262,9 @@ def compare(
     json
         Print as JSON (fractions, not percent).
     """
-    from alexnet.comparison import compare as measure
+    from alexnet.cli.tables import show_comparison
     from alexnet.config import DataConfig
-    from alexnet.tables import show_comparison
+    from alexnet.inference.comparison import compare as measure
 
     if not weights:
         raise UsageError("name the weights to compare: run folders, checkpoints, weights files, or torchvision.")

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from alexnet.cli.command import app, given_values, print_json
 from alexnet.config import TrainConfig
 from alexnet.errors import AlexNetError
-from alexnet.signals import SignalGuard
+from alexnet.training.signals import SignalGuard
 
 
 @app.command
@@ -38,15 +38,16 @@ def train(
 
     with SignalGuard() as guard:
         if recipe.endswith((".yaml", ".yml")):
-            from alexnet.run import load_config
+            from alexnet.runs.folder import load_config
 
             chosen = load_config(Path(recipe))
         else:
             chosen = named(recipe)
         chosen = override(chosen, given_values(config))
-        from alexnet import training
 
-        training.train(chosen, run, guard=guard)
+        from alexnet.training import loop
+
+        loop.train(chosen, run, guard=guard)
 
 
 @app.command
@@ -93,10 +94,12 @@ def evaluate(
     json
         Print the result as JSON (fractions, not percent).
     """
-    from alexnet.evaluation import evaluate as measure
-    from alexnet.figures.confusion import write_confusion
+    from alexnet.cli.tables import show_result
+    from alexnet.figures import save_figure
+    from alexnet.figures.confusion import draw_confusion
+    from alexnet.inference.evaluation import evaluate as measure
     from alexnet.recipes import recipe as named
-    from alexnet.tables import show_result
+    from alexnet.runs.results import write_result
 
     result = measure(
         target,
@@ -115,7 +118,8 @@ def evaluate(
     problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_confusion(result, folder, stem)
+        write_result(result, folder, stem)
+        save_figure(draw_confusion(result), folder / f"{stem}-confusion.png")
     except (AlexNetError, OSError) as caught:  # the figures are a by-product: the numbers are still shown
         problem = caught
     if json:

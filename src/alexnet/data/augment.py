@@ -7,7 +7,6 @@ on earlier draws: so a resumed run and a run on several processes see the same p
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
+from alexnet.seeds import mixed_seed
 
 DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror
 CACHED = 2**18  # numbers that a processor's cache holds beside other things
@@ -70,12 +70,6 @@ def _constants(
     """Mean and deviation [C] on the 0-255 scale."""
     scaled = [torch.tensor(values, dtype=torch.float32).expand(channels) * 255 for values in (mean, std)]
     return scaled[0].to(device), scaled[1].to(device)
-
-
-def mixed_seed(*numbers: int) -> int:
-    """A generator's seed that depends on all the numbers, whatever their size."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)

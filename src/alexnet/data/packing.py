@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.checkpoint import remove_leftovers, write_atomically
 from alexnet.config import DataConfig
 from alexnet.data.decode import BadImageError, decode, jpeg_size, open_image, resize_exactly, short_side_size
 from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema
@@ -32,6 +31,7 @@ from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, read_published
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError
+from alexnet.files import remove_leftovers, write_atomically
 
 CHUNK = 256  # images a part: some 8 MB and a second of work
 

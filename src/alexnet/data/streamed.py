@@ -18,12 +18,12 @@ from alexnet.data.augment import (
     Preprocessing,
     central_views,
     epoch_plan,
-    mixed_seed,
     random_crops,
 )
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
 from alexnet.data.photos import IMAGENET, Photos
 from alexnet.errors import DataError, UsageError
+from alexnet.seeds import mixed_seed
 
 RESIZE, CROP = 256, 224  # pixels, unless configured (section 2, section 4.1)
 AHEAD = 2  # batches decoded before they are asked for

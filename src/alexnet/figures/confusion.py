@@ -1,34 +1,22 @@
-"""The confusion matrix as a picture and as a table."""
+"""The confusion matrix as a picture."""
 
 from __future__ import annotations
 
-import csv
-import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alexnet.figures import new_figure
 from alexnet.metrics import Result
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NUMBERED = 25  # up to this many classes, cells and ticks carry text
 
 
-def write_confusion(result: Result, folder: Path, stem: str) -> None:
-    """`stem`.json (the result), `stem`-confusion.csv and `stem`-confusion.png in a folder.
-
-    Raises UsageError, after the first two are written, if matplotlib is not installed.
-    """
-    (folder / f"{stem}.json").write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    with (folder / f"{stem}-confusion.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["true \\ predicted", *result.classes])
-        writer.writerows([name, *row] for name, row in zip(result.classes, result.confusion.tolist(), strict=True))
-    draw_confusion(result, folder / f"{stem}-confusion.png")
-
-
-def draw_confusion(result: Result, path: Path) -> None:
-    """A PNG of the matrix in percent of each true class."""
+def draw_confusion(result: Result) -> Figure:
+    """A figure of the matrix in percent of each true class. Raises UsageError without matplotlib."""
     counts = result.confusion
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     k = len(result.classes)
@@ -48,4 +36,4 @@ def draw_confusion(result: Result, path: Path) -> None:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_title(f"{result.split}: top-1 {result.top1:.2%} of {result.count} images", fontsize=10)
-    figure.savefig(path, dpi=150)
+    return figure

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet.figures import new_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def draw_curves(epochs: list[dict[str, Any]], path: Path) -> None:
-    """A PNG of loss, accuracy and learning rate from a run's epoch rows; nothing without rows."""
-    if not epochs:
-        return
+
+def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
+    """A figure of loss, accuracy and learning rate from a run's epoch rows, at least one.
+
+    Raises UsageError without matplotlib.
+    """
     figure = new_figure(11, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     x = [row["epoch"] for row in epochs]
@@ -31,4 +34,4 @@ def draw_curves(epochs: list[dict[str, Any]], path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=150)
+    return figure

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet.figures import new_figure, save_figure
+from alexnet.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = 4
 
@@ -17,9 +19,8 @@ def draw_predictions(
     images: Sequence[np.ndarray[Any, np.dtype[np.uint8]]],
     titles: Sequence[str],
     answers: Sequence[Sequence[tuple[str, float]]],
-    path: Path,
-) -> None:
-    """A PNG of images [H, W, C], the title of each (its true class, or its name) and (class, probability) best first.
+) -> Figure:
+    """A figure of images [H, W, C], each with a title (its true class or a name) and (class, probability) best first.
 
     The bar of the class that the title names is red, the others blue. Raises UsageError without matplotlib.
     """
@@ -43,7 +44,7 @@ def draw_predictions(
             below.text(1.0, place, f"{probability:.1%}", va="center", ha="right", fontsize=7, color="0.35")
         below.set_xlim(0, 1)
         below.set_ylim(bars - 0.5, -0.5)
-    save_figure(figure, path)
+    return figure
 
 
 def _short(text: str, length: int) -> str:

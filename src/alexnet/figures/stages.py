@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet.figures import new_figure, save_figure
+from alexnet.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Stages = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
 
 
-def draw_stages(rows: Sequence[Stages], names: Sequence[str], path: Path) -> None:
-    """A PNG with a row for every image: its stages, each a title and an image [H, W, C] uint8.
+def draw_stages(rows: Sequence[Stages], names: Sequence[str]) -> Figure:
+    """A figure with a row for every image: its stages, each a title and an image [H, W, C] uint8.
 
     Raises UsageError without matplotlib.
     """
@@ -35,4 +37,4 @@ def draw_stages(rows: Sequence[Stages], names: Sequence[str], path: Path) -> Non
             if row == 0:
                 axes.set_title(title, fontsize=9)
         grid[row][0].set_ylabel(name if len(name) <= 24 else name[:23] + "…", fontsize=8)
-    save_figure(figure, path)
+    return figure

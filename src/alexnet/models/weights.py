@@ -1,4 +1,4 @@
-"""Weights from files: our checkpoints, torchvision's layout, data-parallel and compiled prefixes, Caffe blobs.
+"""Weights from other programs: torchvision's layout, data-parallel and compiled prefixes, Caffe blobs.
 
 Nothing here executes code from a file: safetensors, numpy without pickles, or torch.load with weights_only=True.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.errors import CheckpointError
 from alexnet.models.network import AlexNet
 
@@ -29,17 +28,12 @@ _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParall
 _CAFFE_BLOB = re.compile(r"^(conv[1-5]|fc[678])[/_.]?(0|1|w|b|weight|weights|bias)$")
 
 
-def load_weights(model: AlexNet, path: str | Path, replace_head: bool = False) -> None:
-    """Copy the weights of a file into a model; layer names and shapes must agree.
-
-    With `replace_head` the last layer keeps the model's own weights, whatever the file has there.
-    Raises CheckpointError naming what differs.
-    """
-    apply_weights(model, read_weights(Path(path)), str(path), replace_head)
-
-
 def apply_weights(model: AlexNet, weights: Mapping[str, Tensor], origin: str, replace_head: bool = False) -> None:
-    """As `load_weights`, for tensors at hand; `origin` names them in errors."""
+    """Copy tensors, by layer name, into a model whose names and shapes agree.
+
+    With `replace_head` the last layer keeps the model's own weights, whatever `weights` has there. Raises
+    CheckpointError naming what differs, of the file or origin called `origin`.
+    """
     own = model.state_dict()
     weights = dict(weights)
     head = [name for name in own if name.rpartition(".")[0] == list(own)[-1].rpartition(".")[0]]
@@ -63,15 +57,11 @@ def apply_weights(model: AlexNet, weights: Mapping[str, Tensor], origin: str, re
     model.load_state_dict(weights)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors, .pth/.pt or .npz file under our layer names.
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors of another program's .safetensors, .pth/.pt or .npz file under our layer names.
 
     Raises CheckpointError for anything that is not such a file.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
-    if is_checkpoint(path):
-        return load_checkpoint(path).evaluated
     if path.suffix == ".npz":
         return _from_caffe(path)
     with path.open("rb") as stream:

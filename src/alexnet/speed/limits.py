@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import nn
 
+from alexnet.compute import Precision
 from alexnet.models.summary import Layer
-from alexnet.precision import Precision
 from alexnet.speed.steps import Step, seconds
 
 GIB = 2**30

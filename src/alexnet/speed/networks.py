@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from alexnet.compute import Precision, choose_precision
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
-from alexnet.precision import Precision, choose_precision
 from alexnet.speed.limits import arithmetic, bandwidth, training_bound
 from alexnet.speed.peer import Peer, Request, has_torchvision
 from alexnet.speed.steps import batch, inference_step, seconds, training_step

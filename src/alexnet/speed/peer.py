@@ -17,9 +17,9 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from alexnet.compute import Precision
 from alexnet.errors import UsageError
 from alexnet.models.network import build_model
-from alexnet.precision import Precision
 from alexnet.speed.steps import (
     Step,
     batch,

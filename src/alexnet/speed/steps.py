@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.compute import Precision
 from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.variants import Variant
-from alexnet.optim import build_optimizer
-from alexnet.precision import Precision
+from alexnet.training.optim import build_optimizer
 
 Step = Callable[[], object]
 

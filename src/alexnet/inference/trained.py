@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from alexnet.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.config import TrainConfig, override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.imagenet import published_names
@@ -16,8 +15,9 @@ from alexnet.data.photos import IMAGENET
 from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError
 from alexnet.models.network import AlexNet, build_model
-from alexnet.models.weights import apply_weights, read_weights
-from alexnet.run import Run
+from alexnet.models.weights import apply_weights, read_foreign
+from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
+from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
 PUBLISHED = {
@@ -80,6 +80,25 @@ def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
     model = build_model(**checkpoint.meta["model"])
     apply_weights(model, checkpoint.evaluated, str(path))
     return model, checkpoint.meta
+
+
+def load_weights(model: AlexNet, path: str | Path, replace_head: bool = False) -> None:
+    """Copy the weights of a file into a model; layer names and shapes must agree.
+
+    With `replace_head` the last layer keeps the model's own weights, whatever the file has there.
+    Raises CheckpointError naming what differs.
+    """
+    apply_weights(model, read_weights(Path(path)), str(path), replace_head)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one of our checkpoints or of another program's weights file, under our layer names.
+
+    Raises CheckpointError for anything that is not such a file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
+    return load_checkpoint(path).evaluated if is_checkpoint(path) else read_foreign(path)
 
 
 def weights_file(target: Run | str | Path) -> Path:

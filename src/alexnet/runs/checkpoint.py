@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.errors import CheckpointError
+from alexnet.files import write_atomically
 
 FORMAT = 1
-LEFTOVERS = ".*.*.????????"  # temporary files: .last.safetensors.k3j2h1g0
 
 
 @dataclass(frozen=True)
@@ -40,42 +40,6 @@ class Checkpoint:
         """The weights that validation saw: the averaged ones of a run that keeps an average."""
         averaged = {name.removeprefix("ema/"): t for name, t in self.extra.items() if name.startswith("ema/")}
         return averaged or self.weights
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that `write_atomically` left when it was killed."""
-    for file in folder.glob(LEFTOVERS):
-        file.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: Any) -> None:
-    """Write bytes (or any buffer) so that a crash or a full disk at any moment leaves the old file or the new one.
-
-    Raises OSError; no temporary file is left then.
-    """
-    # The name is random and the mode the umask's: mkstemp's 0600 would hide the file from a group's other members.
-    part = Path(tempfile.mktemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        with part.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:

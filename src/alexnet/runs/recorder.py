@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alexnet.checkpoint import Checkpoint, save_checkpoint
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
-from alexnet.progress import Reporter
-from alexnet.run import Run, RunLog
+from alexnet.figures import save_figure
+from alexnet.figures.confusion import draw_confusion
+from alexnet.metrics import Result
+from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
+from alexnet.runs.folder import Run, RunLog
+from alexnet.runs.results import write_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Recorder:
     """Metrics, status, checkpoints and figures of `run`; in the other processes (`is_main` false) it writes nothing."""
 
-    def __init__(self, run: Run, reporter: Reporter, is_main: bool) -> None:
-        self.run, self._reporter, self._is_main = run, reporter, is_main
+    def __init__(self, run: Run, say: Callable[[str], None], is_main: bool) -> None:
+        """`say` tells the user what could not be written; it is called with a whole sentence."""
+        self.run, self._say, self._is_main = run, say, is_main
         self._log: RunLog | None = None
 
     def start(self, config: TrainConfig, step: int, epoch: int) -> None:
@@ -38,7 +45,7 @@ class Recorder:
         except OSError as problem:
             self._log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
         for warning in self._log.warnings:
-            self._reporter.note_once(warning)
+            self._say(warning)
         self._log.warnings.clear()
 
     def status(self, **fields: Any) -> None:
@@ -48,7 +55,7 @@ class Recorder:
         try:
             self.run.write_status(**fields)
         except OSError as problem:
-            self._reporter.note_once(f"could not write status.json in {self.run.path} ({problem.strerror})")
+            self._say(f"could not write status.json in {self.run.path} ({problem.strerror})")
 
     def last(self, checkpoint: Checkpoint) -> None:
         """Save where the run is, keeping the one before."""
@@ -64,21 +71,31 @@ class Recorder:
         try:
             save()
         except OSError as problem:
-            self._reporter.note_once(
+            self._say(
                 f"could not save a checkpoint in {self.run.path} ({problem.strerror}); the ones before are intact and "
                 "training goes on."
             )
             return False
         return True
 
-    def figure(self, draw: Callable[[], None]) -> None:
-        """Draw; a run does not end for want of a figure."""
+    def result(self, result: Result) -> None:
+        """Write an evaluation's result, and its confusion matrix as a table and as a figure."""
         if not self._is_main:
             return
         try:
-            draw()
+            write_result(result, self.run.path, result.split)
+        except OSError as problem:
+            self._say(f"could not write the result to {self.run.path} ({problem.strerror})")
+        self.figure(f"{result.split}-confusion.png", lambda: draw_confusion(result))
+
+    def figure(self, name: str, draw: Callable[[], Figure]) -> None:
+        """Save a figure under a name; a run does not end for want of one."""
+        if not self._is_main:
+            return
+        try:
+            save_figure(draw(), self.run.path / name)
         except (UsageError, OSError) as problem:
-            self._reporter.note_once(f"no figure: {problem}")
+            self._say(f"no figure: {problem}")
 
     def close(self) -> None:
         """Release the files."""

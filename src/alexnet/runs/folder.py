@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +15,11 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from alexnet.checkpoint import LEFTOVERS, Checkpoint, load_checkpoint, remove_leftovers, write_atomically
 from alexnet.config import TrainConfig, flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
+from alexnet.files import LEFTOVERS, remove_leftovers, write_atomically
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet.runs.provenance import environment
 
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
@@ -171,45 +171,6 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
 def _foreign(file: Path) -> bool:
     """Whether it was not left by a run that was stopped before it began."""
     return file.name not in (LOCK, "status.json") and not file.match(LEFTOVERS)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, hardware and the source's revision."""
-    import numpy
-    import torch
-
-    from alexnet import __version__
-
-    return {
-        "alexnet": __version__,
-        "git": _revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _revision() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or an installed package
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:

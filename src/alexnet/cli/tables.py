@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
-    from alexnet.comparison import Compared
+    from alexnet.inference.comparison import Compared
+    from alexnet.inference.prediction import Prediction
     from alexnet.metrics import Result
-    from alexnet.prediction import Prediction
     from alexnet.speed.networks import Speed
 
 

@@ -12,26 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from alexnet.compute import Precision, choose_precision
 from alexnet.config import TrainConfig, flatten
-from alexnet.data.augment import mixed_seed
 from alexnet.data.loading import Loader, open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
-from alexnet.evaluation import build_for, model_fields, score
-from alexnet.figures.confusion import write_confusion
 from alexnet.figures.curves import draw_curves
-from alexnet.learner import Learner, freeze
+from alexnet.inference.evaluation import build_for, model_fields, score
+from alexnet.inference.trained import load_weights, restore, weights_file
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
-from alexnet.models.weights import load_weights
-from alexnet.precision import Precision, choose_precision
-from alexnet.progress import Reporter
-from alexnet.recorder import Recorder
-from alexnet.run import Run, open_run
-from alexnet.signals import Interrupt, SignalGuard
-from alexnet.trained import restore, weights_file
+from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from alexnet.runs.folder import Run, open_run
+from alexnet.runs.recorder import Recorder
+from alexnet.seeds import mixed_seed
+from alexnet.training.learner import Learner, freeze
+from alexnet.training.progress import Reporter
+from alexnet.training.signals import Interrupt, SignalGuard
 
 BAD_IN_A_ROW = 3  # non-finite losses that end a run
 
@@ -80,7 +78,7 @@ class _Session:
     ) -> None:
         self.config, self.run, self.precision = config, run, precision
         self.world, self.reporter, self.guard = world, reporter, guard
-        self.record = Recorder(run, reporter, world.is_main)
+        self.record = Recorder(run, reporter.note_once, world.is_main)
         self._bad_noted: set[str] = set()
 
     def work(self) -> None:
@@ -218,7 +216,7 @@ class _Session:
             self._save_last(learner)
             self._status("running")
             self.reporter.epoch(row)
-            self.record.figure(lambda: draw_curves(self.run.epochs, self.run.path / "curves.png"))
+            self.record.figure("curves.png", lambda: draw_curves(self.run.epochs))
 
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
@@ -230,7 +228,7 @@ class _Session:
         split = open_split(held_out, self.precision.device, self.config.data, self.prep.resize)
         result = self._score(model, split, name)
         with self.guard.critical():
-            self.record.figure(lambda: write_confusion(result, self.run.path, name))
+            self.record.result(result)
         return result
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:

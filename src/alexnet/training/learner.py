@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.checkpoint import Checkpoint
+from alexnet.compute import Precision
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.network import AlexNet
-from alexnet.optim import Schedule, build_optimizer, current_lr, set_lr
-from alexnet.precision import Precision
+from alexnet.runs.checkpoint import Checkpoint
+from alexnet.training.optim import Schedule, build_optimizer, current_lr, set_lr
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.checkpoint import is_checkpoint
+from alexnet.compute import Precision, choose_precision
 from alexnet.config import DataConfig, TrainConfig, override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.loading import Loader, open_split
@@ -21,13 +21,12 @@ from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Dataset, Split
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, UsageError, listed
+from alexnet.inference.trained import Trained, load_weights, open_trained, read_weights, weights_file
 from alexnet.metrics import Result
 from alexnet.models.int8 import quantize
 from alexnet.models.network import AlexNet, build_model
-from alexnet.models.weights import load_weights, read_weights
-from alexnet.precision import Precision, choose_precision
-from alexnet.run import Run, load_run
-from alexnet.trained import Trained, open_trained, weights_file
+from alexnet.runs.checkpoint import is_checkpoint
+from alexnet.runs.folder import Run, load_run
 
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 TYPICAL = 256  # images that say how large activations are

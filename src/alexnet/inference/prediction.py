@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from alexnet.compute import choose_precision
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import DataError, UsageError
-from alexnet.precision import choose_precision
-from alexnet.run import Run
-from alexnet.trained import Trained, open_trained
+from alexnet.inference.trained import Trained, open_trained
+from alexnet.runs.folder import Run
 
 
 @dataclass(frozen=True)

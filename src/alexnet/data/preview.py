@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,15 +18,24 @@ from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.data.streamed import StreamedSplit
 from alexnet.errors import UsageError
-from alexnet.figures.stages import draw_stages
 
 CPU = torch.device("cpu")
 SPREAD = 2.5  # standard deviations that the last column shows from black to white
 
 
-def draw_pipeline(config: TrainConfig, path: Path, count: int = 4) -> list[str]:
-    """A PNG of `count` training images of a recipe, drawn by its seed: original, resized, cropped for training, with
-    colour noise, as the network sees it, and as evaluation crops it. Returns where the images come from.
+@dataclass(frozen=True)
+class Stages:
+    """What becomes of one training image: its `place` and class `name`, and its stages, each a title and uint8 pixels
+    [H, W, C]."""
+
+    place: str
+    name: str
+    stages: list[tuple[str, Pixels]]
+
+
+def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
+    """The stages of `count` training images of a recipe, drawn by its seed: original, resized, cropped for training,
+    with colour noise, as the network sees it, and as evaluation crops it.
 
     Raises UsageError and DataError.
     """
@@ -53,9 +62,9 @@ def draw_pipeline(config: TrainConfig, path: Path, count: int = 4) -> list[str]:
         seen = prep.normalise(crop, shift)
         shown.append(("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
         shown.append(("evaluation crop", _pixels(central)))
-        stages.append(shown)
-    draw_stages(stages, [dataset.names[i] for i in train.labels[rows.numpy()]], path)
-    return [str(place) for place in train.places(rows.numpy())]
+        (place,) = train.places(np.array([row]))
+        stages.append(Stages(str(place), dataset.names[train.labels[row]], shown))
+    return stages
 
 
 def _cut(

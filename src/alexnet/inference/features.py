@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alexnet.compute import choose_precision
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import UsageError, unknown
+from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import AlexNet, check_images
-from alexnet.precision import choose_precision
-from alexnet.run import Run
-from alexnet.trained import Trained, open_trained
+from alexnet.runs.folder import Run
 
 BATCH = 64
 Features = dict[str, np.ndarray[Any, np.dtype[np.float32]]]

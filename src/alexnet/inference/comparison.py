@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from alexnet.compute import choose_precision
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.evaluation import check_classes, score
+from alexnet.inference.evaluation import check_classes, score
+from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
-from alexnet.precision import choose_precision
-from alexnet.trained import open_trained
 
 # Top-1 and top-5 accuracy on ILSVRC2012's validation images by network and views: torchvision's and Caffe's own pages,
 # "One weird trick" (2014), the paper (section 6.1, one network).
