@@ -61,6 +61,13 @@ def build_model(name: str = "paper", **fields: Any) -> AlexNet:
     return AlexNet(resolve(name, **fields))
 
 
+def blank_model(name: str = "paper", **fields: Any) -> AlexNet:
+    """As `build_model`, with weights of undefined content, to be loaded: nothing is drawn from a random generator."""
+    with torch.device("meta"):
+        model = AlexNet(resolve(name, **fields))
+    return model.to_empty(device="cpu")
+
+
 def _module(layer: Layer, variant: Variant) -> nn.Module:
     match layer.kind:
         case "pad":

@@ -94,8 +94,8 @@ class Recorder:
             return
         try:
             save_figure(draw(), self.run.path / name)
-        except (UsageError, OSError) as problem:
-            self._say(f"no figure: {problem}")
+        except Exception as problem:  # no picture may cost a result, whatever a plotting library makes of odd names
+            self._say(f"no figure {name}: {problem}")
 
     def close(self) -> None:
         """Release the files."""

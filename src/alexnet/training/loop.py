@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from alexnet.compute import Precision, choose_precision
+from alexnet.compute import Compute, resolve_compute, set_in_place
 from alexnet.config import TrainConfig, flatten
-from alexnet.data.loading import Loader, open_split
+from alexnet.data.batches import Loader, Steps
+from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
 from alexnet.figures.curves import draw_curves
-from alexnet.inference.evaluation import build_for, model_fields, score
-from alexnet.inference.trained import load_weights, restore, weights_file
+from alexnet.inference.evaluation import score
+from alexnet.inference.trained import build_for, load_weights, model_fields, weights_file
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
+from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run, open_run
 from alexnet.runs.recorder import Recorder
@@ -54,10 +56,12 @@ def train(
             world, device = stack.enter_context(join_world(config.device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
-            precision = choose_precision(device, config.precision)
-            run = stack.enter_context(open_run(config, path)) if world.is_main else Run(path)
-            world.any(False, precision.device)  # nobody reads the folder before the main process has it
-            _Session(config, run, precision, world, reporter, guard).work()
+            compute = resolve_compute(device, config.precision)
+            stack.enter_context(compute.settings())
+            # The caller's own random numbers go on afterwards as if nothing had been drawn.
+            stack.enter_context(torch.random.fork_rng([compute.device] if compute.queued else []))
+            run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
+            _Session(config, run, compute, world, reporter, guard).work()
         except Interrupt as signal:
             raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
         except torch.OutOfMemoryError:
@@ -74,20 +78,18 @@ class _Session:
     learner: Learner | None = None
 
     def __init__(
-        self, config: TrainConfig, run: Run, precision: Precision, world: World, reporter: Reporter, guard: SignalGuard
+        self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
     ) -> None:
-        self.config, self.run, self.precision = config, run, precision
+        self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world.is_main)
         self._bad_noted: set[str] = set()
 
     def work(self) -> None:
         """The story of a run."""
-        point, warning = self.run.resume_point()
-        if warning:
-            self.reporter.note(warning)
+        point = self._resume_point()
         done = point.meta["counters"]["epoch"] if point else 0
-        if done >= self.config.epochs and self.run.status.get("state") == "finished":
+        if done >= self.config.epochs and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
             self.reporter.note(
                 f"{self.run.path} is finished ({done} epochs) and stays as it is. To go on: --epochs {2 * done}. "
                 "To start another: --run DIR."
@@ -117,10 +119,27 @@ class _Session:
             self.record.close()
         self.reporter.finish(self.run.path, result)
 
+    def _resume_point(self) -> Checkpoint | None:
+        """Where the run was: read by the main process and told to the others."""
+        point: Checkpoint | None = None
+
+        def read() -> tuple[dict[str, Any] | None, str | None]:
+            nonlocal point
+            point, warning = self.run.resume_point()
+            return (point.meta if point else None), warning
+
+        meta, warning = self.world.from_main(read)
+        if warning:
+            self.reporter.note(warning)
+        if meta is None:
+            return None
+        told = self.world.broadcast_tensors
+        return Checkpoint(told(point.weights if point else {}), told(point.extra if point else {}), meta)
+
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
-        self.dataset = load_dataset(config.data)
+        self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
         if point and point.meta["fingerprint"] != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
@@ -128,18 +147,19 @@ class _Session:
             )
         if self.dataset.note:
             self.reporter.note_once(self.dataset.note)
-        self.images = open_split(self.dataset.train, self.precision.device, config.data, config.data.resize)
-        self.prep = self.images.preprocessing(config.data)
+        self.images = open_split(self.dataset.train, self.compute.device, config.data)
+        self.prep = self.images.prep
         self.val: Loader | None = None
         if len(self.dataset.val):
-            self.val = open_split(self.dataset.val, self.precision.device, config.data, config.data.resize)
+            self.val = open_split(self.dataset.val, self.compute.device, config.data, self.prep)
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
-        if config.init is not None and point is None:
-            self._start_from(model, config.init)
+        if config.init is not None and point is None:  # the others get the main process's weights from the learner
+            self.world.from_main(lambda: self._start_from(model, str(config.init)))
         freeze(model, config.model.freeze_to)
-        self.precision.place(model)
-        learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.precision, self.world)
+        self.compute.place(model)
+        set_in_place(model, True)  # it is ours alone
+        learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.compute, self.world)
         if point:
             learner.restore(point)
         counters = learner.counters
@@ -167,13 +187,10 @@ class _Session:
         """The steps of the current epoch that are still to be made."""
         config, counters = self.config, learner.counters
         learner.forward.train()
-        batches = self.images.training_batches(
-            *(config.data, self.prep, config.batch_size, config.seed, counters.epoch, counters.epoch_step),
-            self.world.shard,
-        )
+        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
         saved = started = time.monotonic()
-        for images, labels, rows in batches:
-            if self.guard.deferred and self.world.any(self.guard.requested is not None, images.device):
+        for images, labels, rows in self.images.training_batches(steps):
+            if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
             torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
@@ -181,7 +198,7 @@ class _Session:
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
                 logged = counters.step % config.log_every == 0
-                if logged or not self.precision.queued:
+                if logged or not self.compute.queued:
                     self._settle(learner)
                 self._note_bad(self.images)
                 now = time.monotonic()
@@ -220,21 +237,33 @@ class _Session:
 
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
-        self.world.any(False, self.precision.device)  # the main process has written them
-        model = learner.evaluated()
-        if self.run.best.exists():
-            model = self.precision.place(restore(self.run.best)[0])
+        model = self._best(learner)
         name, held_out = self.dataset.split()
-        split = open_split(held_out, self.precision.device, self.config.data, self.prep.resize)
+        split = open_split(held_out, self.compute.device, self.config.data, self.prep)
         result = self._score(model, split, name)
         with self.guard.critical():
             self.record.result(result)
         return result
 
+    def _best(self, learner: Learner) -> nn.Module:
+        """The network of the best epoch, or of the last where none could be saved."""
+        weights: dict[str, Tensor] = {}
+
+        def read() -> bool:
+            if self.run.best.exists():
+                weights.update(load_checkpoint(self.run.best).evaluated)
+            return bool(weights)
+
+        if not self.world.from_main(read):
+            return learner.evaluated()
+        model = build_for(self.config, self.dataset, self.prep, blank=True)
+        apply_weights(model, self.world.broadcast_tensors(weights), str(self.run.best))
+        return model
+
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
         """Evaluate on images of which as large a part may be unreadable as in training (--data.max-bad)."""
         result = score(
-            *(model, split, self.prep, self.precision),
+            *(model, split, self.compute),
             name=name,
             classes=self.dataset.names,
             world=self.world,
