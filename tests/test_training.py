@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet.compute import Compute, resolve_compute
 from alexnet.data.augment import Preprocessing, epoch_plan
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World
@@ -356,11 +357,10 @@ def test_no_value_is_read_back_within_an_epoch(learner):
 
     one = learner(ema=0.9, **{"data.pad": 1, "data.flip": True})
     config = one.config
-    split = open_split(load_dataset(config.data).train, torch.device("cpu"), config.data, config.data.resize)
-    prep = split.preprocessing(config.data)
+    split = open_split(load_dataset(config.data).train, torch.device("cpu"), config.data)
     steps = 0
     with Watch():
-        for images, labels, rows in split.training_batches(config.data, prep, 64, 0, 0):
+        for images, labels, rows in split.training_batches(Steps(seed=0, epoch=0, batch_size=64)):
             one.apply_step(one.train_step(images, labels, len(rows)), len(rows), rows)
             steps += 1
     assert steps == one.counters.step > 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from alexnet.config import TrainConfig, override
+from alexnet.config import TrainConfig, load
 from alexnet.data.augment import Preprocessing
 from alexnet.data.imagenet import published_names
 from alexnet.data.photos import IMAGENET
@@ -60,7 +60,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
             Preprocessing.from_dict(meta["preprocessing"]),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
-            override(TrainConfig(), meta["config"]),
+            load(meta["config"]),
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)
