@@ -267,9 +267,7 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
     values = dict(values)
     format = values.pop("format", 1)  # the first one was written without
     if not isinstance(format, int) or format > FORMAT:
-        raise UsageError(
-            f"this configuration has format {format!r}, {FORMAT} is the last that is known: upgrade alexnet."
-        )
+        raise UsageError(f"this configuration has format {format!r}, known is up to {FORMAT}: upgrade alexnet.")
     return override(TrainConfig(), values)
 
 
