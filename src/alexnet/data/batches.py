@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ class Steps:
     epoch: int
     batch_size: int
     start: int = 0
-    shard: slice = slice(None)
+    shard: slice = field(default_factory=lambda: slice(None))
 
 
 class Batch(NamedTuple):
