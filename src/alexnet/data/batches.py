@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -15,8 +14,7 @@ from alexnet.data.augment import ColourNoise, Preprocessing
 from alexnet.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """The steps of one epoch that one process makes: from `start` on, its `shard` of every batch.
 
     The order of the images and all that is drawn for them follow from `seed` and `epoch` alone.
@@ -26,7 +24,7 @@ class Steps:
     epoch: int
     batch_size: int
     start: int = 0
-    shard: slice = field(default_factory=lambda: slice(None))
+    shard: slice = slice(None)
 
 
 class Batch(NamedTuple):
