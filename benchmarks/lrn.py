@@ -15,7 +15,7 @@ import torch
 from common import Row, in_turn, show
 from torch import Tensor, nn
 
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process, resolve_compute
 from alexnet.models.lrn import LocalResponseNorm, banded, fused
 from alexnet.speed.steps import Step, seconds
 
@@ -74,6 +74,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 9) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(device, toy))
 
 
