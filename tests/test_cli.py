@@ -21,7 +21,7 @@ try:
     main({arguments})
 except SystemExit as end:
     print(end.code, file=sys.stderr)
-heavy = [m for m in ("torch", "sklearn", "matplotlib", "numpy") if m in sys.modules]
+heavy = [m for m in ("torch", "PIL", "matplotlib", "numpy") if m in sys.modules]
 print("heavy", *heavy, file=sys.stderr)
 """
 

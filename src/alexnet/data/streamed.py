@@ -12,6 +12,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from alexnet.colours import IMAGENET
 from alexnet.config import DataConfig
 from alexnet.data.augment import (
     ColourNoise,
@@ -22,7 +23,7 @@ from alexnet.data.augment import (
 )
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
-from alexnet.data.photos import IMAGENET, Photos
+from alexnet.data.photos import Photos
 from alexnet.errors import DataError, UsageError
 from alexnet.seeds import mixed_seed
 
