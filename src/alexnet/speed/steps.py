@@ -15,7 +15,7 @@ from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.variants import Variant
-from alexnet.training.optim import build_optimizer
+from alexnet.training.optim import Optimizer
 
 Step = Callable[[], object]
 
@@ -39,11 +39,11 @@ def training_step(
     model: nn.Module, precision: Precision, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> Step:
     """A step of SGD with momentum on a fixed batch."""
-    optimizer = build_optimizer(OptimConfig(), model.train())
+    optimizer = Optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with precision.autocast():
             logits = forward(images)
         F.cross_entropy(logits.float(), labels).backward()

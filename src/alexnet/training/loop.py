@@ -305,7 +305,7 @@ class _Session:
     def _save_best(self, learner: Learner) -> bool:
         self._check_weights(learner)
         whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(learner.ema or whole.weights, {}, whole.meta))
+        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
 
     def _check_weights(self, learner: Learner) -> None:
         if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
