@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alexnet.errors import UsageError, unknown
+from alexnet.rules import parse_rule
 
 FORMAT = 2
 
@@ -135,6 +136,9 @@ class OptimConfig:
     """Weight decay."""
     decay_biases: bool = True
     """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    rules: tuple[str, ...] = ()
+    """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
+    "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
     schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = "constant"
     """Course of the learning rate."""
     factor: float = 0.1
@@ -166,6 +170,8 @@ class OptimConfig:
             warmup_epochs=0 <= self.warmup_epochs < inf,
             peak=0 < self.peak < 1,
         )
+        if any(rule.momentum for rule in map(parse_rule, self.rules)) and self.name not in ("sgd", "paper-sgd"):
+            raise UsageError(f"a momentum in {flag('optim.rules')} needs {flag('optim.name')} sgd or paper-sgd.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
 

@@ -298,7 +298,7 @@ class _Session:
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner.model)
         whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(learner.ema or whole.weights, {}, whole.meta))
+        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:
