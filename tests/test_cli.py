@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.recipes import RECIPES
 from conftest import STEPS
 
@@ -76,7 +76,8 @@ def test_help_lists_every_command(call):
 
 
 def test_help_of_train_lists_every_setting(call):
-    from alexnet.config import TrainConfig, flag, flatten
+    from alexnet.config import TrainConfig
+    from alexnet.config.values import flag, flatten
 
     _, out, _ = call("train", "--help")
     squeezed = "".join(out.replace("│", "").split())

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import UsageError

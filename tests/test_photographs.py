@@ -14,7 +14,7 @@ from PIL import Image
 
 from alexnet.cli.tables import show_names
 from alexnet.compute import resolve_compute
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.data.packing import prepare
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, TrainingStopped, UsageError

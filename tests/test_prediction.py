@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet.config import flatten
+from alexnet.config.values import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import trained

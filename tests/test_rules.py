@@ -7,9 +7,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet.config import OptimConfig, TrainConfig, flatten, override
+from alexnet.config import OptimConfig, TrainConfig
+from alexnet.config.rules import Rule, Setting, in_force, parse_rule
+from alexnet.config.values import flatten, override
 from alexnet.errors import UsageError
-from alexnet.rules import Rule, Setting, in_force, parse_rule
 
 SETTINGS = st.builds(Setting, st.floats(0, 1e6), st.booleans(), st.integers(1, 500))
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from alexnet.colours import IMAGENET
 from alexnet.config import DataConfig
+from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import ColourNoise, Preprocessing, epoch_plan
 from alexnet.data.batches import Steps
 from alexnet.data.decode import Square

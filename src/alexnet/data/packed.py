@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alexnet.colours import Statistics
 from alexnet.config import DataConfig
+from alexnet.config.colours import Statistics
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError

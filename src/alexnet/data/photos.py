@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet.colours import Statistics
+from alexnet.config.colours import Statistics
 from alexnet.errors import DataError
 
 Rows = NDArray[np.integer]

@@ -12,8 +12,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from alexnet.colours import IMAGENET
 from alexnet.config import DataConfig
+from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import (
     ColourNoise,
     Preprocessing,

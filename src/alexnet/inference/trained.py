@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from alexnet.colours import CAFFE, IMAGENET
 from alexnet.config import TrainConfig, load
+from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
 from alexnet.data.imagenet import published_names
 from alexnet.data.splits import Dataset

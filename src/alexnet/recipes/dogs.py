@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alexnet.colours import IMAGENET
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config.colours import IMAGENET
 
 # shiney5213/c_c_alexnet: the five breeds with most images, pooled and split anew into 652, 128 and 290 (its own
 # split of 870 lost 90 images to an incomplete batch); RandomResizedCrop, flip, PCA noise for half of the images;

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alexnet.colours import CAFFE, IMAGENET
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config.colours import CAFFE, IMAGENET
 
 # ILSVRC2012's mean colour, as Caffe publishes it; the paper subtracts the mean image, which is nearly flat, and does
 # not scale: pixels run over -123..151.

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
-from alexnet.config import TrainConfig, dump, override
+from alexnet.config import TrainConfig, dump
+from alexnet.config.values import override
 from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset

@@ -16,8 +16,8 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from alexnet.config import OptimConfig
+from alexnet.config.rules import Rule, Setting, in_force, parse_rule
 from alexnet.errors import UsageError, unknown
-from alexnet.rules import Rule, Setting, in_force, parse_rule
 
 
 @dataclass
