@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from alexnet.models.ablations import resolve
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
@@ -68,13 +69,22 @@ def build_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
 
 
 def blank_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
-    """As `build_model`, on the CPU, with memory for the weights but nothing written to it, for a checkpoint to fill.
+    """As `build_model`, with memory for the weights but nothing of use in it, for a checkpoint to fill.
 
-    It takes no time and draws no random number.
+    No random number is drawn, and a large network is there at once.
     """
-    with torch.device("meta"):
-        model = build_model(name, **fields)
-    return model.to_empty(device="cpu")
+    with _Undrawn():
+        return build_model(name, **fields)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Where tensors are not filled with random numbers. (The meta device does the same after seconds of imports.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def set_in_place(model: nn.Module, in_place: bool = True) -> None:
@@ -95,8 +105,8 @@ def check_images(images: Tensor, variant: Variant) -> None:
 
 
 def _check_shape(images: Tensor, channels: int, side: int) -> None:
-    if tuple(images.shape[1:]) != (channels, side, side):
-        raise ValueError(f"this network takes images of [N, {channels}, {side}, {side}], not {list(images.shape)}")
+    if images.shape[1:] != (channels, side, side):
+        raise ValueError(f"this network takes images of [N, {channels}, {side}, {side}], not {[*map(int, images.shape)]}")
 
 
 # torch.fx records the check as one step and looks no further: while it traces, images have no shape.
