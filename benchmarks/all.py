@@ -22,7 +22,7 @@ import networks
 import whole
 from common import Row, machine
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
     "networks": networks.measure,
@@ -94,7 +94,7 @@ def main(*sections: str, device: str = "auto", toy: bool = False, only_tables: b
         rows = SECTIONS[name](device=device, toy=toy)
         print(f"{name}\n{table(rows)}\n", flush=True)
         if not toy:
-            place = choose_precision(device, "auto").device
+            place = resolve_compute(device, "auto").device
             command = f"uv run python benchmarks/all.py {name}" + (f" --device {device}" if device != "auto" else "")
             told = {"command": command, "machine": machine(place), "rows": [asdict(row) for row in rows]}
             path = HERE / "results" / f"{name}.json"

@@ -27,7 +27,7 @@ from typing import Any
 import cyclopts
 import torch
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.packed import arrow, schema
@@ -102,7 +102,7 @@ def own_memory() -> float:
 
 def child(kind: str, root: str, steps: int) -> None:
     """One measurement in a process of its own, as JSON."""
-    choose_precision("cpu", "fp32")
+    resolve_compute("cpu", "fp32")
     torch.set_num_threads(1)
     speed = rate(our_batches(Path(root), PLAIN if kind == "plain" else RESIZED), steps)
     print(json.dumps({"rate": speed, "memory": own_memory()}))
@@ -133,7 +133,7 @@ def main(
         raise SystemExit("name a folder of photographs")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
-    choose_precision("cpu", "fp32")
+    resolve_compute("cpu", "fp32")
     torch.set_num_threads(1)
     files = sorted(p for p in photos.resolve().rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as work:

@@ -24,7 +24,7 @@ import torch
 from common import Row, in_turn, prepared_photos, show
 
 import alexnet
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import SOURCES, Source, load_dataset
@@ -49,7 +49,7 @@ def random_images(count: int) -> Published:
 
 def bare(config: TrainConfig, size: int, steps: int) -> Callable[[], float]:
     """Measures seconds a step on a fixed, already normalised batch."""
-    precision = choose_precision(config.device, config.precision)
+    precision = resolve_compute(config.device, config.precision)
     model = build_model(config.model.variant, num_classes=10, input_size=size, width=config.model.width or 1.0)
     images, labels = batch(model.variant, config.batch_size, precision.device)
     step = training_step(
@@ -90,7 +90,7 @@ def random_source(count: int) -> Any:
 
 def augmentation(config: TrainConfig, steps: int) -> float:
     """Seconds a batch of crop, flip and normalisation take."""
-    device = choose_precision(config.device, config.precision).device
+    device = resolve_compute(config.device, config.precision).device
     split = open_split(load_dataset(config.data).train, device, config.data)
     prep = split.preprocessing(config.data)
     batches = split.training_batches(config.data, prep, config.batch_size, 0, 0)

@@ -16,7 +16,7 @@ import torch
 from common import Row, in_turn, show
 from torch import Tensor, nn
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.models.lrn import LocalResponseNorm, fused
 from alexnet.speed.steps import Step, seconds
 
@@ -46,7 +46,7 @@ def without_kernels(step: Step) -> Step:
 
 def measure(device: str = "auto", toy: bool = False, rounds: int = 9) -> list[Row]:
     """Rows of the table."""
-    place = choose_precision(device, "fp32").device
+    place = resolve_compute(device, "fp32").device
     rows = []
     for channels, height, width in [(8, 6, 6)] if toy else SHAPES:
         count = 2 if toy else 32

@@ -11,7 +11,7 @@ import cyclopts
 import torch
 from common import Row, in_turn, show
 
-from alexnet.compute import Precision, choose_precision
+from alexnet.compute import Compute, resolve_compute
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.speed.networks import Speed, benchmark
@@ -57,14 +57,14 @@ def rows_of(speed: Speed) -> list[Row]:
 
 def paper_beside_torchvision(device: str, toy: bool, rounds: int) -> list[Row]:
     """Inference of the paper's network in turn with torchvision's, both ours."""
-    fast = choose_precision(device, "auto")
+    fast = resolve_compute(device, "auto")
     rows = []
 
     def measured(name: str, count: int, in_8_bits: bool) -> Callable[[], float]:
         model = build_model(name)
         images = batch(model.variant, count, fast.device)[0].contiguous(memory_format=torch.channels_last)
         if in_8_bits:
-            step = inference_step(quantize(model, images), Precision(fast.device, torch.float32), images)
+            step = inference_step(quantize(model, images), Compute(fast.device, torch.float32), images)
         else:
             step = inference_step(fast.place(model), fast, images)
         return lambda: seconds(step, 1 if count > 1 else 10, fast.device)
@@ -82,7 +82,7 @@ def paper_beside_torchvision(device: str, toy: bool, rounds: int) -> list[Row]:
 
 def measure(device: str = "auto", toy: bool = False, rounds: int = 5, compile: bool = True) -> list[Row]:
     """Rows of the table."""
-    on_gpu = choose_precision(device, "auto").queued
+    on_gpu = resolve_compute(device, "auto").queued
     rows: list[Row] = []
     for model in ("cifar",) if toy else GPU_MODELS if on_gpu else MODELS:
         rows += rows_of(

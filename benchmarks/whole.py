@@ -17,7 +17,7 @@ import cyclopts
 import torch
 from common import Row, prepared_photos, show
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
 from alexnet.models.network import build_model
@@ -54,7 +54,7 @@ def memory(process: int) -> float:
 
 def checkpoint_seconds(variant: str, width: float, device: str) -> tuple[float, float]:
     """Seconds to collect, write and sync a complete checkpoint, and its size in bytes."""
-    precision = choose_precision(device, "auto")
+    precision = resolve_compute(device, "auto")
     model = build_model(variant, width=width)
     precision.place(model)
     learner = Learner(TrainConfig(), model, 1, precision, World())

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from alexnet.config import override
 from alexnet.recipes import RECIPES
 from conftest import STEPS
 
@@ -213,7 +214,10 @@ def test_info_takes_fields(call):
 def given(monkeypatch):
     """What `train` is called with."""
     calls = []
-    monkeypatch.setattr("alexnet.training.loop.train", lambda config, run, guard: calls.append((config, run)))
+    monkeypatch.setattr(
+        "alexnet.training.loop.train",
+        lambda config, run, given, guard: calls.append((override(config, given or {}), run)),
+    )
     return calls
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from alexnet import build_model, evaluate
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
@@ -25,7 +25,7 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.training.loop import train
 from conftest import TINY
 
-FP32 = choose_precision("cpu", "fp32")
+FP32 = resolve_compute("cpu", "fp32")
 
 
 class Table(nn.Module):

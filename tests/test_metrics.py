@@ -15,14 +15,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
 
-from alexnet.compute import Precision
+from alexnet.compute import Compute
 from alexnet.data.augment import Preprocessing
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
 from alexnet.inference.evaluation import score
 from alexnet.metrics import Result, wilson_interval
 
-FP32 = Precision(torch.device("cpu"), torch.float32)
+FP32 = Compute(torch.device("cpu"), torch.float32)
 
 
 class Rows(nn.Module):

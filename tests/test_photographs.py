@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from alexnet.cli.tables import show_names
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import override
 from alexnet.data.packing import prepare
 from alexnet.distributed import World
@@ -479,7 +479,7 @@ def learner():
         torch.manual_seed(1)
         model = build_model("cifar", width=0.125, dropout=0.0)
         freeze(model, config.model.freeze_to)
-        return Learner(config, model, steps, choose_precision("cpu", "fp32"), World())
+        return Learner(config, model, steps, resolve_compute("cpu", "fp32"), World())
 
     return make
 

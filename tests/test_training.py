@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet.compute import Precision, choose_precision
+from alexnet.compute import Compute, resolve_compute
 from alexnet.data.augment import Preprocessing, epoch_plan
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World
@@ -34,7 +35,7 @@ def learner(tiny):
         config = tiny(**({"model.dropout": 0.0, "optim.name": "sgd", "optim.lr": 0.02} | overrides))
         torch.manual_seed(1)
         model = build_model("cifar", width=0.125, in_channels=1, dropout=config.model.dropout)
-        return Learner(config, model, STEPS, choose_precision("cpu", "fp32"), World())
+        return Learner(config, model, STEPS, resolve_compute("cpu", "fp32"), World())
 
     return make
 
@@ -329,7 +330,7 @@ def test_a_queue_is_not_waited_for(tiny, tmp_path, reporter, monkeypatch):
     at_once = train(tiny(**settings), tmp_path / "one", reporter=reporter)
     monkeypatch.undo()
     poison(monkeypatch, {1, 3, 6})
-    monkeypatch.setattr(Precision, "queued", True)
+    monkeypatch.setattr(Compute, "queued", True)
     later = train(tiny(**settings), tmp_path / "two", reporter=reporter)
     assert_same_run(at_once, later)
     for run in (at_once, later):
@@ -338,7 +339,7 @@ def test_a_queue_is_not_waited_for(tiny, tmp_path, reporter, monkeypatch):
 
 
 def test_three_in_a_row_are_noticed_with_the_next_line(tiny, tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr(Precision, "queued", True)
+    monkeypatch.setattr(Compute, "queued", True)
     poison(monkeypatch, {2, 3, 4})
     with pytest.raises(NumericsError, match="the last at step 4"):
         train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
@@ -356,11 +357,10 @@ def test_no_value_is_read_back_within_an_epoch(learner):
 
     one = learner(ema=0.9, **{"data.pad": 1, "data.flip": True})
     config = one.config
-    split = open_split(load_dataset(config.data).train, torch.device("cpu"), config.data, config.data.resize)
-    prep = split.preprocessing(config.data)
+    split = open_split(load_dataset(config.data).train, torch.device("cpu"), config.data)
     steps = 0
     with Watch():
-        for images, labels, rows in split.training_batches(config.data, prep, 64, 0, 0):
+        for images, labels, rows in split.training_batches(Steps(seed=0, epoch=0, batch_size=64)):
             one.apply_step(one.train_step(images, labels, len(rows)), len(rows), rows)
             steps += 1
     assert steps == one.counters.step > 2

@@ -1,10 +1,12 @@
-"""Device, number format and memory layout: one decision in one place."""
+"""Device, number format and memory layout: decided once, from what is asked for and what the machine has."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +16,13 @@ from alexnet.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Precision:
-    """Where and in what format a network computes; weights are always kept in float32."""
+class Compute:
+    """Where and in what format a network computes; the weights that training changes are always kept in float32."""
 
     device: torch.device
     dtype: torch.dtype
+    reason: str = "as asked"
+    """Why this format, for people: "bf16: this processor has AVX512-BF16"."""
 
     @property
     def queued(self) -> bool:
@@ -26,32 +30,73 @@ class Precision:
         return self.device.type == "cuda"
 
     def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in channels_last: the layout that convolutions are fastest in."""
+        """Move a model to the device and into channels_last, the layout that convolutions are fastest in."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context that a training step's forward pass runs in."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """From images to logits in float32, by the weights that a placed model has now.
+    @contextlib.contextmanager
+    def settings(self) -> Iterator[None]:
+        """The settings of torch that this arithmetic needs, as they were before when the block ends: float32 means true
+        float32 (no TF32) and deterministic kernels on a GPU."""
+        if self.dtype != torch.float32:
+            yield
+            return
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32
+        cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = False, True, False
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before
 
-        They are converted once; autocast would convert them for every batch: most of the time where a batch is small.
-        """
-        weights = {name: parameter.detach().to(self.dtype) for name, parameter in model.named_parameters()}
+    def fit(self, tensor: Tensor) -> Tensor:
+        """A tensor on this device, real numbers in this format, images and kernels in channels_last; the tensor itself
+        where it is so already."""
+        if not tensor.is_floating_point():
+            return tensor.to(self.device)
+        layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.device, self.dtype, memory_format=layout)
+
+    def replica(self, model: nn.Module, in_place: bool = True) -> nn.Module:
+        """A network for inference with the weights that `model` has now, which stays as it is: modules of its own, in
+        evaluation mode, their weights fitted once (autocast would convert them for every batch: most of the time where
+        a batch is small). What need not be converted is shared. With `in_place` ReLUs write over their input, unless
+        somebody's hooks look at it."""
+        tensors: dict[int, object] = {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
+        tensors |= {id(b): self.fit(b) for b in model.buffers()}
+        replica = copy.deepcopy(model, tensors).eval()
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in replica.modules())
+        set_in_place(replica, in_place and not hooked)
+        return replica
+
+    def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """A function from images [N, C, H, W] to logits [N, K] in float32, by a `replica` of the model."""
+        replica = self.replica(model)
 
         def forward(images: Tensor) -> Tensor:
-            x = images.to(self.dtype, memory_format=torch.channels_last)
-            logits: Tensor = torch.func.functional_call(model, weights, (x,))
+            logits: Tensor = replica(self.fit(images))
             return logits.float()
 
         return forward
 
 
-def choose_precision(device: str = "auto", precision: str = "auto") -> Precision:
-    """Resolve "auto": the GPU if there is one; bf16 if the processor computes in it.
+def set_in_place(model: nn.Module, in_place: bool) -> None:
+    """Let a network's ReLUs write over their input, which saves memory traffic, or not.
 
-    Raises UsageError for a device that is not there. fp32 is true float32 (no TF32) with deterministic kernels.
+    Only for a network that nobody else holds: hooks and features would see what the ReLU left of a layer's output.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = in_place
+
+
+def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """Decide what "auto" means: the GPU if there is one; bf16 if the processor computes in it, else float32.
+
+    Changes nothing in the process. Raises UsageError for a device that is not there.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,33 +105,57 @@ def choose_precision(device: str = "auto", precision: str = "auto") -> Precision
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"--device {device} cannot be used: {str(problem).splitlines()[0]}") from None
-    if precision == "auto":
-        precision = "bf16" if _computes_bf16(place) else "fp32"
-    if precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-    if place.type == "cpu":
-        _keep_freed_memory()
-    return Precision(place, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if precision != "auto":
+        return Compute(place, torch.bfloat16 if precision == "bf16" else torch.float32, f"{precision}: as asked")
+    native = bf16_unit(place)
+    if native is None:
+        return Compute(place, torch.float32, "fp32: this processor does not compute in bf16")
+    return Compute(place, torch.bfloat16, f"bf16: this {'GPU' if place.type == 'cuda' else 'processor'} has {native}")
 
 
-def _computes_bf16(device: torch.device) -> bool:
+def bf16_unit(device: torch.device) -> str | None:
+    """What computes in bf16 there; without it bf16 is emulated and slower than float32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without AVX512-BF16 or AMX, bf16 on a CPU is emulated and slower than float32.
-    probes = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
-    return device.type == "cpu" and any(probe() for probe in probes if probe)
+        return "tensor cores for bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    units = {"avx512_bf16": "AVX512-BF16", "amx_tile": "AMX"}
+    found = [name for feature, name in units.items() if device.type == "cpu" and has_feature(feature)]
+    return " and ".join(found) or None
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed tensors for the next step.
+def has_feature(name: str) -> bool:
+    """Whether the CPU has an instruction set, by Linux's name for it: avx512_bf16, amx_tile, avx512_vnni ...
 
-    By default every large tensor is a fresh mapping whose pages the kernel must clear; a training step of the cifar
-    network spends a third of its time there.
+    torch asks the processor under names that are private and have changed; where it does not know the name the
+    operating system's list decides, and where there is none (Windows, macOS) the answer is no.
     """
+    probe = getattr(torch.cpu, f"_is_{name}_supported", None)
+    if probe is not None:
+        return bool(probe())
+    return name in cpu_description().get("flags", "").split()
+
+
+def cpu_description() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo by name: "model name", "flags" ("Features" on ARM) ...; empty where
+    there is no such file."""
+    try:
+        with open("/proc/cpuinfo") as stream:
+            lines = stream.read().partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def configure_process() -> None:
+    """Set up this process for training and inference: memory allocation, and no warnings of Pillow's about odd files.
+
+    The command does this once at its start. A program that uses the package as a library is left as it is, unless it
+    calls this itself: on Linux a training step on a CPU then takes up to a third less time.
+    """
+    # About large images, palettes and odd EXIF: what cannot be read raises.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # By default glibc maps every large tensor afresh, with pages that the kernel must clear, and returns it when freed.
     trim_threshold, mmap_max = -1, -4  # from malloc.h
-    with contextlib.suppress(AttributeError, OSError):  # another C library has no mallopt, and other habits
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt, and other habits
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)  # no mappings of their own for large tensors
         mallopt(trim_threshold, -1)  # nothing goes back to the system

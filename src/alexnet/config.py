@@ -5,13 +5,17 @@ The text under each field is its help on the command line; `None` means "decided
 
 from __future__ import annotations
 
+import json
 import types
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alexnet.errors import UsageError, unknown
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,27 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def override(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
+def dump(config: TrainConfig) -> dict[str, Any]:
+    """A configuration as files hold it: nested, with the format that says how to read it. `load` undoes this."""
+    return {"format": FORMAT, **json.loads(json.dumps(asdict(config)))}
+
+
+def load(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a file of this or an earlier format holds, nested or by dotted names; what it leaves out
+    has its default.
+
+    Raises UsageError for an unknown name, a value of the wrong type and a newer format.
+    """
+    values = dict(values)
+    format = values.pop("format", 1)  # the first one was written without
+    if not isinstance(format, int) or format > FORMAT:
+        raise UsageError(
+            f"this configuration has format {format!r}, {FORMAT} is the last that is known: upgrade alexnet."
+        )
+    return override(TrainConfig(), values)
+
+
+def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """A copy with fields replaced; keys are dotted names ("optim.lr") or nest as dictionaries ({"optim": {"lr": 1}}).
 
     Raises UsageError for an unknown name or a value of the wrong type.
@@ -258,7 +282,7 @@ def override(config: TrainConfig, values: dict[str, Any]) -> TrainConfig:
     return result
 
 
-def _override(config: Any, values: dict[str, Any], prefix: str, known: list[str]) -> Any:
+def _override(config: Any, values: Mapping[str, Any], prefix: str, known: list[str]) -> Any:
     hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}

@@ -1,29 +1,37 @@
-"""Several processes under torchrun: ranks, shards and sums; with one process everything here is the identity."""
+"""Several processes under torchrun: ranks, shards, sums and agreement; with one process all of it is the identity."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet.errors import UsageError
+from alexnet.errors import AlexNetError, UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers."""
+    """This process among those that torchrun started together.
+
+    Files are read, downloaded and written by the main process alone; the others are told what it found.
+    """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where tensors lie that processes exchange."""
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files and speaks."""
+        """Whether this is the one process that reads and writes the run's files, and speaks."""
         return self.rank == 0
 
     @property
@@ -32,25 +40,74 @@ class World:
         return slice(self.rank, None, self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the processes."""
+        """Sum a tensor over the processes, in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def any(self, condition: bool, device: torch.device) -> bool:
-        """Whether it holds on any process."""
-        return condition if self.size == 1 else bool(self.sum(torch.tensor(int(condition), device=device)))
+    def any(self, condition: bool) -> bool:
+        """Whether a condition holds on any process."""
+        return condition if self.size == 1 else bool(self.sum(torch.tensor(int(condition), device=self.device)))
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.any(False)
+
+    def broadcast(self, value: T) -> T:
+        """The main process's value, on every process; it is pickled on the way."""
+        if self.size == 1:
+            return value
+        carried = [value if self.is_main else None]
+        dist.broadcast_object_list(carried, device=self.device)
+        return carried[0]  # type: ignore[return-value]
+
+    def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The main process's tensors by name, on every process; what the others give is not looked at."""
+        if self.size == 1:
+            return dict(tensors)
+        forms = self.broadcast({name: (t.shape, t.dtype) for name, t in tensors.items()})
+        told: dict[str, Tensor] = {}
+        for name, (shape, dtype) in forms.items():
+            if self.is_main:
+                told[name] = tensors[name].detach().to(self.device).contiguous()
+            else:
+                told[name] = torch.empty(shape, dtype=dtype, device=self.device)
+            dist.broadcast(told[name], 0)
+        return told
+
+    def from_main(self, work: Callable[[], T]) -> T:
+        """Do `work` on the main process alone and give its result to all; an AlexNetError is raised on all."""
+        if self.size == 1:
+            return work()
+        result: T | AlexNetError | None = None
+        if self.is_main:
+            try:
+                result = work()
+            except AlexNetError as problem:
+                result = problem
+        result = self.broadcast(result)
+        if isinstance(result, AlexNetError):
+            raise result
+        return result  # type: ignore[return-value]
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Do `work` on the main process, for example a download, and only then on the others, for which it is done
+        then; if the main process raises an AlexNetError, all raise it."""
+        done: list[T] = []
+        self.from_main(lambda: done.append(work()))
+        return done[0] if done else work()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the processes."""
+        """The model with its gradients averaged over the processes; all begin with the main process's weights."""
         return nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
 
 
 @contextmanager
 def join_world(device: str) -> Iterator[tuple[World, str]]:
-    """The group of processes that torchrun started, and this one's device.
+    """Join the processes that torchrun started; gives this one's place among them, and its device.
 
-    Under torchrun `auto` and `cuda` become this process's own GPU.
+    Under torchrun the devices `auto` and `cuda` become this process's own GPU. Raises UsageError if there are fewer
+    GPUs than processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -67,9 +124,10 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    on_gpu = device.startswith("cuda")
+    dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size()), device
+        yield World(dist.get_rank(), dist.get_world_size(), torch.device(device if on_gpu else "cpu")), device
         dist.barrier()  # none tears down the connections that another still uses
     finally:
         dist.destroy_process_group()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -37,17 +37,18 @@ def train(
     from alexnet.recipes import recipe as named
 
     with SignalGuard() as guard:
-        if recipe.endswith((".yaml", ".yml")):
+        given: dict[str, Any] | None = given_values(config)
+        if recipe.endswith((".yaml", ".yml")):  # a whole configuration: nothing in it is left to the run that is there
             from alexnet.runs.folder import load_config
 
-            chosen = load_config(Path(recipe))
+            chosen, given = override(load_config(Path(recipe)), given_values(config)), None
         else:
             chosen = named(recipe)
-        chosen = override(chosen, given_values(config))
-
+        from alexnet.compute import configure_process
         from alexnet.training import loop
 
-        loop.train(chosen, run, guard=guard)
+        configure_process()
+        loop.train(chosen, run, given=given, guard=guard)
 
 
 @app.command

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from alexnet.config import TrainConfig
-from alexnet.data.augment import Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.augment import central_views, epoch_plan, random_crops
+from alexnet.data.batches import Loader
 from alexnet.data.decode import BadImageError, Pixels, decode, resize_fast, shortened
-from alexnet.data.loading import Loader, open_split
+from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.resident import resize_short_side
 from alexnet.data.sources import load_dataset
@@ -43,13 +44,13 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
         raise UsageError(f"--images {count} must be at least 1.")
     dataset = load_dataset(config.data)
     train = dataset.train
-    loader = open_split(train, CPU, config.data, config.data.resize)
-    prep = loader.preprocessing(config.data)
-    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise(config.data))
+    loader = open_split(train, CPU, config.data)
+    prep = loader.prep
+    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise())
     rows = plan.order[:count]
     stages = []
     for row in rows.tolist():
-        original, resized, square, central = _cut(train, loader, config, prep, row)
+        original, resized, square, central = _cut(train, loader, config.seed, row)
         draws, one = plan.draws[row : row + 1], slice(row, row + 1)
         crop = random_crops(square, draws, prep.size, config.data.pad, config.data.flip)
         shift = None if plan.shifts is None else plan.shifts[one]
@@ -67,13 +68,12 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
     return stages
 
 
-def _cut(
-    train: Split | Photos, loader: Loader, config: TrainConfig, prep: Preprocessing, row: int
-) -> tuple[Pixels, Pixels, Tensor, Tensor]:
+def _cut(train: Split | Photos, loader: Loader, seed: int, row: int) -> tuple[Pixels, Pixels, Tensor, Tensor]:
     """The original, the resized image, what training crops from [1, C, H, W], and the evaluation crop [1, C, S, S]."""
+    prep = loader.prep
     if isinstance(train, Split):
         image = torch.from_numpy(train.images[row : row + 1])
-        resized = resize_short_side(image, config.data.resize) if config.data.resize else image
+        resized = resize_short_side(image, prep.resize) if prep.resize else image
         return _pixels(image), _pixels(resized), resized, central_views(resized, prep.size)[:, 0]
     assert isinstance(loader, StreamedSplit)
     content = train.read(row)
@@ -83,8 +83,8 @@ def _cut(
         raise BadImageError(f"cannot decode {train.place(row)}: {problem}.") from None
     assert prep.resize is not None
     resized_ = resize_fast(*shortened(original, prep.resize))
-    square = loader.training_cut(config.data, prep, config.seed, 0)(content, row)
-    central = loader.evaluation_cut(prep, 1)(content, row)
+    square = loader.training_cut(seed, 0)(content, row)
+    central = loader.evaluation_cut()(content, row)
     return original, resized_, _batch(square), _batch(central)
 
 

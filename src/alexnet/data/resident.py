@@ -10,23 +10,26 @@ from torch.nn import functional as F
 
 from alexnet.config import DataConfig
 from alexnet.data.augment import ColourNoise, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.splits import Split
 from alexnet.errors import UsageError
 
 CHUNK = 4096  # images handled at a time where a whole split as floats would not fit
 
 
-class ResidentSplit:
-    """Images uint8 [N, C, H, W] (already resized) and labels int64 [N] on one device."""
+class ResidentSplit(Loader):
+    """Images uint8 [N, C, H, W], resized once, and labels int64 [N] on one device."""
 
-    def __init__(self, split: Split, device: torch.device, resize: int | None = None) -> None:
+    def __init__(self, split: Split, device: torch.device, data: DataConfig, prep: Preprocessing | None = None) -> None:
+        super().__init__(device, data)
         images = torch.from_numpy(split.images)
+        resize = prep.resize if prep else data.resize
         if resize is not None:
             images = torch.cat([resize_short_side(part, resize) for part in images.split(CHUNK)])
         self.images = images.to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self._axes: tuple[tuple[float, ...], ...] | None = None
-        self.bad: dict[int, str] = {}  # images in memory are all there
+        self.prep = prep or self._preprocessing()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,65 +47,51 @@ class ResidentSplit:
         std = (squares / pixels - mean**2).clamp(min=0).sqrt().clamp(min=1 / 255)  # a flat channel stays finite
         return tuple(mean.tolist()), tuple(std.tolist())
 
-    def preprocessing(self, data: DataConfig) -> Preprocessing:
-        """How evaluation treats these images: the configured crop and statistics, or the data's own."""
-        height, width = self.images.shape[-2:]
+    def _preprocessing(self) -> Preprocessing:
+        """The configured crop and statistics, or the data's own."""
+        data, (channels, height, width) = self.data, self.images.shape[1:]
         size = data.crop or min(height, width)
         if size > min(height, width):
             raise UsageError(f"--data.crop {size} is larger than the images ({height}x{width}): set --data.resize.")
+        self.check_channels(channels)
         mean, std = self.statistics()
-        for name, given in (("mean", data.mean), ("std", data.std)):
-            if given is not None and len(given) not in (1, self.images.shape[1]):
-                raise UsageError(
-                    f"--data.{name} has {len(given)} values, the images have {self.images.shape[1]} channels."
-                )
         return Preprocessing(size, data.resize, data.mean or mean, data.std or std)
 
-    def training_batches(
-        self,
-        data: DataConfig,
-        prep: Preprocessing,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        shard: slice = slice(None),
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """From step `start` of an epoch, this process's shard of each batch: images float32 [B, C, size, size] and
-        labels [B]; and the rows of the whole batch in this split."""
-        plan = epoch_plan(len(self), seed, epoch, self.images.device, self.noise(data))
-        for rows in list(plan.order.split(batch_size))[start:]:
-            mine = rows[shard]
-            crops = random_crops(self.images[mine], plan.draws[mine], prep.size, data.pad, data.flip)
-            yield prep.normalise(crops, plan.shift(mine)), self.labels[mine], rows
+    def training_batches(self, steps: Steps) -> Iterator[Batch]:
+        plan = epoch_plan(len(self), steps.seed, steps.epoch, self.device, self.noise())
+        for rows in list(plan.order.split(steps.batch_size))[steps.start :]:
+            mine = rows[steps.shard]
+            crops = random_crops(self.images[mine], plan.draws[mine], self.prep.size, self.data.pad, self.data.flip)
+            yield Batch(self.prep.normalise(crops, plan.shift(mine)), self.labels[mine], rows)
 
-    def noise(self, data: DataConfig) -> ColourNoise | None:
-        """Along the principal axes of this split's own colours."""
-        if not data.colour_noise:
+    def noise(self) -> ColourNoise | None:
+        if not self.data.colour_noise:
             return None
         if self.images.shape[1] != 3:
             raise UsageError(f"--data.colour-noise needs RGB images, these have {self.images.shape[1]} channel(s).")
         if self._axes is None:
-            sums = torch.zeros(3, dtype=torch.float64, device=self.images.device)
-            products = torch.zeros(3, 3, dtype=torch.float64, device=self.images.device)
-            for part in self.images.split(CHUNK):
-                flat = part.double().permute(1, 0, 2, 3).flatten(1)
-                sums += flat.sum(dim=1)
-                products += flat @ flat.T
-            pixels = self.images.numel() // 3
-            mean = sums / pixels
-            values, vectors = torch.linalg.eigh(products / pixels - torch.outer(mean, mean))
-            self._axes = tuple(map(tuple, (vectors * values.clamp(min=0).sqrt()).tolist()))
-        return ColourNoise(data.colour_noise, data.noise_probability, self._axes)
+            self._axes = self._colour_axes()
+        return ColourNoise(self.data.colour_noise, self.data.noise_probability, self._axes)
+
+    def _colour_axes(self) -> tuple[tuple[float, ...], ...]:
+        """The principal axes of this split's own colours, as `ColourNoise` takes them."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        products = torch.zeros(3, 3, dtype=torch.float64, device=self.device)
+        for part in self.images.split(CHUNK):
+            flat = part.double().permute(1, 0, 2, 3).flatten(1)
+            sums += flat.sum(dim=1)
+            products += flat @ flat.T
+        pixels = self.images.numel() // 3
+        mean = sums / pixels
+        values, vectors = torch.linalg.eigh(products / pixels - torch.outer(mean, mean))
+        return tuple(map(tuple, (vectors * values.clamp(min=0).sqrt()).tolist()))
 
     def evaluation_batches(
-        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
+        self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """In order, every sample of the shard once: images float32 [B, V, C, size, size], labels [B]."""
-        for images, labels in zip(
-            self.images[shard].split(batch_size), self.labels[shard].split(batch_size), strict=True
-        ):
-            yield prep.normalise(central_views(images, prep.size, views)), labels
+        parts = (tensor[shard].split(batch_size) for tensor in (self.images, self.labels))
+        for images, labels in zip(*parts, strict=True):
+            yield self.prep.normalise(central_views(images, self.prep.size, views)), labels
 
 
 def resize_short_side(images: Tensor, size: int) -> Tensor:

@@ -20,6 +20,7 @@ from alexnet.data.augment import (
     epoch_plan,
     random_crops,
 )
+from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
 from alexnet.data.photos import IMAGENET, Photos
 from alexnet.errors import DataError, UsageError
@@ -30,23 +31,25 @@ AHEAD = 2  # batches decoded before they are asked for
 PIECE = 8  # images a thread takes at a time
 
 
-class StreamedSplit:
-    """A split of photographs for one device. Threads, not processes: decoding and resizing release Python's lock, a
-    batch is written where it is used, and there is nothing to start, to copy or to be killed."""
+class StreamedSplit(Loader):
+    """Photographs for one device. Threads, not processes: decoding and resizing release Python's lock, a batch is
+    written where it is used, and there is nothing to start, to copy or to be killed."""
 
-    def __init__(self, photos: Photos, device: torch.device, workers: int | None = None) -> None:
-        self.photos, self.device = photos, device
-        self.workers = workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 16)
+    def __init__(
+        self, photos: Photos, device: torch.device, data: DataConfig, prep: Preprocessing | None = None
+    ) -> None:
+        super().__init__(device, data)
+        self.photos = photos
+        self.workers = data.workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 16)
         self.labels = torch.from_numpy(photos.labels)
-        self.bad: dict[int, str] = {}
-        """Rows that could not be read so far, with the place and the reason."""
+        self.prep = prep or self._preprocessing()
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def preprocessing(self, data: DataConfig) -> Preprocessing:
-        """How evaluation treats these photographs; without configured statistics the prepared set's own, or ImageNet's
-        where there is none."""
+    def _preprocessing(self) -> Preprocessing:
+        """Without configured statistics the prepared set's own, or ImageNet's where there is none."""
+        data = self.data
         resize, size = data.resize or RESIZE, data.crop or CROP
         if size > resize:
             raise UsageError(f"--data.crop {size} is larger than the resized photographs: set --data.resize.")
@@ -56,67 +59,50 @@ class StreamedSplit:
                 f"--data.resize {resize}: these photographs were prepared at {side}; prepare them again with "
                 f"--side {resize}, or use --data.resize {side}."
             )
+        self.check_channels(3)
         own = self.photos.store.statistics or IMAGENET
-        for name, given in (("mean", data.mean), ("std", data.std)):
-            if given is not None and len(given) not in (1, 3):
-                raise UsageError(f"--data.{name} has {len(given)} values, photographs have 3 channels.")
         return Preprocessing(size, resize, data.mean or own.mean, data.std or own.std)
 
-    def training_batches(
-        self,
-        data: DataConfig,
-        prep: Preprocessing,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        shard: slice = slice(None),
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """From step `start` of an epoch, this process's shard of each batch: images float32 [B, 3, size, size] and
-        labels [B]; and the rows of the whole batch in this split.
-
-        Photographs that cannot be read are left out of images and labels, and noted in `bad`.
-        """
-        plan = epoch_plan(len(self), seed, epoch, torch.device("cpu"), self.noise(data))
-        batches = list(plan.order.split(batch_size))[start:]
-        cut = self.training_cut(data, prep, seed, epoch)
-        for (pixels, rows), whole in zip(self._decoded((rows[shard] for rows in batches), cut), batches, strict=True):
+    def training_batches(self, steps: Steps) -> Iterator[Batch]:
+        data, prep = self.data, self.prep
+        plan = epoch_plan(len(self), steps.seed, steps.epoch, torch.device("cpu"), self.noise())
+        batches = list(plan.order.split(steps.batch_size))[steps.start :]
+        cut = self.training_cut(steps.seed, steps.epoch)
+        decoded = self._decoded((rows[steps.shard] for rows in batches), cut)
+        for (pixels, rows), whole in zip(decoded, batches, strict=True):
             crops = random_crops(pixels, plan.draws[rows].to(self.device), prep.size, data.pad, data.flip)
             shift = plan.shift(rows)
             images = prep.normalise(crops, None if shift is None else shift.to(self.device))
-            yield images, self.labels[rows].to(self.device), whole
+            yield Batch(images, self.labels[rows].to(self.device), whole)
 
-    def training_cut(self, data: DataConfig, prep: Preprocessing, seed: int, epoch: int) -> RandomArea | Square:
+    def training_cut(self, seed: int, epoch: int) -> RandomArea | Square:
         """What the threads do to a training image: all that the crop on the device needs, and no more."""
-        if data.random_resized_crop:
-            return RandomArea(prep.size, data.min_area, mixed_seed(seed, epoch, 1))
-        assert prep.resize is not None
-        return Square(prep.resize, prep.resize, prep.size, exact=False)
+        if self.data.random_resized_crop:
+            return RandomArea(self.prep.size, self.data.min_area, mixed_seed(seed, epoch, 1))
+        assert self.prep.resize is not None
+        return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False)
 
-    def evaluation_cut(self, prep: Preprocessing, views: int) -> Square:
+    def evaluation_cut(self, views: int = 1) -> Square:
         """Likewise in evaluation: the crop itself, or the square that the paper's ten views are cut from."""
+        prep = self.prep
         assert prep.resize is not None
         return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size)
 
-    def noise(self, data: DataConfig) -> ColourNoise | None:
+    def noise(self) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""
-        if not data.colour_noise:
+        if not self.data.colour_noise:
             return None
         axes = (self.photos.store.statistics or IMAGENET).colour_axes
-        return ColourNoise(data.colour_noise, data.noise_probability, axes)
+        return ColourNoise(self.data.colour_noise, self.data.noise_probability, axes)
 
     def evaluation_batches(
-        self, prep: Preprocessing, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
+        self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """In order, every photograph of the shard once: images float32 [B, V, 3, size, size], labels [B].
-
-        Raises DataError at the first that cannot be read, unless `skip_bad`, which leaves it out and notes it in `bad`.
-        """
         batches = torch.arange(len(self))[shard].split(batch_size)
-        for pixels, rows in self._decoded(batches, self.evaluation_cut(prep, views)):
+        for pixels, rows in self._decoded(batches, self.evaluation_cut(views)):
             if self.bad and not skip_bad:
                 raise DataError(f"{self.bad[min(self.bad)]} Replace or remove it, or use --skip-bad.")
-            yield prep.normalise(central_views(pixels, prep.size, views)), self.labels[rows].to(self.device)
+            yield self.prep.normalise(central_views(pixels, self.prep.size, views)), self.labels[rows].to(self.device)
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,

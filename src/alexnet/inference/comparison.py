@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
+from alexnet.files import replacing
 from alexnet.inference.evaluation import check_classes, score
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
@@ -94,28 +96,28 @@ def compare(
     name, chosen = dataset.split(split)
     for trained in opened:
         check_classes(trained, dataset)
-    place = choose_precision(device, precision)
+    compute = resolve_compute(device, precision)
     compared: list[Compared] = []
     arrays: dict[str, Any] = {}
     for number, trained in enumerate(opened):
-        loader = open_split(chosen, place.device, data, trained.preprocessing.resize)
+        loader = open_split(chosen, compute.device, data, trained.preprocessing)
         kept: list[tuple[Tensor, Tensor]] = []
 
         def keep(batch: Tensor, labels: Tensor, kept: list[tuple[Tensor, Tensor]] = kept) -> None:
             kept.append((batch.cpu(), labels.cpu()))
 
         started = time.perf_counter()
-        result = score(
-            place.place(trained.model),
-            loader,
-            trained.preprocessing,
-            place,
-            name=name,
-            classes=dataset.names,
-            views=views,
-            skip_bad=skip_bad,
-            on_logits=keep if logits else lambda batch, labels: None,
-        )
+        with compute.settings():
+            result = score(
+                trained.model,
+                loader,
+                compute,
+                name=name,
+                classes=dataset.names,
+                views=views,
+                skip_bad=skip_bad,
+                on_logits=keep if logits else lambda batch, labels: None,
+            )
         seconds = time.perf_counter() - started
         if logits:
             arrays[str(number)] = np.concatenate([z.numpy() for z, _ in kept])
@@ -136,5 +138,9 @@ def compare(
         compared.append(line)
         on_result(line)
     if logits:
-        np.savez_compressed(logits, **arrays)
+        try:
+            with replacing(logits) as part, part.open("xb") as stream:
+                np.savez_compressed(stream, **arrays)
+        except OSError as problem:
+            raise UsageError(f"cannot write {logits}: {problem.strerror}; choose another --logits.") from None
     return compared

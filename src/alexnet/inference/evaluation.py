@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.compute import Precision, choose_precision
+from alexnet.compute import Compute, resolve_compute
 from alexnet.config import DataConfig, TrainConfig, override
 from alexnet.data.augment import Preprocessing
-from alexnet.data.loading import Loader, open_split
+from alexnet.data.batches import Loader
+from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Dataset, Split
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, UsageError, listed
-from alexnet.inference.trained import Trained, load_weights, open_trained, read_weights, weights_file
+from alexnet.inference.forward import BATCH, split_logits
+from alexnet.inference.trained import Trained, build_for, load_weights, open_trained, read_weights, weights_file
 from alexnet.metrics import Result
 from alexnet.models.int8 import quantize
-from alexnet.models.network import AlexNet, build_model
+from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import is_checkpoint
 from alexnet.runs.folder import Run, load_run
 
-SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 TYPICAL = 256  # images that say how large activations are
 
 
 @torch.inference_mode()
 def score(
     model: nn.Module,
-    split: Loader,
-    prep: Preprocessing,
-    precision: Precision,
+    loader: Loader,
+    compute: Compute,
     *,
     name: str,
     classes: tuple[str, ...],
@@ -46,31 +45,23 @@ def score(
     skip_bad: bool = False,
     on_logits: Callable[[Tensor, Tensor], None] = lambda logits, labels: None,
 ) -> Result:
-    """Evaluate a network on a split; the model's training mode is restored.
+    """Evaluate a network, which stays as it is, on the split called `name`.
 
     `on_logits` receives every batch's logits [B, V, K] and labels [B]. With several processes each takes its shard and
     all get the result of the whole. Raises DataError at an image that cannot be read, unless `skip_bad`.
     """
     world = world or World()
     k = len(classes)
-    confusion = torch.zeros(k, k, dtype=torch.int64, device=precision.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=precision.device)  # loss, hits among the first five
-    training = model.training
-    model.eval()
-    try:
-        forward = precision.inference(model)
-        batch = max(1, (SMALL_BATCH if prep.size <= 64 else BATCH) // views)
-        for images, labels in split.evaluation_batches(prep, batch, views, world.shard, skip_bad):
-            logits = forward(images.flatten(0, 1))
-            on_logits(logits.unflatten(0, images.shape[:2]), labels)
-            mean = logits.softmax(dim=1).unflatten(0, images.shape[:2]).mean(dim=1)  # [N, V, K] -> [N, K]
-            # From the logits where there is one view: the logarithm of a rounded-off probability is infinite.
-            log = F.log_softmax(logits, dim=1) if views == 1 else mean.clamp_min(1e-38).log()
-            confusion += torch.bincount(labels * k + log.argmax(dim=1), minlength=k * k).view(k, k)
-            top5 = log.topk(min(5, k), dim=1).indices
-            totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), (top5 == labels[:, None]).sum()]).double()
-    finally:
-        model.train(training)
+    confusion = torch.zeros(k, k, dtype=torch.int64, device=compute.device)
+    totals = torch.zeros(2, dtype=torch.float64, device=compute.device)  # loss, hits among the first five
+    for (logits,), labels in split_logits([model], loader, compute, views=views, shard=world.shard, skip_bad=skip_bad):
+        on_logits(logits, labels)
+        mean = logits.softmax(dim=2).mean(dim=1)  # [N, V, K] -> [N, K]
+        # From the logits where there is one view: the logarithm of a rounded-off probability is infinite.
+        log = F.log_softmax(logits[:, 0], dim=1) if views == 1 else mean.clamp_min(1e-38).log()
+        confusion += torch.bincount(labels * k + log.argmax(dim=1), minlength=k * k).view(k, k)
+        top5 = log.topk(min(5, k), dim=1).indices
+        totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), (top5 == labels[:, None]).sum()]).double()
     confusion, totals = world.sum(confusion), world.sum(totals)
     count = int(confusion.sum())
     return Result(
@@ -117,36 +108,36 @@ def evaluate(
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
     in_8_bits = precision == "int8"
-    place = choose_precision(device, "fp32" if in_8_bits else precision or config.precision)
+    compute = resolve_compute(device, "fp32" if in_8_bits else precision or config.precision)
     config = override(config, {"data": data or {}})
     dataset = load_dataset(config.data)
+    model: nn.Module
     if trained is not None:
         model, prep = trained.model, trained.preprocessing
         check_classes(trained, dataset)
     else:
-        prep = open_split(dataset.train, torch.device("cpu"), config.data, config.data.resize).preprocessing(
-            config.data
-        )
-        model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep)
+        prep = open_split(dataset.train, torch.device("cpu"), config.data).prep
+        model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep, blank=True)
         if not isinstance(target, AlexNet):
             load_weights(model, path)
-    if model.variant.num_classes != len(dataset.classes):
-        raise CheckpointError(
-            f"the network has {model.variant.num_classes} outputs, {dataset.name} has {len(dataset.classes)} classes."
-        )
+        if model.variant.num_classes != len(dataset.classes):
+            raise CheckpointError(
+                f"the network has {model.variant.num_classes} outputs, {dataset.name} has {len(dataset.classes)} "
+                "classes."
+            )
     name, chosen = dataset.split(split)
-    loader = open_split(chosen, place.device, config.data, prep.resize)
-    network = place.place(model)
-    if in_8_bits:
-        network = quantize(model, _typical(dataset.train, prep, config.data, place.device))
-    return score(network, loader, prep, place, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+    with compute.settings():
+        if in_8_bits:
+            model = quantize(model, _typical(dataset.train, prep, config.data))
+        loader = open_split(chosen, compute.device, config.data, prep)
+        return score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
 
 
-def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig, device: torch.device) -> Tensor:
+def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:
     """Images of all parts of the training split (folders come class by class), as evaluation shows them."""
     rows = np.linspace(0, len(train) - 1, min(len(train), TYPICAL)).astype(np.int64)
-    loader = open_split(train.take(rows), device, data, prep.resize)
-    return torch.cat([images[:, 0] for images, _ in loader.evaluation_batches(prep, BATCH, skip_bad=True)])
+    loader = open_split(train.take(rows), torch.device("cpu"), data, prep)
+    return torch.cat([images[:, 0] for images, _ in loader.evaluation_batches(BATCH, skip_bad=True)])
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:
@@ -161,24 +152,3 @@ def check_classes(trained: Trained, dataset: Dataset) -> None:
             f"{trained.origin} has {trained.model.variant.num_classes} outputs, {dataset.name} has "
             f"{len(dataset.classes)} classes."
         )
-
-
-def build_for(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> AlexNet:
-    """The configured network with the sizes that the data gives it."""
-    return build_model(**model_fields(config, dataset, prep))
-
-
-def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> dict[str, Any]:
-    """Arguments of `build_model`: the configured fields, completed by the data's.
-
-    Raises UsageError if the two contradict each other.
-    """
-    given = {k: v for k, v in asdict(config.model).items() if v is not None and k != "freeze_to"}
-    given["name"] = given.pop("variant")
-    channels = dataset.train.channels
-    fields = {"num_classes": len(dataset.classes), "in_channels": channels, "input_size": prep.size} | given
-    if fields["in_channels"] != channels:
-        raise UsageError(f"--model.in-channels {fields['in_channels']}: the images have {channels}.")
-    if fields["num_classes"] != len(dataset.classes):
-        raise UsageError(f"--model.num-classes {fields['num_classes']}: the data has {len(dataset.classes)} classes.")
-    return fields

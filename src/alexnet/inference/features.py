@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import UsageError, unknown
+from alexnet.inference.forward import layer_outputs
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import AlexNet, check_images
+from alexnet.models.summary import trace
+from alexnet.models.variants import TORCHVISION
 from alexnet.runs.folder import Run
 
 BATCH = 64
@@ -58,22 +61,19 @@ def extract_features(
         raise UsageError("torchvision's names are those of its own layout: this network has other layers.")
     if torchvision_names and (nameless := [layer for layer in wanted if layer not in published]):
         raise UsageError(f"torchvision has no name for {nameless[0]}: leave it out, or take our names.")
-    precision = choose_precision(device, "fp32")
-    training = network.training
-    placed = precision.place(network).eval()
+    compute = resolve_compute(device, "fp32")
     kept: dict[str, list[Tensor]] = {layer: [] for layer in wanted}
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                check_images(batch, network.variant)
-                x = batch.to(precision.device).contiguous(memory_format=torch.channels_last)
-                for name, module in placed.named_children():
-                    x = module(x)
-                    if name in kept:  # a copy: the next ReLU writes over its input
-                        kept[name].append(x.float().cpu().contiguous().clone())
-    finally:
-        network.train(training)
+    with torch.inference_mode(), compute.settings():
+        for found in layer_outputs(network, _checked(batches, network), wanted, compute):
+            for layer, output in found.items():
+                kept[layer].append(output.cpu().contiguous())
     return {published[layer] if torchvision_names else layer: torch.cat(parts).numpy() for layer, parts in kept.items()}
+
+
+def _checked(batches: Iterator[Tensor], network: AlexNet) -> Iterator[Tensor]:
+    for batch in batches:
+        check_images(batch, network.variant)
+        yield batch
 
 
 def _read(paths: Sequence[Path], trained: Trained) -> Iterator[Tensor]:
@@ -86,7 +86,7 @@ def _read(paths: Sequence[Path], trained: Trained) -> Iterator[Tensor]:
 
 def torchvision_layers(network: AlexNet) -> dict[str, str]:
     """Our layer names to torchvision's (features.0 ... avgpool ... classifier.6); empty for another layout."""
-    if network.variant.lrn != "off" or network.variant.adaptive_pool is None or not network.variant.dropout_before:
+    if [name for name, _ in network.named_children()] != [layer.name for layer in trace(TORCHVISION)]:
         return {}
     names: dict[str, str] = {}
     part, number = "features", 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import DataError, UsageError
 from alexnet.inference.trained import Trained, open_trained
@@ -49,8 +49,8 @@ def predict(
     count = len(trained.names)
     if top < 1:
         raise UsageError(f"--top {top} must be at least 1.")
-    precision = choose_precision(device, "fp32")
-    network = precision.place(trained.model)
+    compute = resolve_compute(device, "fp32")
+    forward = compute.inference(trained.model)
     found: list[Prediction] = []
     for path in find_images(images):
         try:
@@ -58,9 +58,8 @@ def predict(
         except DataError as problem:
             found.append(Prediction(str(path), error=str(problem)))
             continue
-        with torch.inference_mode():
-            batch = as_views(picture, trained.preprocessing, views).to(precision.device)
-            mean = network(batch).softmax(dim=1).mean(dim=0)
+        with torch.inference_mode(), compute.settings():
+            mean = forward(as_views(picture, trained.preprocessing, views)).softmax(dim=1).mean(dim=0)
         best = mean.topk(min(top, count))
         names = tuple(trained.names[i] for i in best.indices.tolist())
         found.append(Prediction(str(path), names, tuple(best.values.tolist()), picture.notes))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alexnet.config import TrainConfig, override
+from alexnet.config import TrainConfig, load
 from alexnet.data.augment import Preprocessing
 from alexnet.data.imagenet import published_names
 from alexnet.data.photos import IMAGENET
+from alexnet.data.splits import Dataset
 from alexnet.download import download, verify
-from alexnet.errors import CheckpointError, DataError
-from alexnet.models.network import AlexNet, build_model
+from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.weights import apply_weights, read_foreign
 from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
@@ -59,13 +60,13 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
             Preprocessing.from_dict(meta["preprocessing"]),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
-            override(TrainConfig(), meta["config"]),
+            load(meta["config"]),
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)
     # The head goes by its place: another network's last layer may bear another name.
     outputs = len(torch.atleast_1d(weights.get("fc8.bias", list(weights.values())[-1])))
-    network = build_model(name, num_classes=outputs)
+    network = blank_model(name, num_classes=outputs)
     apply_weights(network, weights, str(path))
     size = network.variant.input_size
     mean, std = (_CAFFE_MEAN, _RAW) if name in ("bvlc", "caffenet", "paper") else (IMAGENET.mean, IMAGENET.std)
@@ -77,7 +78,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
 def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
     """The network of a checkpoint with its weights, and its description."""
     checkpoint = load_checkpoint(path)
-    model = build_model(**checkpoint.meta["model"])
+    model = blank_model(**checkpoint.meta["model"])
     apply_weights(model, checkpoint.evaluated, str(path))
     return model, checkpoint.meta
 
@@ -134,3 +135,24 @@ def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:
         f"{path} does not say what network it is of, and its shapes fit none: name it with --model, "
         "or use a checkpoint of alexnet train."
     )
+
+
+def build_for(config: TrainConfig, dataset: Dataset, prep: Preprocessing, blank: bool = False) -> AlexNet:
+    """The configured network with the sizes that the data gives it; `blank`: without initial weights, to be loaded."""
+    return (blank_model if blank else build_model)(**model_fields(config, dataset, prep))
+
+
+def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> dict[str, Any]:
+    """Arguments of `build_model`: the configured fields, completed by the data's.
+
+    Raises UsageError if the two contradict each other.
+    """
+    given = {k: v for k, v in asdict(config.model).items() if v is not None and k != "freeze_to"}
+    given["name"] = given.pop("variant")
+    channels = dataset.train.channels
+    fields = {"num_classes": len(dataset.classes), "in_channels": channels, "input_size": prep.size} | given
+    if fields["in_channels"] != channels:
+        raise UsageError(f"--model.in-channels {fields['in_channels']}: the images have {channels}.")
+    if fields["num_classes"] != len(dataset.classes):
+        raise UsageError(f"--model.num-classes {fields['num_classes']}: the data has {len(dataset.classes)} classes.")
+    return fields

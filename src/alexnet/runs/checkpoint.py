@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 from alexnet.errors import CheckpointError
 from alexnet.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2  # 1: the configuration by dotted names, without a format of its own
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
-    newer = re.search(r'"format": (\d+)', described["alexnet"])  # first: a newer format may hash otherwise
-    if newer and int(newer[1]) > FORMAT:
-        raise CheckpointError(f"{path} has format {newer[1]}, this version reads up to {FORMAT}: upgrade alexnet.")
+    try:
+        meta: dict[str, Any] = json.loads(described["alexnet"])
+        format = int(meta["format"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(f"{path} is damaged: its description cannot be read ({problem!r}).") from None
+    if format > FORMAT:  # first: a newer format may hash otherwise
+        raise CheckpointError(f"{path} has format {format}, this version reads up to {FORMAT}: upgrade alexnet.")
     if described.get("sha256") != _digest(tensors, described["alexnet"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
-    meta = json.loads(described["alexnet"])
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
     return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
 

@@ -8,14 +8,14 @@ from math import prod
 import torch
 from torch import nn
 
-from alexnet.compute import Precision
+from alexnet.compute import Compute
 from alexnet.models.summary import Layer
 from alexnet.speed.steps import Step, seconds
 
 GIB = 2**30
 
 
-def arithmetic(precision: Precision, count: int) -> float:
+def arithmetic(precision: Compute, count: int) -> float:
     """FLOP/s of the better of a large matrix product and the paper's third convolution on `count` images."""
     device, dtype = precision.device, precision.dtype
     side = 8192 if device.type == "cuda" else 2048

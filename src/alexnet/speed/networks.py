@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.compute import Precision, choose_precision
+from alexnet.compute import Compute, resolve_compute
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
@@ -102,7 +102,7 @@ def benchmark(
     adds ours compiled by torch.
     """
     torch.manual_seed(0)
-    fast, exact = choose_precision(device, "auto"), choose_precision(device, "fp32")
+    fast, exact = resolve_compute(device, "auto"), resolve_compute(device, "fp32")
     place, name = fast.device, "bf16" if fast.dtype == torch.bfloat16 else "fp32"
     network = build_model(model)
     variant = network.variant
@@ -117,12 +117,12 @@ def benchmark(
             asked = Request(device=str(place), steps=steps if request["count"] > 1 else 10 * steps, **request)
             ways[label] = (Rates(label, peer), asked.count, lambda: other.seconds(asked))
 
-        def train(label: str, precision: Precision, compiled: bool = False) -> None:
+        def train(label: str, precision: Compute, compiled: bool = False) -> None:
             placed = precision.place(copy.deepcopy(network))
             step = training_step(placed, precision, images, labels, compiled)
             ways[label] = (Rates(label, "training, usual"), batch_size, lambda: seconds(step, steps, place))
 
-        def infer(count: int, label: str, placed: nn.Module, precision: Precision) -> None:
+        def infer(count: int, label: str, placed: nn.Module, precision: Compute) -> None:
             step = inference_step(placed, precision, some[:count])
             turns = steps if count > 1 else 10 * steps
             rates = Rates(f"inference of {count}, {label}", f"inference of {count}, usual")

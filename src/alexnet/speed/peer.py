@@ -17,7 +17,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from alexnet.compute import Precision
+from alexnet.compute import Compute
 from alexnet.errors import UsageError
 from alexnet.models.network import build_model
 from alexnet.speed.steps import (
@@ -82,7 +82,7 @@ def _step(network: str, training: bool, count: int, device: str, tuned: bool) ->
     peer = (_torchvision() if network == "torchvision" and has_torchvision() else usual(model)).to(place)
     if tuned:
         peer = peer.to(memory_format=torch.channels_last)
-        precision = Precision(place, torch.bfloat16)
+        precision = Compute(place, torch.bfloat16)
         rows = images.contiguous(memory_format=torch.channels_last)
         return training_step(peer, precision, rows, labels, compiled=True)
     return usual_training_step(peer, images, labels) if training else usual_inference_step(peer, images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.compute import Precision
+from alexnet.compute import Compute
 from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
@@ -35,9 +35,7 @@ def batch(variant: Variant, count: int, device: torch.device) -> tuple[Tensor, T
     return images, torch.randint(0, variant.num_classes, (count,), device=device)
 
 
-def training_step(
-    model: nn.Module, precision: Precision, images: Tensor, labels: Tensor, compiled: bool = False
-) -> Step:
+def training_step(model: nn.Module, precision: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     """A step of SGD with momentum on a fixed batch."""
     optimizer = build_optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
@@ -52,7 +50,7 @@ def training_step(
     return step
 
 
-def inference_step(model: nn.Module, precision: Precision, images: Tensor) -> Step:
+def inference_step(model: nn.Module, precision: Compute, images: Tensor) -> Step:
     """A forward pass in evaluation mode."""
     forward = precision.inference(model.eval())
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.compute import Precision
+from alexnet.compute import Compute
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
@@ -57,7 +57,7 @@ class Learner:
     """Everything that a step changes."""
 
     def __init__(
-        self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, precision: Precision, world: World
+        self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, precision: Compute, world: World
     ) -> None:
         """`model` is on its device already."""
         self.config, self.model, self.precision, self.world = config, model, precision, world

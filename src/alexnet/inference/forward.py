@@ -1,0 +1,51 @@
+"""Networks run forward: over the images of a split, and up to any of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor, nn
+
+from alexnet.compute import Compute
+from alexnet.data.batches import Loader
+
+SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
+
+
+def split_logits(
+    models: Sequence[nn.Module],
+    loader: Loader,
+    compute: Compute,
+    *,
+    views: int = 1,
+    shard: slice = slice(None),
+    skip_bad: bool = False,
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The answers of one or several networks to every image of a split's shard, in order: for each batch the logits of
+    every network, float32 [B, V, K], and the labels [B]. The images are decoded once; the networks stay as they are.
+
+    Raises DataError at the first image that cannot be read, unless `skip_bad`.
+    """
+    forwards = [compute.inference(model) for model in models]
+    batch = max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
+    for images, labels in loader.evaluation_batches(batch, views, shard, skip_bad):
+        flat = images.flatten(0, 1)  # [N, V, C, H, W] -> [N * V, C, H, W]
+        yield [forward(flat).unflatten(0, images.shape[:2]) for forward in forwards], labels
+
+
+def layer_outputs(
+    model: nn.Sequential, batches: Iterable[Tensor], layers: Sequence[str], compute: Compute
+) -> Iterator[dict[str, Tensor]]:
+    """What the named layers of a network answer in evaluation mode to images [B, C, H, W]: for each batch the outputs
+    [B, ...] in float32, by name. Layers after the last of them are not computed; the network stays as it is."""
+    replica = compute.replica(model, in_place=False)  # a ReLU must not write over what the layer before it gave
+    names = [name for name, _ in model.named_children()]
+    depth = 1 + max(names.index(layer) for layer in layers)
+    for images in batches:
+        x = compute.fit(images)
+        found: dict[str, Tensor] = {}
+        for name, module in list(replica.named_children())[:depth]:
+            x = module(x)
+            if name in layers:
+                found[name] = x.float()
+        yield found
