@@ -361,7 +361,7 @@ def test_handlers_are_restored(finished, reporter):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_the_command_before_any_folder(tmp_path, monkeypatch, capsys, number):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("alexnet.config.override", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("alexnet.recipes.recipe", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as end:
         cli.main(["train"])
     assert end.value.code == 75
