@@ -35,8 +35,8 @@ def read_folder(config: DataConfig) -> Published:
 
 
 def read_dogs(config: DataConfig) -> Published:
-    """Read Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg, and train_list.mat and test_list.mat, which say what
-    each part holds.
+    """Read Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg, and train_list.mat and test_list.mat, which say
+    what each part holds.
 
     Raises DataError for files that are missing or not the published ones, and UsageError where scipy is missing.
     """

@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one size in memory: images [N, C, H, W] uint8, labels [N] int64, and each image's place in the published
-    files [N]."""
+    """Images of one size in memory: images [N, C, H, W] uint8, labels [N] int64, and each image's place in the
+    published files [N]."""
 
     images: NDArray[np.uint8]
     labels: Labels
