@@ -30,9 +30,11 @@ def pictures(*shape: int) -> torch.Tensor:
     return torch.from_numpy(PIXELS.integers(0, 256, shape, dtype=np.uint8))
 
 
-def resident(n: int = 23, channels: int = 3, side: int = 8, data: DataConfig = DataConfig()) -> ResidentSplit:
+def resident(n: int = 23, channels: int = 3, side: int = 8, data: DataConfig | None = None) -> ResidentSplit:
     images = pictures(n, channels, side, side).numpy()
-    return ResidentSplit(Split(images, np.arange(n, dtype=np.int64) % 10, np.arange(n) + 1000), CPU, data)
+    return ResidentSplit(
+        Split(images, np.arange(n, dtype=np.int64) % 10, np.arange(n) + 1000), CPU, data or DataConfig()
+    )
 
 
 # --- crops
