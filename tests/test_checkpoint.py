@@ -59,7 +59,7 @@ def same(a, b):
     pairs = [(a.weights, b.weights), (a.extra, b.extra)]
     return all(
         x.keys() == y.keys() and all(x[n].dtype == y[n].dtype and torch.equal(x[n], y[n]) for n in x) for x, y in pairs
-    ) and {**a.meta, "format": 1} == {**b.meta, "format": 1}
+    ) and {**a.meta, "format": 2} == {**b.meta, "format": 2}
 
 
 def test_round_trip(file):
@@ -138,9 +138,9 @@ def test_safetensors_of_another_program(tmp_path):
 
 def test_newer_format(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT", 2)
+        patch.setattr(checkpoint, "FORMAT", 3)
         save_checkpoint(tmp_path / "new", CONTENT)
-    with pytest.raises(CheckpointError, match=r"format 2.*upgrade"):
+    with pytest.raises(CheckpointError, match=r"format 3.*upgrade"):
         load_checkpoint(tmp_path / "new")
 
 

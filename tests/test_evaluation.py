@@ -11,7 +11,8 @@ from torch import nn
 
 from alexnet import build_model, evaluate
 from alexnet.compute import resolve_compute
-from alexnet.config import DataConfig, override
+from alexnet.config import DataConfig
+from alexnet.config.values import override
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split

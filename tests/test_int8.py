@@ -9,9 +9,9 @@ from torch import nn
 import alexnet
 from alexnet.errors import UsageError
 from alexnet.models.int8 import _Fold, computes_int8, quantize
-from alexnet.models.lrn import LocalResponseNorm, native
+from alexnet.models.lrn import LocalResponseNorm, fused, native
 from alexnet.models.network import AlexNet, build_model
-from alexnet.models.variants import VARIANTS, Conv, resolve
+from alexnet.models.variants import VARIANTS, Conv, Linear, Pool
 
 pytestmark = pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="the processor has no VNNI")
 
@@ -70,8 +70,9 @@ def test_is_what_torch_simulates(name, fields):
 
 def test_a_border_that_is_not_folded():
     """Six bytes a square are no words of four, so that the extra column and row stay zeros on their own."""
-    convs = (Conv(16, 5, stride=2, ceil=True, pooled=True), Conv(16, 3, padding=1), Conv(16, 3, padding=1, pooled=True))
-    model = AlexNet(replace(resolve("cifar", num_classes=10, init="modern", lrn="off"), convs=convs, hidden=(64, 64)))
+    pooled = ("relu", Pool())
+    convs = (Conv(16, 5, stride=2, ceil=True, then=pooled), Conv(16, 3, padding=1), Conv(16, 3, padding=1, then=pooled))
+    model = AlexNet(replace(VARIANTS["cifar"], convs=convs, hidden=(Linear(64), Linear(64))))
     assert any(isinstance(step, nn.ConstantPad2d) for step in quantize(model, images(model)))
     compare(model.eval())
 
@@ -118,6 +119,7 @@ def test_without_a_compiler(monkeypatch):
     x = images(model)
     fast = quantize(model, x)(x)
     monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(fused, "DTYPES", {})
     slow = quantize(model, x)(x)
     assert 0 < (fast - slow).norm() < 0.02 * slow.norm()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.models.lrn import LocalResponseNorm, native
+from alexnet.models.lrn import LocalResponseNorm, fused, native
 
 CASES = [  # size, alpha, beta, k
     (5, 1e-4, 0.75, 2.0),
@@ -66,7 +66,7 @@ def forms(*dtypes):
 def form(request, monkeypatch):
     """The form in use: "native", the kernel in C, or "banded", torch's own operations."""
     if request.param == "banded":
-        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(fused, "DTYPES", {})
     return request.param
 
 
@@ -87,9 +87,10 @@ def launches(monkeypatch):
 def cache(monkeypatch, tmp_path):
     """An empty cache for compiled kernels, looked at anew."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    native.library.cache_clear()
+    native._found.cache_clear()
+    monkeypatch.setattr(fused, "_missing", {})
     yield tmp_path / "cache" / "alexnet"
-    native.library.cache_clear()
+    native._found.cache_clear()
 
 
 def sample(*shape, dtype=WIDE, layout=NCHW, scale=3.0):
@@ -259,11 +260,11 @@ LocalResponseNorm()(torch.ones(1, 8, 3, 3, requires_grad=True)).sum().backward()
 compiler = "torch._dynamo" in sys.modules
 results = []
 for x, g, constants in torch.load(sys.argv[1]):
-    from alexnet.models.lrn.gpu import launch
-    inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
+    from alexnet.models.lrn.gpu import Geometry, launch
+    seen = Geometry.of(x, 1)
     results.append((torch.empty_like(x), torch.empty_like(x)))
-    launch(x, None, results[-1][0], inner, *constants)
-    launch(x, g, results[-1][1], inner, *constants)
+    launch(x, None, results[-1][0], seen, *constants)
+    launch(x, g, results[-1][1], seen, *constants)
 torch.save((compiler, results), sys.argv[1])
 """
 
@@ -311,7 +312,7 @@ def test_compiled_once_into_the_users_cache(cache, monkeypatch):
     commands, run = [], subprocess.run
     monkeypatch.setattr(native.subprocess, "run", lambda command, **o: commands.append(command) or run(command, **o))
     assert native.library()
-    native.library.cache_clear()
+    native._found.cache_clear()
     assert native.library()
     assert len(commands) == 1
     assert [native.library()._name] == [str(file) for file in cache.iterdir()]
@@ -337,12 +338,12 @@ def test_another_processor_compiler_or_home_has_its_own(copied, cache, monkeypat
         ("_compiler", lambda: ["another"]),
     ):
         monkeypatch.setattr(native, name, value)
-        native.library.cache_clear()
+        native._found.cache_clear()
         assert native.library()
     assert len(copied) == len(list(cache.iterdir())) == 4
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    native.library.cache_clear()
+    native._found.cache_clear()
     assert Path(native.library()._name).parent == tmp_path / ".cache" / "alexnet"
 
 
@@ -490,10 +491,11 @@ def test_has_no_state_and_names_its_constants():
 @pytest.mark.parametrize(
     "view", [lambda x: x, lambda x: x.to(memory_format=NHWC), lambda x: x[:, ::2]], ids=["nchw", "nhwc", "sliced"]
 )
-def test_operators_are_what_torch_expects(view):
+@pytest.mark.parametrize("columns", [1, 2])
+def test_operators_are_what_torch_expects(view, columns):
     x, g = view(sample(2, 6, 3, 4, dtype=F32).detach()), view(torch.ones(2, 6, 3, 4))
-    torch.library.opcheck(torch.ops.alexnet.lrn.default, (x.requires_grad_(), *STRONG))
-    torch.library.opcheck(torch.ops.alexnet.lrn_backward.default, (x.detach(), g, *STRONG))
+    torch.library.opcheck(torch.ops.alexnet.lrn.default, (x, *STRONG, columns))
+    torch.library.opcheck(torch.ops.alexnet.lrn_backward.default, (x, g, *STRONG, columns))
 
 
 @forms(F32, BF16)

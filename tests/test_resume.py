@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from alexnet import cli
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.errors import TrainingStopped
 from alexnet.inference import evaluation
 from alexnet.runs import folder as run_module

@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from alexnet.config import override
+from alexnet.config import load
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
 from alexnet.training.loop import train
@@ -310,5 +310,5 @@ def test_config_with_rates_as_people_write_them(tmp_path):
 
 def test_edited_config_trains_something_else(finished, tmp_path, reporter):
     values = yaml.safe_load((finished.path / "config.yaml").read_text())
-    run = train(override(finished.config, {**values, "seed": 9}), tmp_path / "run", reporter=reporter)
+    run = train(load({**values, "seed": 9}), tmp_path / "run", reporter=reporter)
     assert any(not value.equal(tensors(finished.best)[name]) for name, value in tensors(run.best).items())

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from alexnet.errors import UsageError
+from alexnet.models.ablations import resolve
 from alexnet.models.int8 import computes_int8
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
-from alexnet.models.variants import resolve
 from alexnet.speed.limits import training_bound
 from alexnet.speed.networks import Rates, Speed
 from alexnet.speed.peer import Peer, Request, _torchvision

@@ -18,12 +18,13 @@ from PIL import Image
 from torch import nn
 
 from alexnet.config import DataConfig
+from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import ColourNoise, Preprocessing, epoch_plan
 from alexnet.data.batches import Steps
 from alexnet.data.decode import Square
 from alexnet.data.loading import open_split
 from alexnet.data.packing import prepare
-from alexnet.data.photos import IMAGENET, FileStore, Photos
+from alexnet.data.photos import FileStore, Photos
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split

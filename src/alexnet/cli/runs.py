@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -33,21 +33,22 @@ def train(
     run
         Run folder; without it runs/RECIPE. The same command again goes on there, a larger --epochs too.
     """
-    from alexnet.config import override
+    from alexnet.config.values import override
     from alexnet.recipes import recipe as named
 
     with SignalGuard() as guard:
-        if recipe.endswith((".yaml", ".yml")):
+        given: dict[str, Any] | None = given_values(config)
+        if recipe.endswith((".yaml", ".yml")):  # a whole configuration: nothing in it is left to the run that is there
             from alexnet.runs.folder import load_config
 
-            chosen = load_config(Path(recipe))
+            chosen, given = override(load_config(Path(recipe)), given_values(config)), None
         else:
             chosen = named(recipe)
-        chosen = override(chosen, given_values(config))
-
+        from alexnet.compute import configure_process
         from alexnet.training import loop
 
-        loop.train(chosen, run, guard=guard)
+        configure_process()
+        loop.train(chosen, run, given=given, guard=guard)
 
 
 @app.command

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,11 +22,8 @@ try:
 except ImportError:  # the extra "photos"; Pillow alone reads everything, more slowly
     simplejpeg = None
 
-# About large images, palettes and odd EXIF: what cannot be read raises. Once and for all, because catch_warnings is not
-# for threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 # Not all that Pillow knows: PostScript, for one, would start another program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
@@ -49,17 +49,41 @@ def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
                 return pixels
         except ValueError:  # Pillow decides whether it is bad
             pass
-    return np.array(open_image(content).convert("RGB"))  # a copy that may be written to, as torch wants
+    # A copy that may be written to, as torch wants.
+    return despite_warnings(lambda: np.array(open_image(content).convert("RGB")))
 
 
 def open_image(content: bytes | memoryview) -> Image.Image:
     """A loaded Pillow image. Raises BadImageError."""
-    try:
+
+    def load() -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         image.load()
         return image
+
+    try:
+        return despite_warnings(load)
     except Exception as problem:  # decoders raise a dozen kinds for damaged bytes, SyntaxError among them
         raise BadImageError(_reason(content, problem)) from None
+
+
+def despite_warnings(work: Callable[[], T]) -> T:
+    """What `work` returns, also in a program that makes errors of warnings: Pillow warns of images that it can read.
+
+    It is called again, then with a filter for Pillow's warnings. `warnings.catch_warnings` is not for threads: of two
+    that overlap, the later restores what the earlier had set. This adds one filter to the list that is in force and
+    takes it from the same list, whoever changes the filters meanwhile.
+    """
+    try:
+        return work()
+    except Warning:
+        filters = cast("list[object]", warnings.filters)
+        ours = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+        filters.insert(0, ours)
+        try:
+            return work()
+        finally:
+            filters.remove(ours)
 
 
 def _reason(content: bytes | memoryview, problem: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Single images as a user has them: found by name, turned upright, cut as a network wants them."""
+"""Single images as a user has them: they are found by name, turned upright, and cut as a network wants them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from alexnet.data.augment import Preprocessing, central_views
-from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, open_image
+from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, despite_warnings, open_image
 from alexnet.data.folders import EXTENSIONS
 from alexnet.errors import DataError
 
@@ -61,8 +61,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     Raises DataError for a file that is not an image or has more than 50 megapixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as header:  # the header alone: nothing large is decoded before this
-            width, height = header.size
+        width, height = despite_warnings(lambda: _size(path))  # nothing large is decoded before this
         if width * height > LARGEST:
             raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
         content = path.read_bytes()
@@ -73,9 +72,21 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
         content = _bytes(path)
     try:
-        image = open_image(content)
+        pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
         raise BadImageError(f"cannot decode {path}: {problem}.") from None
+    return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(width, height) from an image's header."""
+    with Image.open(path, formats=FORMATS) as header:
+        return header.size
+
+
+def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
+    """RGB [H, W, 3] or grey [H, W] pixels of an image that is turned upright, and what was done to it."""
+    image = open_image(content)
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -85,8 +96,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
         image = ImageOps.exif_transpose(image)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-    return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
+    return np.array(image.convert("RGB" if channels == 3 else "L")), notes
 
 
 def _bytes(path: Path) -> bytes:

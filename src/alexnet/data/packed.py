@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet.config import DataConfig
-from alexnet.data.photos import Photos, Statistics
+from alexnet.config.colours import Statistics
+from alexnet.data.photos import Photos
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError
 

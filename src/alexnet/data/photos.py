@@ -7,38 +7,17 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.config.colours import Statistics
 from alexnet.errors import DataError
 
 Rows = NDArray[np.integer]
 Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of training pixels: mean and standard deviation per channel (0-1 scale), and the principal axes of RGB, [3, 3],
-    columns of unit vectors times standard deviations (0-255 scale)."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    colour_axes: tuple[tuple[float, ...], ...]
-
-
-# The means and deviations that torchvision's and most other published weights expect; the axes as cuda-convnet2 gives
-# them for ILSVRC2012: standard deviations 19.7208, 37.0939, 121.7801 times the eigenvectors.
-IMAGENET = Statistics(
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    colour_axes=(
-        (0.41796 * 19.7208, -0.71258 * 37.0939, -0.56351 * 121.7801),
-        (-0.81698 * 19.7208, -0.02354 * 37.0939, -0.57618 * 121.7801),
-        (0.39731 * 19.7208, 0.70120 * 37.0939, -0.59200 * 121.7801),
-    ),
-)
 
 
 class Store(Protocol):
@@ -71,7 +50,7 @@ class Strings:
     def __init__(self, strings: list[str]) -> None:
         encoded = [os.fsencode(s) for s in strings]
         self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -107,18 +86,17 @@ class _Originals:
 
 
 class FileStore(_Originals):
-    """Files under a folder; `names` are relative to it, `sizes` in bytes."""
+    """Files under a folder; `names` are relative to it, with '/' on every system, `sizes` in bytes."""
 
     def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
         super().__init__(names, sizes)
         self.root = root
 
     def read(self, number: int) -> bytes:
-        with open(os.path.join(self.root, self._names[number]), "rb") as stream:
-            return stream.read()
+        return (self.root / self._names[number]).read_bytes()
 
     def place(self, number: int) -> str:
-        return os.path.join(self.root, self._names[number])
+        return f"{self.root.as_posix()}/{self._names[number]}"
 
 
 class ArchiveStore(_Originals):
@@ -128,12 +106,18 @@ class ArchiveStore(_Originals):
         super().__init__(names, sizes)
         self.path, self._offsets = path, np.array(offsets, dtype=np.int64)
         self._stream = path.open("rb", buffering=0)
+        self._lock = Lock()
 
     def read(self, number: int) -> bytes:
-        return os.pread(self._stream.fileno(), int(self._sizes[number]), int(self._offsets[number]))
+        size, offset = int(self._sizes[number]), int(self._offsets[number])
+        if hasattr(os, "pread"):
+            return os.pread(self._stream.fileno(), size, offset)
+        with self._lock:  # Windows: threads share the stream's position
+            self._stream.seek(offset)
+            return self._stream.read(size)
 
     def place(self, number: int) -> str:
-        return f"{self.path}:{self._names[number]}"
+        return f"{self.path.as_posix()}:{self._names[number]}"
 
 
 class JoinedStore:

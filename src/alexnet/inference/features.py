@@ -16,6 +16,8 @@ from alexnet.errors import UsageError, unknown
 from alexnet.inference.forward import layer_outputs
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import AlexNet, check_images
+from alexnet.models.summary import trace
+from alexnet.models.variants import TORCHVISION
 from alexnet.runs.folder import Run
 
 BATCH = 64
@@ -84,7 +86,7 @@ def _read(paths: Sequence[Path], trained: Trained) -> Iterator[Tensor]:
 
 def torchvision_layers(network: AlexNet) -> dict[str, str]:
     """Our layer names to torchvision's (features.0 ... avgpool ... classifier.6); empty for another layout."""
-    if network.variant.lrn != "off" or network.variant.adaptive_pool is None or not network.variant.dropout_before:
+    if [name for name, _ in network.named_children()] != [layer.name for layer in trace(TORCHVISION)]:
         return {}
     names: dict[str, str] = {}
     part, number = "features", 0

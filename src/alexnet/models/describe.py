@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
+from alexnet.models.ablations import resolve
 from alexnet.models.summary import Layer, trace
-from alexnet.models.variants import Variant, resolve
+from alexnet.models.variants import PAPER, Dropout, Norm, Pool, Variant
 
 # What the paper says in its text, and why the exact count differs.
 CLAIMS = {
@@ -17,18 +19,18 @@ CLAIMS = {
         "55x55x96 = 290,400",
     ),
 }
-FLOAT = 4  # bytes
+FLOAT, INDEX = 4, 8  # bytes of a number, and of the position of a maximum
 
 
-def describe(name: str = "paper", batch_size: int = 128, **fields: Any) -> dict[str, Any]:
-    """Layers and totals of a network as plain values.
+def describe(name: str | Variant = "paper", batch_size: int = 128, **fields: Any) -> dict[str, Any]:
+    """Layers and totals of a network as plain values; name and fields are those of `build_model`.
 
-    Shapes are without the batch; "memory" is the bytes of float32 that a layer keeps for a batch's backward pass. The
-    totals add the memory of training: that, weights, gradients and momentum. Raises UsageError.
+    Shapes are without the batch. "memory" is how many bytes of float32 training keeps at a layer for a batch's backward
+    pass, beyond what is kept for the layers before it, with ReLUs in place; dropout on a GPU keeps a quarter of what
+    is said. The totals add the memory of training: that, weights, gradients and momentum. Raises UsageError.
     """
-    variant = resolve(name, **fields)
-    layers = trace(variant)
-    rows = [_row(layer, batch_size, variant) for layer in layers]
+    layers = trace(resolve(name, **fields))
+    rows = [_row(layer, batch_size * kept) for layer, kept in zip(layers, _kept(layers), strict=True)]
     parameters = sum(layer.parameters for layer in layers)
     activations = sum(row["memory"] for row in rows)
     totals = {
@@ -39,13 +41,42 @@ def describe(name: str = "paper", batch_size: int = 128, **fields: Any) -> dict[
         "activation_bytes": activations,
         "training_bytes": activations + 3 * FLOAT * parameters,
     }
-    return {"model": name, "fields": fields, "input": list(layers[0].in_shape), "layers": rows, **totals}
+    called = name if isinstance(name, str) else name.about
+    return {"model": called, "fields": fields, "input": list(layers[0].in_shape), "layers": rows, **totals}
 
 
-def _row(layer: Layer, batch_size: int, variant: Variant) -> dict[str, Any]:
-    # Tensors of the output's size kept for the backward pass: ReLU works in place, dropout and flatten keep next to
-    # nothing, LRN keeps its scale and the scale's power too.
-    kept = {"activation": int(variant.activation == "tanh"), "dropout": 0, "flatten": 0, "norm": 3}.get(layer.kind, 1)
+def _kept(layers: Sequence[Layer]) -> Iterator[int]:
+    """Bytes that autograd keeps for one image at each layer, beyond what it has kept before.
+
+    Most layers keep their input, an activation its output; two layers that keep the same tensor keep it once.
+    """
+    held = False  # whether the tensor that enters the layer is kept already
+    for layer in layers:
+        size = FLOAT * prod(layer.out_shape)
+        inputs = FLOAT * prod(layer.in_shape) * (not held)
+        match layer.kind, layer.row:
+            case "activation", "relu":  # in place: its input is its output
+                kept, held = inputs, True
+            case "activation", _:
+                kept, held = size, True
+            case "norm", Norm(over="map"):  # squares, their sums, and the powers of these
+                kept, held = inputs + 3 * size, False
+            case "pool", Pool(average=False):
+                kept, held = inputs + INDEX * prod(layer.out_shape), False
+            case (("conv" | "linear" | "norm" | "pool"), _):
+                kept, held = inputs, False
+            case "average", _:  # to one position it is a mean, which needs no values
+                kept, held = inputs * (layer.out_shape[1] > 1), False
+            case "dropout", Dropout(rate) if rate > 0:  # the factors, 0 or 1 / (1 - rate)
+                kept, held = size, False
+            case "pad", _:
+                kept, held = 0, False
+            case _:  # flatten, dropout of nothing: the same tensor
+                kept = 0
+        yield kept
+
+
+def _row(layer: Layer, memory: int) -> dict[str, Any]:
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -57,7 +88,7 @@ def _row(layer: Layer, batch_size: int, variant: Variant) -> dict[str, Any]:
         "parameters": layer.parameters,
         "macs": layer.macs,
         "neurons": layer.neurons,
-        "memory": kept * batch_size * prod(layer.out_shape) * FLOAT,
+        "memory": memory,
     }
 
 
@@ -103,9 +134,9 @@ def show(description: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"\ntraining a batch of {batch} in float32 needs about {description['training_bytes'] / 2**30:.2f} GiB "
-        "(outputs, weights, gradients, momentum)"
+        "(what the backward pass needs, weights, gradients, momentum)"
     )
-    if description["model"] == "paper":
+    if description["model"] == "paper" and resolve("paper", **description["fields"]) == PAPER:
         console.print("the paper's figures:")
         for name, (claim, why) in CLAIMS.items():
             console.print(f"  {name} {description[name]:,} beside {claim:,}: {why}", soft_wrap=True)

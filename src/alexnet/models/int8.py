@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import pairwise
+import copy
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
-from alexnet.models.lrn import LocalResponseNorm, native
+from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm, native
 from alexnet.models.network import AlexNet, check_images
-from alexnet.models.summary import Layer, trace
+from alexnet.models.onednn import Geometry, Grid, Product, has_vnni
 from alexnet.models.variants import Variant
 
-_ONEDNN = torch.ops.onednn  # what torch's compiler emits for quantised graphs; here without a minute of compiling
 _IN_CACHE = 2**19  # real numbers that become integers at a time
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """The real numbers that the integers 0 to 255 stand for: scale * (integer - zero)."""
-
-    scale: float
-    zero: int
+_ON_INTEGERS = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.ZeroPad2d)  # these give the same of integers as of real numbers
+_IN_REAL_NUMBERS = (LocalResponseNorm, MapResponseNorm, nn.Tanh, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_KNOWN = (nn.Conv2d, nn.Linear, nn.Dropout, *_ON_INTEGERS, *_IN_REAL_NUMBERS)
+_Weighted = nn.Conv2d | nn.Linear
 
 
 class QuantizedAlexNet(nn.Sequential):
@@ -45,97 +37,135 @@ class QuantizedAlexNet(nn.Sequential):
 
 
 def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
-    """A copy of the network that computes in 8 bits.
+    """A copy of the network that computes in 8 bits, on the CPU.
 
     Weights have a scale for each output channel, activations one for each layer: their extremes over `images`, some
-    hundred like those to come. Normalisation and tanh are computed in bf16. The copy lives in this process alone: it
-    cannot be trained, saved or moved. Raises UsageError where the processor has no VNNI (sums saturate in others) and
+    hundred like those to come. Normalisation, tanh and averages are computed in bf16. The copy cannot be trained; it
+    can be copied, pickled and saved as a whole (torch.save of the module; its scales are in no state dict). It holds
+    two bytes a weight, half of float32: the integers, and their arrangement for the processor, which is made at first
+    use; of convolutions one arrangement for each batch size, the last eight.
+
+    Raises UsageError where the processor has no VNNI (sums saturate in others), for a layer that it does not know and
     for a network whose activations are not finite.
     """
     if not computes_int8(images.device):
         raise UsageError("--precision int8 needs an x86 processor with VNNI, and --device cpu.")
-    grids = _calibrate(model, images)
-    layers = [layer for layer in trace(model.variant) if layer.kind != "dropout" and not _is_identity(layer)]
-    weighted = [position for position, layer in enumerate(layers) if layer.parameters]
-    relu = model.variant.activation == "relu"
-
-    def product(layer: Layer, relu: bool, to: _Grid | torch.dtype) -> _Product:
-        return _Product(_weighted(model, layer), grids[layer.name], relu, to)
-
+    check_images(images, model.variant)
     steps: list[nn.Module] = []
-    for here, there in pairwise([-1, *weighted]):  # from the images or one product to the next
-        inner = here >= 0
-        between = layers[here + 1 + (inner and relu) : there]  # a ReLU is part of its product
-        following, grid = _weighted(model, layers[there]), grids[layers[there].name]
-        cut = len(between)
-        while cut and between[cut - 1].kind in ("pool", "flatten"):
-            cut -= 1  # these move integers as well as real numbers
-        real = [model.get_submodule(layer.name) for layer in between[:cut] if layer.kind != "pad"]
-        if inner:
-            steps.append(product(layers[here], relu, torch.bfloat16 if real else grid))
-        if real and isinstance(real[-1], LocalResponseNorm) and relu:
-            steps += [*real[:-1], _RoundedNorm(real[-1], grid)]
-        elif real or not inner:
-            steps += [*real, _Quantize(grid)]
-        steps += [nn.Flatten() if layer.kind == "flatten" else _MaxPool(layer) for layer in between[cut:]]
-        extra = sum(layer.padding for layer in between if layer.kind == "pad")
-        if isinstance(following, nn.Conv2d) and _side(following) > 1:
-            steps.append(_Fold(following, extra, grid.zero))
-        elif extra:
-            steps.append(nn.ConstantPad2d((0, extra, 0, extra), grid.zero))
-    return QuantizedAlexNet(model.variant, [*steps, product(layers[-1], False, torch.float32)])
+    before: tuple[_Weighted, Grid] | None = None
+    between: list[nn.Module] = []
+    for module, grid in _calibrate(model, images):
+        if grid is None:
+            between.append(copy.copy(module))
+        else:
+            assert isinstance(module, _Weighted)
+            steps += _connected(before, between, module, grid)
+            before, between = (module, grid), []
+    assert before is not None
+    return QuantizedAlexNet(model.variant, [*steps, _product(*before, relu=False, to=torch.float32), *between])
 
 
 def computes_int8(device: torch.device) -> bool:
     """Whether `quantize` works there."""
-    probe = getattr(torch.cpu, "_is_vnni_supported", None)  # torch's own name for it is private
-    return device.type == "cpu" and probe is not None and probe()
-
-
-def _is_identity(layer: Layer) -> bool:
-    return layer.kind == "average" and layer.in_shape == layer.out_shape
-
-
-def _weighted(model: AlexNet, layer: Layer) -> nn.Conv2d | nn.Linear:
-    module = model.get_submodule(layer.name)
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    return module
+    return device.type == "cpu" and has_vnni() is not False
 
 
 @torch.inference_mode()
-def _calibrate(model: AlexNet, images: Tensor) -> dict[str, _Grid]:
-    """A grid for the inputs of every layer with weights; zero lies on it."""
-    grids: dict[str, _Grid] = {}
+def _calibrate(model: AlexNet, images: Tensor) -> list[tuple[nn.Module, Grid | None]]:
+    """The layers that a network in evaluation has, in order; those with weights with a grid for their inputs, on which
+    zero lies. Raises UsageError for a layer that is not known."""
+    layers: list[tuple[nn.Module, Grid | None]] = []
+    x = images
+    for name, module in model.named_children():
+        if not _is_known(module):
+            raise UsageError(f"--precision int8 does not know the layer {name}, {module}: evaluate it in bf16 or fp32.")
+        if isinstance(module, nn.Dropout):
+            continue
+        y = module(x)
+        if isinstance(module, _Weighted):
+            layers.append((module, _grid(x, name)))
+        elif not (isinstance(module, nn.AdaptiveAvgPool2d) and y.shape == x.shape):  # averages of single values
+            layers.append((module, None))
+        x = y
+    return layers
 
-    def note(name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        low, high = min(float(inputs[0].min()), 0.0), max(float(inputs[0].max()), 0.0)
-        if not isfinite(high - low):
-            raise UsageError(f"what {name} receives is not finite: train again with --precision fp32 or a lower rate.")
-        scale = (high - low) / 255 or 1.0
-        grids[name] = _Grid(scale, round(-low / scale))
 
-    hooks = [
-        module.register_forward_pre_hook(partial(note, name))
-        for name, module in model.named_children()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    training = model.training
-    try:
-        model.eval()(images)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return grids
+def _is_known(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        square = all(len(set(sides)) == 1 for sides in (module.kernel_size, module.stride, module.padding))
+        return type(module) is nn.Conv2d and square and module.dilation == (1, 1) and module.padding_mode == "zeros"
+    if isinstance(module, nn.MaxPool2d):
+        plain = (module.padding, module.dilation, module.return_indices) == (0, 1, False)
+        return type(module) is nn.MaxPool2d and plain and isinstance(module.kernel_size, int)
+    return type(module) in _KNOWN  # one derived from these may compute something else
+
+
+def _grid(x: Tensor, name: str) -> Grid:
+    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+    if not isfinite(high - low):
+        raise UsageError(f"what {name} receives is not finite: train again with --precision fp32 or a lower rate.")
+    scale = (high - low) / 255 or 1.0
+    return Grid(scale, round(-low / scale))
+
+
+def _connected(
+    before: tuple[_Weighted, Grid] | None, between: list[nn.Module], module: _Weighted, grid: Grid
+) -> list[nn.Module]:
+    """The steps from the images, or from the inputs of the layer `before`, to the integers that `module` receives."""
+    relu = before is not None and isinstance(between[0] if between else None, nn.ReLU)
+    between = between[relu:]  # such a ReLU is part of its product
+    cut = len(between)
+    while cut and isinstance(between[cut - 1], _ON_INTEGERS):
+        cut -= 1
+    real, moved = between[:cut], between[cut:]
+    steps: list[nn.Module] = []
+    if before is not None:
+        steps.append(_product(*before, relu, torch.bfloat16 if real else grid))
+    positive = relu or any(isinstance(step, nn.ReLU) for step in real)  # no step gives a number another sign
+    if real and isinstance(real[-1], LocalResponseNorm) and positive:
+        steps += [*real[:-1], _RoundedNorm(real[-1], grid)]
+    elif real or before is None:
+        steps += [*real, _Quantize(grid)]
+    extra = 0
+    for step in moved:
+        if isinstance(step, nn.ZeroPad2d):  # the last one
+            extra = step.padding[1]
+        elif isinstance(step, nn.MaxPool2d):
+            steps.append(_MaxPool(step))
+        elif isinstance(step, nn.Flatten):
+            steps.append(step)
+        else:  # ReLU: behind it the grid's zero is 0, so that what lay below is there already
+            assert grid.zero == 0
+    if isinstance(module, nn.Conv2d) and _side(module) > 1:
+        steps.append(_Fold(module, extra, grid.zero))
+    elif extra:
+        steps.append(nn.ConstantPad2d((0, extra, 0, extra), grid.zero))
+    return steps
+
+
+def _product(module: _Weighted, grid: Grid, relu: bool, to: Grid | torch.dtype) -> Product:
+    """The layer's weights as integers from -127 to 127, and where its sums go."""
+    weight = module.weight.detach().float()
+    geometry = None
+    if isinstance(module, nn.Conv2d):
+        geometry = Geometry(module.stride[0], int(module.padding[0]), module.groups)
+        if (side := _side(module)) > 1:
+            weight, geometry = _Fold.weight(weight, side), Geometry(1, 0, 1)
+    scales = weight.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
+    integers = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
+    bias = torch.zeros(len(scales)) if module.bias is None else module.bias.detach().float().clone()
+    return Product((integers, scales, bias), geometry, grid, relu, to)
 
 
 class _Quantize(nn.Module):
     """Real numbers to integers, some images at a time, which stay in the cache."""
 
-    def __init__(self, grid: _Grid) -> None:
+    offset: Tensor
+
+    def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.scale = grid.scale
-        self.offset = torch.tensor(grid.zero + 0.5)  # truncation then rounds
+        self.register_buffer("offset", torch.tensor(grid.zero + 0.5), persistent=False)  # truncation then rounds
 
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.empty_like(x, dtype=torch.uint8)
@@ -148,14 +178,14 @@ class _Quantize(nn.Module):
 class _RoundedNorm(nn.Module):
     """Local response normalisation of numbers from zero up, to integers."""
 
-    def __init__(self, norm: LocalResponseNorm, grid: _Grid) -> None:
+    def __init__(self, norm: LocalResponseNorm, grid: Grid) -> None:
         super().__init__()
         self.norm, self.unit, self.quantize = norm, grid.scale, _Quantize(grid)
 
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         if native.library() is not None:
-            return native.rounded(x, self.unit, norm.size, norm.alpha, norm.beta, norm.k)
+            return native.rounded(x, self.unit, norm.size, norm.alpha, norm.beta, norm.k, norm.columns)
         integers: Tensor = self.quantize(norm(x))
         return integers
 
@@ -163,26 +193,33 @@ class _RoundedNorm(nn.Module):
 class _MaxPool(nn.Module):
     """Of integers; torch's own counts positions in the type of its values."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        self.kernel, self.stride = layer.kernel, layer.stride
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
+        kernel, stride = int(self.pool.kernel_size), int(self.pool.stride)  # type: ignore[arg-type]
         for dim in (2, 3):
-            end = x.shape[dim] - self.kernel + 1
+            side = x.shape[dim]
+            count = (side - kernel) // stride + 1
+            if self.pool.ceil_mode and count * stride < side and (side - kernel) % stride:
+                count += 1  # a window that is cut at the edge
+                beyond = (count - 1) * stride + kernel - side
+                x = F.pad(x, (0, beyond) if dim == 3 else (0, 0, 0, beyond))  # with the lowest integer
+            end = (count - 1) * stride + 1
             at = (slice(None),) * dim
-            windows = [x[(*at, slice(start, start + end, self.stride))] for start in range(self.kernel)]
+            windows = [x[(*at, slice(start, start + end, stride))] for start in range(kernel)]
             x = windows[0]
             for window in windows[1:]:
                 x = torch.maximum(x, window)
         return x
 
 
-def _side(module: nn.Conv2d | nn.Linear) -> int:
+def _side(module: nn.Conv2d) -> int:
     """Of the squares of pixels that become channels before a strided convolution, or 1: of three channels it leaves
     most of the multipliers idle; the same sums over side * side * 3 channels, without a stride, take a third of the
     time."""
-    if isinstance(module, nn.Linear) or module.groups > 1 or module.stride[0] * module.in_channels % 4:
+    if module.groups > 1 or module.stride[0] * module.in_channels % 4:
         return 1  # pixels move as words of four bytes
     return module.stride[0]
 
@@ -214,45 +251,3 @@ class _Fold(nn.Module):
         cells = -(-k // side)
         wide = F.pad(weight, (0, cells * side - k) * 2).view(o, c, cells, side, cells, side)
         return wide.permute(0, 3, 5, 1, 2, 4).reshape(o, side * side * c, cells, cells)
-
-
-class _Product(nn.Module):
-    """A convolution or fully connected layer, with its ReLU: from integers of a grid to those of another, or to real
-    numbers of a type."""
-
-    def __init__(self, module: nn.Conv2d | nn.Linear, grid: _Grid, relu: bool, to: _Grid | torch.dtype) -> None:
-        super().__init__()
-        weight = module.weight.detach().float()
-        side = _side(module)
-        if side > 1:
-            weight = _Fold.weight(weight, side)
-        scales = weight.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
-        integers = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
-        assert module.bias is not None
-        zeros, bias = torch.zeros(len(scales), dtype=torch.int32), module.bias.detach().float()
-        scale, zero, kind = (to.scale, to.zero, torch.uint8) if isinstance(to, _Grid) else (1.0, 0, to)
-        after: tuple[Any, ...] = (scale, zero, kind, "relu" if relu else "none", [], "")
-        if isinstance(module, nn.Conv2d):
-            stride, padding = ((1, 1), (0, 0)) if side > 1 else (module.stride, module.padding)
-            geometry = (stride, padding, (1, 1), module.groups)
-
-            @lru_cache(maxsize=8)
-            def packed(shape: torch.Size) -> Tensor:  # the best arrangement of the weights depends on the batch
-                weights: Tensor = _ONEDNN.qconv_prepack(integers, scales, grid.scale, grid.zero, *geometry, shape)
-                return weights
-
-            def compute(x: Tensor) -> Tensor:
-                given = (x, grid.scale, grid.zero, packed(x.shape), scales, zeros, bias)
-                y: Tensor = _ONEDNN.qconv2d_pointwise(*given, *geometry, *after)
-                return y
-        else:
-            once = _ONEDNN.qlinear_prepack(integers, None)
-
-            def compute(x: Tensor) -> Tensor:
-                y: Tensor = _ONEDNN.qlinear_pointwise(x, grid.scale, grid.zero, once, scales, zeros, bias, *after)
-                return y
-
-        self.compute = compute
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x)

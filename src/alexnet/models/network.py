@@ -3,112 +3,158 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from alexnet.models.lrn import LocalResponseNorm
-from alexnet.models.summary import Layer, trace
-from alexnet.models.variants import Variant, resolve
+from alexnet.models.ablations import resolve
+from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
+from alexnet.models.summary import Layer, Role, trace
+from alexnet.models.variants import Conv, Dropout, Linear, Norm, Pool, Start, Variant
 
-LRN_SIZE, LRN_ALPHA, LRN_BETA = 5, 1e-4, 0.75  # section 3.3
 
-# Standard deviation of the weights and the bias, layer by layer.
-INITS: dict[str, dict[str, tuple[float, float]]] = {
-    "text": {  # section 5
-        "conv1": (0.01, 0), "conv2": (0.01, 1), "conv3": (0.01, 0), "conv4": (0.01, 1), "conv5": (0.01, 1),
-        "fc6": (0.01, 1), "fc7": (0.01, 1), "fc8": (0.01, 0),
-    },
-    "code": {  # the released layer files of net 145
-        "conv1": (0.01, 0), "conv2": (0.01, 1), "conv3": (0.03, 0), "conv4": (0.03, 1), "conv5": (0.03, 1),
-        "fc6": (0.01, 1), "fc7": (0.01, 1), "fc8": (0.01, 0),
-    },
-    "caffe": {  # BVLC models/bvlc_alexnet/train_val.prototxt
-        "conv1": (0.01, 0), "conv2": (0.01, 0.1), "conv3": (0.01, 0), "conv4": (0.01, 0.1), "conv5": (0.01, 0.1),
-        "fc6": (0.005, 0.1), "fc7": (0.005, 0.1), "fc8": (0.01, 0),
-    },
-}  # fmt: skip
+@dataclass(frozen=True)
+class Scheme:
+    """Published initial weights: normal, with a standard deviation for each role; biases are zero, or the positive
+    constant in the rows of the table that ask for it."""
+
+    std: dict[Role, float]
+    positive_bias: float
+
+    def start(self, layer: Layer) -> Start:
+        """Those of one layer with weights."""
+        assert layer.role is not None
+        assert isinstance(layer.row, Conv | Linear)
+        return Start(self.std[layer.role], self.positive_bias if layer.row.positive_bias else 0.0)
+
+
+SCHEMES = {
+    # section 5
+    "text": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.01, "output": 0.01}, 1.0),
+    # the released layer files of net 145
+    "code": Scheme({"conv": 0.01, "conv3x3": 0.03, "hidden": 0.01, "output": 0.01}, 1.0),
+    # BVLC models/bvlc_alexnet/train_val.prototxt
+    "caffe": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.005, "output": 0.01}, 0.1),
+}
 
 
 class AlexNet(nn.Sequential):
-    """Images [N, C, H, W] to logits [N, num_classes]; modules are named conv1, relu1, norm1, pool1 ... fc8."""
+    """Images [N, C, H, W] to logits [N, num_classes]; modules are named conv1, relu1, norm1, pool1 ... fc8.
+
+    `variant` is the table that it was built from. Raises UsageError where the table does not fit its input (`trace`)
+    and, when called, ValueError for images of another shape than the table's.
+    """
 
     def __init__(self, variant: Variant) -> None:
-        super().__init__(OrderedDict((layer.name, _module(layer, variant)) for layer in trace(variant)))
+        super().__init__(OrderedDict((layer.name, _module(layer)) for layer in trace(variant)))
         self.variant = variant
         initialise(self, variant.init)
 
     def forward(self, images: Tensor) -> Tensor:
-        check_images(images, self.variant)
+        _check_shape(images, self.variant.in_channels, self.variant.input_size)
         return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def check_images(images: Tensor, variant: Variant) -> None:
-    """Raise ValueError for images of another shape than the network's."""
-    wanted = (variant.in_channels, variant.input_size, variant.input_size)
-    if tuple(images.shape[1:]) != wanted:
-        raise ValueError(f"this network takes images of [N, {', '.join(map(str, wanted))}], not {list(images.shape)}")
-
-
-def build_model(name: str = "paper", **fields: Any) -> AlexNet:
-    """A freshly initialised network; `fields` replace those of the table, for example num_classes, in_channels,
-    input_size, width, dropout, lrn, overlap, activation, groups, init.
+def build_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
+    """A freshly initialised network: a name of `list_models` or a table of one's own, with `fields` changed, for
+    example num_classes, in_channels, input_size, width, dropout, lrn, overlap, activation, groups, init.
 
     Raises UsageError for an unknown name or field and for an input too small for the kernels.
     """
     return AlexNet(resolve(name, **fields))
 
 
-def blank_model(name: str = "paper", **fields: Any) -> AlexNet:
-    """As `build_model`, with weights of undefined content, to be loaded: nothing is drawn from a random generator."""
-    with torch.device("meta"):
-        model = AlexNet(resolve(name, **fields))
-    return model.to_empty(device="cpu")
+def blank_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
+    """As `build_model`, with memory for the weights but nothing of use in it, for a checkpoint to fill.
+
+    No random number is drawn, and a large network is there at once.
+    """
+    with _Undrawn():
+        return build_model(name, **fields)
 
 
-def _module(layer: Layer, variant: Variant) -> nn.Module:
-    match layer.kind:
-        case "pad":
-            return nn.ZeroPad2d((0, layer.padding, 0, layer.padding))
-        case "conv":
+class _Undrawn(TorchFunctionMode):
+    """Where tensors are not filled with random numbers. (The meta device does the same after seconds of imports.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+def check_images(images: Tensor, variant: Variant) -> None:
+    """Raise ValueError for images of another shape than the network's."""
+    _check_shape(images, variant.in_channels, variant.input_size)
+
+
+def _check_shape(images: Tensor, channels: int, side: int) -> None:
+    if images.shape[1:] != (channels, side, side):
+        raise ValueError(
+            f"this network takes images of [N, {channels}, {side}, {side}], not {[*map(int, images.shape)]}"
+        )
+
+
+# torch.fx records the check as one step and looks no further: while it traces, images have no shape.
+torch.fx.wrap("_check_shape")
+
+
+def _module(layer: Layer) -> nn.Module:
+    match layer.row:
+        case Conv():
             return nn.Conv2d(
                 layer.in_shape[0], layer.out_shape[0], layer.kernel, layer.stride, layer.padding, groups=layer.groups
             )
-        case "activation":
-            return nn.ReLU(inplace=True) if variant.activation == "relu" else nn.Tanh()
-        case "norm":
-            alpha = LRN_ALPHA * (LRN_SIZE if variant.lrn == "formula" else 1)
-            return LocalResponseNorm(LRN_SIZE, alpha, LRN_BETA, variant.lrn_k)
-        case "pool":
-            return nn.MaxPool2d(layer.kernel, layer.stride)
+        case Linear(width=width):
+            return nn.Linear(prod(layer.in_shape), width)
+        case Norm(size, alpha, beta, k, "map"):
+            return MapResponseNorm(size, alpha, beta, k)
+        case Norm(size, alpha, beta, k, "channels", columns):
+            return LocalResponseNorm(size, alpha, beta, k, columns)
+        case Pool(size, stride, ceil, average):
+            return (nn.AvgPool2d if average else nn.MaxPool2d)(size, stride, ceil_mode=ceil)
+        case Dropout(rate):
+            return nn.Dropout(rate)
+        case "relu":
+            return nn.ReLU()
+        case "tanh":
+            return nn.Tanh()
+    match layer.kind:
+        case "pad":
+            return nn.ZeroPad2d((0, layer.padding, 0, layer.padding))
         case "average":
             return nn.AdaptiveAvgPool2d(layer.out_shape[1:])
-        case "flatten":
+        case _:
             return nn.Flatten()
-        case "dropout":
-            return nn.Dropout(variant.dropout)
-        case "linear":
-            return nn.Linear(prod(layer.in_shape), layer.out_shape[0])
 
 
 @torch.no_grad()
 def initialise(model: AlexNet, scheme: str) -> None:
-    """Fill every weight and bias by a scheme of `INITS`; "torch": the layers' own defaults; "modern": He's normal
-    (2015) with zero biases."""
-    *_, last = (name for name, module in model.named_children() if isinstance(module, nn.Linear))
-    for name, module in model.named_children():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
+    """Fill every weight and bias by a scheme of `SCHEMES`, or by "torch", the layers' own defaults, or "modern", He's
+    normal (2015) with zero biases; a row's own start (`Start`) goes before the scheme."""
+    for layer in trace(model.variant):
+        row, module = layer.row, model.get_submodule(layer.name)
+        if not isinstance(row, Conv | Linear):
             continue
+        assert isinstance(module, nn.Conv2d | nn.Linear)
         assert module.bias is not None
-        if scheme == "torch":
+        if row.start is None and scheme == "torch":
             module.reset_parameters()
-        elif scheme in INITS:
-            std, bias = INITS[scheme][name]
-            nn.init.normal_(module.weight, std=std)
-            nn.init.constant_(module.bias, bias)
-        else:
-            gain = "linear" if name == last else model.variant.activation
-            nn.init.kaiming_normal_(module.weight, nonlinearity=gain)
+        elif row.start is None and scheme == "modern":
+            nn.init.kaiming_normal_(module.weight, nonlinearity=_nonlinearity(row))
             nn.init.zeros_(module.bias)
+        else:
+            start = row.start or SCHEMES[scheme].start(layer)
+            nn.init.normal_(module.weight, std=start.std)
+            nn.init.constant_(module.bias, start.bias)
+
+
+def _nonlinearity(row: Conv | Linear) -> Literal["linear", "relu", "tanh"]:
+    for step in row.then:
+        if step == "relu" or step == "tanh":
+            return step
+    return "linear"

@@ -6,14 +6,16 @@ prints it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 from alexnet.errors import UsageError
-from alexnet.models.variants import Variant
+from alexnet.models.variants import Conv, Dropout, Linear, Norm, Pool, Step, Variant
 
 Kind = Literal["pad", "conv", "activation", "norm", "pool", "average", "flatten", "dropout", "linear"]
+Role = Literal["conv", "conv3x3", "hidden", "output"]
 Shape = tuple[int, ...]
 
 
@@ -29,6 +31,11 @@ class Layer:
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    row: Conv | Linear | Step | None = None
+    """The entry of the table that asks for this layer; None for what other entries need (pad, average, flatten)."""
+    role: Role | None = None
+    """What a layer with weights is in the network, whatever its name and number: "conv3x3" are the convolutions of at
+    most 3x3 that work on maps, "conv" those with larger kernels and the first one, which works on pixels."""
 
     @property
     def parameters(self) -> int:
@@ -56,11 +63,12 @@ class _TooSmall(Exception):
 def trace(variant: Variant) -> tuple[Layer, ...]:
     """Every layer in order with its shapes.
 
-    Raises UsageError when the input is too small for the kernels, naming the smallest size that works, or when the
-    groups do not divide the channels.
+    Layers are named by kind and number: conv1 relu1 norm1 pool1 ... fc8; the second of a kind behind the same layer has
+    a letter more (norm2, norm2b). Raises UsageError when the input is too small for the kernels, naming the smallest
+    size that works, when groups or columns do not divide the channels, and for a step that cannot stand where it does.
     """
     try:
-        return _walk(variant, variant.input_size)
+        return _Walk(variant, variant.input_size).layers()
     except _TooSmall as problem:
         smallest = smallest_input(variant)
         raise UsageError(
@@ -74,61 +82,90 @@ def smallest_input(variant: Variant) -> int:
     size = 1
     while True:
         try:
-            _walk(variant, size)
+            _Walk(variant, size).layers()
         except _TooSmall:
             size += 1
         else:
             return size
 
 
-def _walk(variant: Variant, size: int) -> tuple[Layer, ...]:
-    layers: list[Layer] = []
-    shape: Shape = (variant.in_channels, size, size)
+class _Walk:
+    """The way of an image's shape through a table."""
 
-    def add(name: str, kind: Kind, out: Shape, **geometry: int) -> None:
-        nonlocal shape
-        layers.append(Layer(name, kind, shape, out, **geometry))
-        shape = out
+    def __init__(self, variant: Variant, size: int) -> None:
+        self.variant = variant
+        self.shape: Shape = (variant.in_channels, size, size)
+        self.passed: list[Layer] = []
+        self.names: Counter[str] = Counter()
 
-    def slide(name: str, kernel: int, stride: int, padding: int = 0) -> int:
-        out = (shape[1] + 2 * padding - kernel) // stride + 1
+    def layers(self) -> tuple[Layer, ...]:
+        table = self.variant
+        for number, conv in enumerate(table.convs, 1):
+            self._conv(number, conv)
+            self._steps(number, conv.then)
+        if (side := table.adaptive_pool) is not None:
+            self._add("avgpool", "average", (self.shape[0], side, side))
+        self._add("flatten", "flatten", (prod(self.shape),))
+        for number, linear in enumerate((*table.hidden, table.output), len(table.convs) + 1):
+            self._steps(number, linear.before)
+            role: Role = "hidden" if number <= len(table.convs) + len(table.hidden) else "output"
+            self._add(f"fc{number}", "linear", (linear.width,), linear, role)
+            self._steps(number, linear.then)
+        return tuple(self.passed)
+
+    def _conv(self, number: int, row: Conv) -> None:
+        name, (channels, side, _) = f"conv{number}", self.shape
+        if row.ceil and (over := (row.kernel - side - 2 * row.padding) % row.stride):
+            self._add(f"pad{number}", "pad", (channels, side + over, side + over), padding=over)
+        if channels % row.groups or row.width % row.groups:
+            raise UsageError(f"{name}: {row.groups} groups do not divide {channels} -> {row.width} channels.")
+        geometry = {"kernel": row.kernel, "stride": row.stride, "padding": row.padding, "groups": row.groups}
+        out = self._positions(name, row.kernel, row.stride, row.padding)
+        role: Role = "conv3x3" if number > 1 and row.kernel <= 3 else "conv"
+        self._add(name, "conv", (row.width, out, out), row, role, **geometry)
+
+    def _steps(self, number: int, steps: tuple[Step, ...]) -> None:
+        for step in steps:
+            if isinstance(step, Norm | Pool) and len(self.shape) == 1:
+                raise UsageError(f"layer {number} of the table: {step} needs maps and stands behind them.")
+            match step:
+                case "relu" | "tanh":
+                    self._add(f"{step}{number}", "activation", self.shape, step)
+                case Norm():
+                    name = f"norm{number}"
+                    if self.shape[0] % step.columns:
+                        raise UsageError(f"{name}: {step.columns} columns do not divide {self.shape[0]} channels.")
+                    self._add(name, "norm", self.shape, step)
+                case Pool():
+                    name = f"pool{number}"
+                    out = self._positions(name, step.size, step.stride, ceil=step.ceil)
+                    self._add(name, "pool", (self.shape[0], out, out), step, kernel=step.size, stride=step.stride)
+                case Dropout():
+                    self._add(f"drop{number}", "dropout", self.shape, step)
+                case _:
+                    raise UsageError(f"layer {number} of the table: {step!r} is no relu, tanh, Norm, Pool or Dropout.")
+
+    def _positions(self, name: str, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
+        """Places of a window along a side; with `ceil` also one that starts inside and ends outside."""
+        side = self.shape[1]
+        out = (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
+        if ceil and (out - 1) * stride >= side:
+            out -= 1
         if out < 1:
-            raise _TooSmall(f"{name}'s {kernel}x{kernel} window meets {shape[1]}x{shape[1]}")
+            raise _TooSmall(f"{name}'s {kernel}x{kernel} window meets {side}x{side}")
         return out
 
-    for i, row in enumerate(variant.convs, 1):
-        if row.ceil and (over := (row.kernel - shape[1]) % row.stride):
-            add(f"pad{i}", "pad", (shape[0], shape[1] + over, shape[2] + over), padding=over)
-        if shape[0] % row.groups or row.width % row.groups:
-            raise UsageError(f"conv{i}: {row.groups} groups do not divide {shape[0]} -> {row.width} channels.")
-        out = slide(f"conv{i}", row.kernel, row.stride, row.padding)
-        add(
-            f"conv{i}",
-            "conv",
-            (row.width, out, out),
-            kernel=row.kernel,
-            stride=row.stride,
-            padding=row.padding,
-            groups=row.groups,
-        )
-        add(f"relu{i}", "activation", shape)
-        steps = [("norm", row.normalised and variant.lrn != "off"), ("pool", row.pooled)]
-        for step, present in reversed(steps) if variant.norm_after_pool else steps:
-            if present and step == "norm":
-                add(f"norm{i}", "norm", shape)
-            elif present:
-                window = 3 if variant.overlap else 2
-                out = slide(f"pool{i}", window, 2)
-                add(f"pool{i}", "pool", (shape[0], out, out), kernel=window, stride=2)
-    if variant.adaptive_pool is not None:
-        add("avgpool", "average", (shape[0], variant.adaptive_pool, variant.adaptive_pool))
-    add("flatten", "flatten", (prod(shape),))
-    for i, width in enumerate(variant.hidden, len(variant.convs) + 1):
-        if variant.dropout_before:
-            add(f"drop{i}", "dropout", shape)
-        add(f"fc{i}", "linear", (width,))
-        add(f"relu{i}", "activation", shape)
-        if not variant.dropout_before:
-            add(f"drop{i}", "dropout", shape)
-    add(f"fc{len(variant.convs) + len(variant.hidden) + 1}", "linear", (variant.num_classes,))
-    return tuple(layers)
+    def _add(
+        self,
+        name: str,
+        kind: Kind,
+        out: Shape,
+        row: Conv | Linear | Step | None = None,
+        role: Role | None = None,
+        **geometry: int,
+    ) -> None:
+        again = self.names[name]
+        self.names[name] += 1
+        name += chr(ord("a") + again) if again else ""
+        self.passed.append(Layer(name, kind, self.shape, out, row=row, role=role, **geometry))
+        self.shape = out

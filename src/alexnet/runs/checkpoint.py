@@ -6,12 +6,8 @@ when it is complete and on the disk.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +18,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.errors import CheckpointError
-from alexnet.files import write_atomically
+from alexnet.files import keep_as, write_atomically
 
-FORMAT = 1
+FORMAT = 2  # 1: the configuration by dotted names, without a format of its own
 
 
 @dataclass(frozen=True)
@@ -52,11 +48,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
     meta = json.dumps({**checkpoint.meta, "format": FORMAT}, sort_keys=True)
     content = save(tensors, {"alexnet": meta, "sha256": _digest(tensors, meta), "format": "pt"})
     if keep is not None and path.exists():
-        spare = Path(tempfile.mktemp(dir=path.parent, prefix=f".{keep.name}."))
-        with contextlib.suppress(OSError):  # a file system without hard links: no second generation
-            os.link(path, spare)
-            spare.replace(keep)
-            spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+        keep_as(path, keep)
     write_atomically(path, content)
 
 
@@ -75,12 +67,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
-    newer = re.search(r'"format": (\d+)', described["alexnet"])  # first: a newer format may hash otherwise
-    if newer and int(newer[1]) > FORMAT:
-        raise CheckpointError(f"{path} has format {newer[1]}, this version reads up to {FORMAT}: upgrade alexnet.")
+    try:
+        meta: dict[str, Any] = json.loads(described["alexnet"])
+        format = int(meta["format"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(f"{path} is damaged: its description cannot be read ({problem!r}).") from None
+    if format > FORMAT:  # first: a newer format may hash otherwise
+        raise CheckpointError(f"{path} has format {format}, this version reads up to {FORMAT}: upgrade alexnet.")
     if described.get("sha256") != _digest(tensors, described["alexnet"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
-    meta = json.loads(described["alexnet"])
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
     return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
 

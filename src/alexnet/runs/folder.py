@@ -6,18 +6,18 @@ import csv
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from alexnet.config import TrainConfig, flag, flatten, override
+from alexnet.config import TrainConfig, dump, load
+from alexnet.config.values import flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.files import LEFTOVERS, remove_leftovers, write_atomically
+from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.provenance import environment
 
@@ -26,7 +26,6 @@ FREE = {
     *("name", "epochs", "device", "accumulate", "log_every", "save_minutes"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Run:
 
     def write_config(self, config: TrainConfig) -> None:
         """Replace config.yaml and environment.json."""
-        text = yaml.safe_dump(json.loads(json.dumps(asdict(config))), sort_keys=False)
+        text = yaml.safe_dump(dump(config), sort_keys=False)
         write_atomically(self.path / "config.yaml", text.encode())
         write_atomically(self.path / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
 
@@ -128,7 +127,21 @@ def load_config(path: Path) -> TrainConfig:
         raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a configuration: it holds no settings.")
-    return override(TrainConfig(), values)
+    return load(values)
+
+
+def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[TrainConfig, str | None]:
+    """What is trained in a folder when a user names a recipe and some settings, by dotted names: the recipe with these,
+    or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
+    sentence that names what differs then from the recipe. Raises UsageError."""
+    file = path / "config.yaml"
+    stored = load_config(file) if file.is_file() else None
+    if stored is None or stored.name != config.name:
+        return override(config, given), None
+    old, new = flatten(stored), flatten(config)
+    differing = [n for n in new if n not in (*FREE - {"epochs"}, *given) and old[n] != new[n]]
+    shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
+    return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 
 
 @contextmanager
@@ -147,23 +160,16 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
     elif path.exists() and (not path.is_dir() or any(_foreign(f) for f in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
-    lock = FileLock(path / LOCK, timeout=0)
+    begun = True
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
-    except OSError as problem:
-        raise UsageError(f"cannot write to {path}: {problem.strerror}; choose another folder with --run DIR.") from None
-    try:
-        remove_leftovers(path)
-        yield run
+        with holding(path, "training in", "use --run DIR"):
+            try:
+                remove_leftovers(path)
+                yield run
+            finally:
+                begun = (path / "config.yaml").exists()
     finally:
-        begun = (path / "config.yaml").exists()
         if not begun:  # for want of data perhaps: leave no empty folder
-            (path / LOCK).unlink(missing_ok=True)  # while it is held: after that it may be another process's
-        lock.release()
-        if not begun:
             with suppress(OSError):
                 path.rmdir()
 

@@ -36,6 +36,11 @@ class Recorder:
         except OSError as problem:
             raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
 
+    @property
+    def metrics_so_far(self) -> list[dict[str, Any]]:
+        """The rows of this and earlier sessions; none in the other processes."""
+        return self.run.metrics if self._is_main else []
+
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a row with "kind", "epoch" and "step"."""
         if self._log is None:
@@ -94,8 +99,10 @@ class Recorder:
             return
         try:
             save_figure(draw(), self.run.path / name)
+        except UsageError as problem:
+            self._say(f"no figures: {problem}")
         except Exception as problem:  # no picture may cost a result, whatever a plotting library makes of odd names
-            self._say(f"no figure {name}: {problem}")
+            self._say(f"no {name}: {problem!r}")
 
     def close(self) -> None:
         """Release the files."""

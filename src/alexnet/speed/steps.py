@@ -15,7 +15,7 @@ from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.variants import Variant
-from alexnet.training.optim import build_optimizer
+from alexnet.training.optim import Optimizer
 
 Step = Callable[[], object]
 
@@ -37,12 +37,12 @@ def batch(variant: Variant, count: int, device: torch.device) -> tuple[Tensor, T
 
 def training_step(model: nn.Module, compute: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     """A step of SGD with momentum on a fixed batch."""
-    optimizer = build_optimizer(OptimConfig(), model.train())
+    optimizer = Optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
 
     def step() -> None:
         with compute.settings():
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             with compute.autocast():
                 logits = forward(images)
             F.cross_entropy(logits.float(), labels).backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
-from alexnet.config import TrainConfig, flatten
+from alexnet.config import TrainConfig, dump
+from alexnet.config.values import override
 from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
@@ -26,41 +28,49 @@ from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
-from alexnet.runs.folder import Run, open_run
+from alexnet.runs.folder import Run, open_run, settled
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
+from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
 from alexnet.training.signals import Interrupt, SignalGuard
-
-BAD_IN_A_ROW = 3  # non-finite losses that end a run
 
 
 def train(
     config: TrainConfig,
     run_dir: str | Path | None = None,
     *,
+    given: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     guard: SignalGuard | None = None,
 ) -> Run:
     """Train in `run_dir` (default runs/<name>), or go on there with the same configuration; `epochs` may have grown.
 
+    With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it that is there
+    already goes on with its own configuration, changed by these alone, and says what differs from the recipe.
+
     Kill it at any time: the same call ends with the same weights, to the bit (CPU, same machine and thread count).
     Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
     NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
-    path = Path(run_dir) if run_dir is not None else Path("runs") / config.name
+    asked, path = config, Path(run_dir) if run_dir is not None else Path("runs") / config.name
     with ExitStack() as stack:
         guard = guard or stack.enter_context(SignalGuard())
         try:
-            world, device = stack.enter_context(join_world(config.device))
+            world, device = stack.enter_context(join_world(override(config, given or {}).device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
-            compute = resolve_compute(device, config.precision)
+            note = None
+            if given is not None:
+                config, note = world.from_main(lambda: settled(asked, path, given))
+            compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
             stack.enter_context(torch.random.fork_rng([compute.device] if compute.queued else []))
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
+            if note:
+                reporter.note(note)
             _Session(config, run, compute, world, reporter, guard).work()
         except Interrupt as signal:
             raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
@@ -83,7 +93,6 @@ class _Session:
         self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world.is_main)
-        self._bad_noted: set[str] = set()
 
     def work(self) -> None:
         """The story of a run."""
@@ -164,8 +173,7 @@ class _Session:
             learner.restore(point)
         counters = learner.counters
         self.record.start(config, counters.step, counters.epoch)
-        if self.world.is_main:
-            self._bad_noted = {row["reason"] for row in self.run.metrics if row["kind"] == "unreadable"}
+        self.faults = Faults(self.record, self.reporter, config.data.max_bad)
         self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
         self.learner = learner
         self._status("running")
@@ -199,8 +207,8 @@ class _Session:
                 learner.apply_step(sums, len(labels), rows)
                 logged = counters.step % config.log_every == 0
                 if logged or not self.compute.queued:
-                    self._settle(learner)
-                self._note_bad(self.images)
+                    self.faults.skipped(learner, self.dataset.train)
+                self.faults.unreadable(self.images, counters)
                 now = time.monotonic()
                 counters.seconds += now - started
                 started = now
@@ -216,7 +224,7 @@ class _Session:
     def _finish_epoch(self, learner: Learner) -> None:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
-        self._settle(learner)
+        self.faults.skipped(learner, self.dataset.train)
         val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
         with self.guard.critical():
             row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
@@ -225,7 +233,7 @@ class _Session:
                 learner.schedule.observe(val.top1)
             row |= {"seconds": round(counters.seconds, 3), "images_per_second": round(self.reporter.rate(), 1)}
             learner.start_epoch()
-            self._warn_if_stalled(learner, row["train_loss"])
+            self.faults.stalled(learner.model, row["train_loss"], len(self.dataset.classes))
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
@@ -269,56 +277,13 @@ class _Session:
             world=self.world,
             skip_bad=True,
         )
-        self._note_bad(split)
+        assert self.learner is not None
+        self.faults.unreadable(split, self.learner.counters)
         return result
-
-    def _note_bad(self, split: Loader) -> None:
-        """Write down photographs that could not be read, once each. Raises DataError if they are too many."""
-        for why in [why for why in list(split.bad.values()) if why not in self._bad_noted]:
-            assert self.learner is not None
-            counters = self.learner.counters
-            self._bad_noted.add(why)
-            self.record.metrics(
-                {"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why}
-            )
-            self.reporter.note(f"left out: {why}")
-        if len(split.bad) > self.config.data.max_bad * len(split):
-            raise DataError(
-                f"{len(split.bad)} of {len(split)} photographs cannot be read, the last: "
-                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
-            )
-
-    def _settle(self, learner: Learner) -> None:
-        """Write down the steps that were left out because their loss was not finite, and their images."""
-        for step, rows in learner.settle():
-            assert rows is not None
-            sources = self.dataset.train.places(rows.cpu().numpy())
-            self.record.metrics(
-                {"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources}
-            )
-            self.reporter.note(f"step {step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
-            if learner.counters.bad_in_a_row >= BAD_IN_A_ROW:
-                raise NumericsError(
-                    f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {step}. {self._last_good()}"
-                )
-
-    def _last_good(self) -> str:
-        good = f"{self.run.last} is the last good checkpoint. " if self.run.last.exists() else ""
-        return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
-
-    def _warn_if_stalled(self, learner: Learner, loss: float) -> None:
-        """The paper's initialisation (.01 everywhere, section 5) can leave a network predicting all classes alike."""
-        k = len(self.dataset.classes)
-        if abs(loss / math.log(k) - 1) < 0.01:
-            remedy = "" if learner.model.variant.init == "modern" else "--model.init modern, --model.init code, or "
-            self.reporter.note_once(
-                f"the training loss stays at ln({k}) = {math.log(k):.3f}: the network predicts all classes alike. "
-                f"Try {remedy}another --optim.lr."
-            )
 
     def _meta(self) -> dict[str, Any]:
         return {
-            "config": flatten(self.config),
+            "config": dump(self.config),
             "model": model_fields(self.config, self.dataset, self.prep),
             "classes": list(self.dataset.classes),
             "names": list(self.dataset.names),
@@ -327,18 +292,14 @@ class _Session:
         }
 
     def _save_last(self, learner: Learner) -> None:
-        self._settle(learner)
-        self._check_weights(learner)
+        self.faults.skipped(learner, self.dataset.train)
+        self.faults.check_weights(learner.model)
         self.record.last(learner.checkpoint(self._meta()))
 
     def _save_best(self, learner: Learner) -> bool:
-        self._check_weights(learner)
+        self.faults.check_weights(learner.model)
         whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(learner.ema or whole.weights, {}, whole.meta))
-
-    def _check_weights(self, learner: Learner) -> None:
-        if not all(bool(p.isfinite().all()) for p in learner.model.parameters()):
-            raise NumericsError(f"the weights are not finite. {self._last_good()}")
+        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:

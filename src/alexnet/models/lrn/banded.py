@@ -1,70 +1,85 @@
-"""Local response normalisation by a 1x1 convolution with a banded matrix: torch's own operations, on every device."""
+"""Local response normalisation by a 1x1 convolution with a banded matrix: torch's own operations, on every device.
+
+    s_c = k + a * sum(x_j^2, j in window(c)),   y_c = x_c * s_c^-beta,   a = alpha / size
+
+torch's own form pads, unfolds to five dimensions and differentiates a power; this computes the same window sum several
+times faster in both memory layouts. Every function takes and gives tensors [N, C, H, W] in one floating dtype, computes
+in float32 at least, and may be differentiated.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def lrn(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """As LocalResponseNorm; twice differentiable."""
+def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
+    """As LocalResponseNorm."""
     with torch.autocast(x.device.type, enabled=False):
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        y: Tensor = _Lrn.apply(wide, _band(wide, size), alpha / size, beta, k)
-        return y.to(x.dtype)
+        wide = _wide(x)
+        scale = _scale(wide, _band(wide, size, columns), alpha / size, k)
+        return _as(x.dtype, wide * _power(scale, beta))
 
 
-class _Lrn(torch.autograd.Function):
-    """y = x * s**-beta with s = k + alpha/n * window_sum(x**2), and its gradient written out.
+def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
+    """Gradient of x for the gradient g of the normalised x."""
+    with torch.autocast(x.device.type, enabled=False):  # also if backward is called within autocast
+        wide, a = _wide(x), alpha / size
+        band = _band(wide, size, columns)
+        scale = _scale(wide, band, a, k)
+        # dy_j/dx_i = [i=j] s_j^-b - 2ab x_i x_j s_j^(-b-1) for every window j that holds channel i.
+        direct = _wide(g) * _power(scale, beta)
+        through = F.conv2d(direct * wide / scale, band.transpose(0, 1))
+        return _as(x.dtype, torch.addcmul(direct, wide, through, value=-2 * a * beta))
 
-    torch's own form pads, unfolds to five dimensions and differentiates a power; this computes the same window sum
-    several times faster in both memory layouts.
+
+def second_gradients(
+    x: Tensor, g: Tensor, v: Tensor, size: int, alpha: float, beta: float, k: float, columns: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of g for the gradient v of `input_gradient`'s result.
+
+    With W the sum over windows and W' that over the windows which hold a channel, they are those of
+    <v, input_gradient> = sum(g v s^-b) - 2ab sum(W(v x) g x s^(-b-1)); s depends on x by W.
     """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> Tensor:
-        scale, power = _scale_and_power(x, band, alpha, beta, k)
-        ctx.save_for_backward(x, band, scale, power)
-        ctx.constants = alpha, beta, k
-        return x * power
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, band, scale, power = ctx.saved_tensors
-        alpha, beta, k = ctx.constants
-        with torch.autocast(x.device.type, enabled=False):  # as forward, also if backward is called within autocast
-            if torch.is_grad_enabled():  # create_graph=True: a second derivative needs the way from x to the scale
-                scale, power = _scale_and_power(x, band, alpha, beta, k)
-            return _input_gradient(x, grads[0], band, scale, power, alpha * beta), None, None, None, None
-
-
-def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """Gradient of `lrn` for the gradient `g` of its output; differentiable itself."""
     with torch.autocast(x.device.type, enabled=False):
-        wide, band = x.float(), _band(x.float(), size)
-        scale, power = _scale_and_power(wide, band, alpha / size, beta, k)
-        return _input_gradient(wide, g.float(), band, scale, power, alpha / size * beta).to(x.dtype)
+        wide, u, w, a = _wide(x), _wide(g), _wide(v), alpha / size
+        band = _band(wide, size, columns)
+        scale = _scale(wide, band, a, k)
+        power, mirrored = _power(scale, beta), band.transpose(0, 1)
+        cross = power / scale
+        inner = 2 * a * beta * F.conv2d(w * wide, band)
+        of_g = w * power - inner * wide * cross
+        of_scale = u * cross * ((beta + 1) * inner * wide / scale - beta * w)
+        of_x = 2 * a * wide * F.conv2d(of_scale, mirrored) - inner * u * cross
+        of_x = of_x - 2 * a * beta * w * F.conv2d(u * wide * cross, mirrored)
+        return _as(x.dtype, of_x), _as(g.dtype, of_g)
 
 
-def _band(x: Tensor, size: int) -> Tensor:
-    """[C, C, 1, 1]: 1 where an input's channel lies in the window of an output's."""
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _as(dtype: torch.dtype, y: Tensor) -> Tensor:
+    # Where `to` has nothing to do, torch.compile of torch 2.11 takes one result for two and computes a wrong gradient.
+    return y if y.dtype == dtype else y.to(dtype)
+
+
+def _band(x: Tensor, size: int, columns: int) -> Tensor:
+    """[C, C, 1, 1]: 1 where an input's channel lies in the window of an output's, and in the same column."""
     channel = torch.arange(x.shape[1], device=x.device)
     distance = channel[None, :] - channel[:, None]  # from the output's channel to the input's
     inside = (distance >= -(size // 2)) & (distance <= (size - 1) // 2)
+    if columns > 1:
+        column = channel // (x.shape[1] // columns)
+        inside = inside & (column[None, :] == column[:, None])
     return inside.to(x.dtype)[:, :, None, None]
 
 
-def _scale_and_power(x: Tensor, band: Tensor, alpha: float, beta: float, k: float) -> tuple[Tensor, Tensor]:
-    scale = k + alpha * F.conv2d(x * x, band)
+def _scale(x: Tensor, band: Tensor, a: float, k: float) -> Tensor:
+    return k + a * F.conv2d(x * x, band)
+
+
+def _power(scale: Tensor, beta: float) -> Tensor:
     # For the published beta two square roots cost far less than a general power.
-    return scale, (scale * scale.sqrt()).rsqrt() if beta == 0.75 else scale.pow(-beta)
-
-
-def _input_gradient(x: Tensor, g: Tensor, band: Tensor, scale: Tensor, power: Tensor, factor: float) -> Tensor:
-    # dy_j/dx_i = [i=j] s_j^-b - 2ab x_i x_j s_j^(-b-1) for every window j that holds channel i.
-    direct = g * power
-    through = F.conv2d(direct * x / scale, band.transpose(0, 1))
-    return torch.addcmul(direct, x, through, value=-2 * factor)
+    return (scale * scale.sqrt()).rsqrt() if beta == 0.75 else scale.pow(-beta)

@@ -1,70 +1,84 @@
-"""Local response normalisation as two operators of torch, each one pass over memory: C on a CPU, Triton on a GPU."""
+"""Local response normalisation as two operators of torch, each one pass over memory: C on a CPU, Triton on a GPU.
+
+The operators do not differentiate themselves: `derivatives` does, because what torch.library.register_autograd makes of
+an operator is refused by torch.func (pytorch issue 168393).
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alexnet.models.lrn import banded, native
+from alexnet.models.lrn import native
+from alexnet.models.lrn.tracing import constant, runs_elsewhere
 
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
+
+_missing: dict[str, str | None] = {}  # by device type: why there is no kernel, or None; found out once
 
 
 def takes(x: Tensor) -> bool:
     """Whether there is a kernel for this tensor here."""
+    if runs_elsewhere():
+        return False
     fits = x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and x.numel() < 2**31
-    return fits and _kernel(x.device.type)
+    return fits and missing(x.device.type) is None
 
 
-def _kernel(device: str) -> bool:
-    return _triton() if device == "cuda" else native.library() is not None
+@constant
+def missing(device: str) -> str | None:
+    """Why there is no kernel for "cpu" or "cuda": a sentence; None where there is one."""
+    if device not in _missing:
+        _missing[device] = _without_triton() if device == "cuda" else native.missing()
+    return _missing[device]
 
 
-@lru_cache(maxsize=1)
-def _triton() -> bool:
-    """Whether Triton is there and works: it needs a C compiler and Python's headers, which small images have not."""
+def _without_triton() -> str | None:
+    """Triton needs a C compiler and Python's headers, which small images have not."""
+    slower = "local response normalisation runs as a convolution, slower and with more memory"
     if find_spec("triton") is None:
-        return False
-    x = torch.ones(1, 1, 1, 1, device="cuda")
+        return f"Triton is not installed: {slower}; install the package triton."
     try:
-        _forward(x, 1, 1.0, 0.75, 1.0)
-    except Exception:  # whatever it is, the convolution does the same work
-        return False
-    return True
-
-
-# torch.compile shall take the answer and not look into how it is found. This is torch.compiler.assume_constant_result,
-# which imports that compiler: seconds.
-_kernel._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def lrn(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """As LocalResponseNorm, for tensors that `takes` accepts."""
-    y: Tensor = torch.ops.alexnet.lrn(x, size, alpha, beta, k)
-    return y
+        normalise(torch.ones(1, 1, 1, 1, device="cuda"), 1, 1.0, 0.75, 1.0, 1)
+    except Exception as error:  # whatever it is, the convolution does the same work
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        return f"Triton does not work here ({reason}): {slower}; it needs a C compiler and Python's headers."
+    return None
 
 
 # torch.library.custom_op would import torch's compiler, which takes seconds, at the first call.
 _operators = torch.library.Library("alexnet", "DEF")
-_operators.define("lrn(Tensor x, int size, float alpha, float beta, float k) -> Tensor")
-_operators.define("lrn_backward(Tensor x, Tensor g, int size, float alpha, float beta, float k) -> Tensor")
+_CONSTANTS = "int size, float alpha, float beta, float k, int columns"
+_operators.define(f"lrn(Tensor x, {_CONSTANTS}) -> Tensor")
+_operators.define(f"lrn_backward(Tensor x, Tensor g, {_CONSTANTS}) -> Tensor")
 
 
-def _forward(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    x = _dense(x)
-    y = torch.empty_like(x)
-    _launch(x, None, y, size, alpha, beta, k)
+def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
+    """As LocalResponseNorm, for tensors that `takes` accepts."""
+    y: Tensor = torch.ops.alexnet.lrn(x, size, alpha, beta, k, columns)
     return y
 
 
-def _backward(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
+    """Gradient of x for the gradient g of the normalised x, for an x that `takes` accepts."""
+    gradient: Tensor = torch.ops.alexnet.lrn_backward(x, g, size, alpha, beta, k, columns)
+    return gradient
+
+
+def _forward(x: Tensor, *constants: Any) -> Tensor:
+    x = _dense(x)
+    y = torch.empty_like(x)
+    _launch(x, None, y, *constants)
+    return y
+
+
+def _backward(x: Tensor, g: Tensor, *constants: Any) -> Tensor:
     x = _dense(x)
     d = torch.empty_like(x)
-    _launch(x, g if g.stride() == x.stride() else torch.empty_like(x).copy_(g), d, size, alpha, beta, k)
+    _launch(x, g if g.stride() == x.stride() else torch.empty_like(x).copy_(g), d, *constants)
     return d
 
 
@@ -74,28 +88,13 @@ for _device in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("alexnet::lrn")  # type: ignore[untyped-decorator]
-def _(x: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _(x: Tensor, *constants: Any) -> Tensor:
     return torch.empty_like(_dense(x))
 
 
 @torch.library.register_fake("alexnet::lrn_backward")  # type: ignore[untyped-decorator]
-def _(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float) -> Tensor:
+def _(x: Tensor, g: Tensor, *constants: Any) -> Tensor:
     return torch.empty_like(_dense(x))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, *ctx.constants = inputs
-    ctx.save_for_backward(x)
-
-
-def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    (x,) = ctx.saved_tensors
-    twice = torch.is_grad_enabled()  # create_graph=True
-    gradient = banded.input_gradient if twice else torch.ops.alexnet.lrn_backward
-    return gradient(x, g, *ctx.constants), None, None, None, None
-
-
-torch.library.register_autograd("alexnet::lrn", _differentiate, setup_context=_save)
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -105,9 +104,9 @@ def _dense(x: Tensor) -> Tensor:
 def _launch(x: Tensor, g: Tensor | None, y: Tensor, *constants: Any) -> None:
     if x.numel() == 0:
         return
-    inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
     if x.device.type == "cuda":
         from alexnet.models.lrn.gpu import launch  # Triton takes seconds to import
     else:
         from alexnet.models.lrn.native import launch
-    launch(x, g, y, inner, *constants)
+    *numbers, columns = constants
+    launch(x, g, y, native.Geometry.of(x, columns), *numbers)

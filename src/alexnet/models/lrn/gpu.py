@@ -7,13 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from alexnet.models.lrn.native import Geometry
+
 BLOCK = 512
 
 
-def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha: float, beta: float, k: float) -> None:
-    """y from x or, with g, the gradient of x; dense tensors of one layout with `inner` numbers between channels."""
+def launch(
+    x: Tensor, g: Tensor | None, y: Tensor, geometry: Geometry, size: int, alpha: float, beta: float, k: float
+) -> None:
+    """y from x or, with g, the gradient of x; dense tensors of one layout, seen as `geometry` says."""
     grid = (triton.cdiv(x.numel(), BLOCK),)
-    numbers = x.numel(), x.shape[1], inner, alpha / size, beta, k
+    _, channels, inner = geometry
+    numbers = x.numel(), channels, inner, alpha / size, beta, k
     fixed = {"SIZE": size, "ROOTS": beta == 0.75, "BLOCK": BLOCK}
     with torch.cuda.device_of(x):
         if g is None:

@@ -2,101 +2,154 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from alexnet.compute import cpu_description
+from alexnet.files import replacing
+
+if TYPE_CHECKING:
+    import ctypes
+
 # No errno and no traps: with them, square roots are not done in vectors. Results are those of IEEE arithmetic.
-FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
+# With the first of these that the compiler knows; Apple's has no OpenMP, and for some processors no -march=native.
+EXTRAS = [["-march=native", "-fopenmp"], ["-march=native"], ["-fopenmp"], []]
 
 
-def launch(x: Tensor, g: Tensor | None, y: Tensor, inner: int, size: int, alpha: float, beta: float, k: float) -> None:
-    """y from x or, with g, the gradient of x; dense tensors of one layout with `inner` numbers between channels."""
+class Geometry(NamedTuple):
+    """A dense tensor as the kernels see it: [outer, channels, inner], windows over the middle."""
+
+    outer: int
+    channels: int
+    inner: int
+
+    @classmethod
+    def of(cls, x: Tensor, columns: int) -> Geometry:
+        """From [N, C, H, W], dense in either layout: every column is an item of its own in `outer`."""
+        channels, inner = x.shape[1] // columns, x.shape[2] * x.shape[3] if x.is_contiguous() else 1
+        return cls(x.numel() // (channels * inner), channels, inner)
+
+
+def launch(
+    x: Tensor, g: Tensor | None, y: Tensor, geometry: Geometry, size: int, alpha: float, beta: float, k: float
+) -> None:
+    """y from x or, with g, the gradient of x; dense tensors of one layout, seen as `geometry` says."""
     loaded = library()
     assert loaded is not None
     function = loaded.lrn_bf16 if x.dtype == torch.bfloat16 else loaded.lrn_fp32
     gradient = None if g is None else g.data_ptr()
-    function(x.data_ptr(), gradient, y.data_ptr(), *_geometry(x, inner), size, alpha, beta, k, torch.get_num_threads())
+    function(x.data_ptr(), gradient, y.data_ptr(), *geometry, size, alpha, beta, k, torch.get_num_threads())
 
 
-def rounded(x: Tensor, unit: float, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """bf16 normalised, as whole units from 0 to 255."""
+def rounded(x: Tensor, unit: float, size: int, alpha: float, beta: float, k: float, columns: int = 1) -> Tensor:
+    """bf16 [N, C, H, W], dense, normalised, as whole units from 0 to 255 in uint8."""
     loaded = library()
     assert loaded is not None
     y = torch.empty_like(x, dtype=torch.uint8)
-    inner = x.shape[2] * x.shape[3] if x.is_contiguous() else 1
-    constants = (*_geometry(x, inner), size, alpha, beta, k, torch.get_num_threads())
+    constants = (*Geometry.of(x, columns), size, alpha, beta, k, torch.get_num_threads())
     loaded.lrn_rounded(x.data_ptr(), unit, y.data_ptr(), *constants)
     return y
 
 
-def _geometry(x: Tensor, inner: int) -> tuple[int, int, int]:
-    channels = x.shape[1]
-    return x.numel() // (channels * inner), channels, inner
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel; None where it cannot be compiled or loaded."""
+    return _found()[0]
+
+
+def missing() -> str | None:
+    """Why there is no `library`, at what cost, and the mend: a sentence; None where there is one."""
+    return _found()[1]
 
 
 @lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where it cannot be compiled or loaded."""
+def _found() -> tuple[ctypes.CDLL | None, str | None]:
     try:
-        compiler = _compiler()
-        if compiler is None:
-            return None
-        path = _compiled(compiler)
-        try:
-            return _load(path)
-        except (OSError, AttributeError):  # damaged
-            path.unlink(missing_ok=True)
-            return _load(_compiled(compiler))
-    except (OSError, AttributeError, ValueError, RuntimeError, subprocess.SubprocessError):
-        return None  # no compiler, no home, no room, a quote left open in CC
+        return _opened(_compiler()), None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().splitlines() if error.stderr else []
+        reason = f"the C compiler failed ({said[-1] if said else f'exit code {error.returncode}'})"
+        mend = "set CC to one that works"
+    except subprocess.TimeoutExpired:
+        reason, mend = "the C compiler did not end within a minute", "set CC to one that works"
+    except _NoCompiler as error:
+        reason, mend = str(error), "install one or set CC"
+    except (OSError, RuntimeError, AttributeError, ImportError) as error:  # no home, no room, no library, no ctypes
+        reason, mend = f"the C kernel could not be kept or loaded ({error})", "set XDG_CACHE_HOME to a folder of yours"
+    return None, f"{reason}: local response normalisation runs as a convolution, several times slower; {mend}."
 
 
-def _compiler() -> list[str] | None:
-    given = shlex.split(os.environ.get("CC", "cc"))
-    return given if given and shutil.which(given[0]) else None
+class _NoCompiler(Exception):
+    pass
+
+
+def _compiler() -> list[str]:
+    command = os.environ.get("CC", "cc")
+    try:
+        given = shlex.split(command)
+    except ValueError as error:  # a quote left open
+        raise _NoCompiler(f"CC={command} is no command") from error
+    if not given or shutil.which(given[0]) is None:
+        raise _NoCompiler(f"no C compiler was found ({f'CC={command}' if 'CC' in os.environ else 'cc'})")
+    return given
+
+
+def _opened(compiler: list[str]) -> ctypes.CDLL:
+    path = _compiled(compiler)
+    try:
+        return _load(path)
+    except (OSError, AttributeError):  # damaged
+        path.unlink(missing_ok=True)
+        return _load(_compiled(compiler))
 
 
 def _compiled(compiler: list[str]) -> Path:
     """The library's file, made if it is not there yet; of two processes that make it, the last one's stays."""
     source = files("alexnet.models.lrn").joinpath("lrn.c").read_bytes()
     # A home directory may be shared by machines with other processors.
-    key = hashlib.sha256(source + " ".join([*compiler, *FLAGS, _processor()]).encode()).hexdigest()[:16]
+    flags = [*FLAGS, *(flag for extras in EXTRAS for flag in extras)]
+    key = hashlib.sha256(source + " ".join([*compiler, *flags, _processor()]).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
     path = folder / f"lrn-{key}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / path.name
-            command = [*compiler, *FLAGS, "-x", "c", "-", "-o", str(made), "-lm"]
-            subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
-            with made.open("rb") as stream:  # a file cut short by a crash would end the process that loads it
-                os.fsync(stream.fileno())
-            made.replace(path)
+        with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
+            _compile(compiler, source, made)
     return path
+
+
+def _compile(compiler: list[str], source: bytes, made: Path) -> None:
+    for extras in EXTRAS:
+        command = [*compiler, *FLAGS, *extras, "-x", "c", "-", "-o", str(made), "-lm"]
+        try:
+            subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
+            return
+        except subprocess.CalledProcessError:
+            if not extras:
+                raise
 
 
 def _processor() -> str:
     """What tells processors with other instructions apart."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))}))
+    described = cpu_description()
+    told = [described[name] for name in ("model name", "flags", "Features") if name in described]
+    return " ".join(told) or f"{platform.machine()} {platform.processor()}"
 
 
 def _load(path: Path) -> ctypes.CDLL:
+    import ctypes  # a Python may have been built without it
+
     loaded = ctypes.CDLL(str(path))
     pointer, long, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
     for function, second in ((loaded.lrn_fp32, pointer), (loaded.lrn_bf16, pointer), (loaded.lrn_rounded, real)):

@@ -1,0 +1,75 @@
+"""What goes wrong on the way of a run: written down, said, and when it is too much, the end of the run."""
+
+from __future__ import annotations
+
+import math
+
+from alexnet.data.batches import Loader
+from alexnet.data.photos import Photos
+from alexnet.data.splits import Split
+from alexnet.errors import DataError, NumericsError
+from alexnet.models.network import AlexNet
+from alexnet.runs.recorder import Recorder
+from alexnet.training.learner import Counters, Learner
+from alexnet.training.progress import Reporter
+
+BAD_IN_A_ROW = 3  # losses that are not finite, which end a run
+
+
+class Faults:
+    """The faults of one run. Each is written to its metrics once, also over several sessions."""
+
+    def __init__(self, record: Recorder, reporter: Reporter, max_bad: float) -> None:
+        """`max_bad` is the part of a split's photographs that may be unreadable (--data.max-bad)."""
+        self._record, self._reporter, self._max_bad = record, reporter, max_bad
+        self._noted = {row["reason"] for row in record.metrics_so_far if row["kind"] == "unreadable"}
+
+    def unreadable(self, split: Loader, counters: Counters) -> None:
+        """Note photographs that could not be read. Raises DataError if they are too many."""
+        for why in [why for why in list(split.bad.values()) if why not in self._noted]:
+            self._noted.add(why)
+            self._record.metrics(
+                {"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why}
+            )
+            self._reporter.note(f"left out: {why}")
+        if len(split.bad) > self._max_bad * len(split):
+            raise DataError(
+                f"{len(split.bad)} of {len(split)} photographs cannot be read, the last: "
+                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
+            )
+
+    def skipped(self, learner: Learner, train: Split | Photos) -> None:
+        """Note the steps that were left out because their loss was not finite, with the places of their images in the
+        training split. Raises NumericsError after three in a row."""
+        for step, rows in learner.settle():
+            assert rows is not None
+            sources = train.places(rows.cpu().numpy())
+            self._record.metrics(
+                {"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources}
+            )
+            self._reporter.note(f"step {step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
+            if learner.counters.bad_in_a_row >= BAD_IN_A_ROW:
+                raise NumericsError(
+                    f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {step}. {self._remedy()}"
+                )
+
+    def check_weights(self, model: AlexNet) -> None:
+        """Raise NumericsError if a weight is not finite."""
+        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+            raise NumericsError(f"the weights are not finite. {self._remedy()}")
+
+    def _remedy(self) -> str:
+        last = self._record.run.last
+        good = f"{last} is the last good checkpoint. " if last.exists() else ""
+        return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
+
+    def stalled(self, model: AlexNet, loss: float, classes: int) -> None:
+        """Note a training loss that stays where a network begins: the paper's initial weights (.01 everywhere, section
+        5) can leave one predicting all classes alike."""
+        chance = math.log(classes)
+        if abs(loss / chance - 1) < 0.01:
+            remedy = "" if model.variant.init == "modern" else "--model.init modern, --model.init code, or "
+            self._reporter.note_once(
+                f"the training loss stays at ln({classes}) = {chance:.3f}: the network predicts all classes alike. "
+                f"Try {remedy}another --optim.lr."
+            )

@@ -1,0 +1,125 @@
+"""Files that version 0.1.0 wrote (revision 758db2c) open, resume to the same bits and evaluate to the same numbers.
+
+tests/old_files.tar.gz holds what that revision left: two runs on a part of the digits (paper-sgd with plateau, an
+average and a rate of the head's own; AdamW with one-cycle, smoothing and accumulation), each once finished and once
+killed in the middle of its seventh epoch; a prepared folder of photographs with a run on it; weights in torchvision's
+layout; and what it measured with all of them.
+"""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from alexnet import build_model, evaluate, extract_features, load_run, load_weights
+from alexnet.config import FORMAT, DataConfig, TrainConfig, dump, load
+from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
+from alexnet.recipes import RECIPES
+from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import load_config
+from alexnet.runs.provenance import environment
+from alexnet.training.loop import train
+from conftest import TIMES, assert_consistent, tensors
+
+RECORDS = sorted((Path(__file__).parents[1] / "records").rglob("config.yaml"))
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(Path(__file__).parent / "old_files.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(old):
+    return json.loads((old / "expected.json").read_text())
+
+
+@pytest.fixture
+def in_old(old, monkeypatch):
+    """The run on photographs names its data relative to this folder."""
+    monkeypatch.chdir(old)
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_killed_run_goes_on(old, tmp_path, reporter, name):
+    finished = load_run(old / f"{name}-finished")
+    path = tmp_path / "run"
+    shutil.copytree(old / f"{name}-killed", path)
+    assert load_checkpoint(path / "last.safetensors").meta["counters"]["epoch_step"] == 3
+    run = train(load_run(path).config, path, reporter=reporter)
+    assert_consistent(run)
+    there, here = json.loads((finished.path / "environment.json").read_text()), environment()
+    same_machine = all(there[key] == here[key] for key in ("processor", "torch", "platform", "threads"))
+    for file in ("last", "best"):
+        a, b = tensors(path / f"{file}.safetensors"), tensors(finished.path / f"{file}.safetensors")
+        assert a.keys() == b.keys()
+        for key in a:
+            tolerance = {"atol": 0, "rtol": 0} if same_machine else {"atol": 1e-3, "rtol": 1e-2}
+            torch.testing.assert_close(a[key], b[key], **tolerance)
+    for mine, theirs in zip(run.epochs, finished.epochs, strict=True):
+        for key in theirs.keys() - {"kind", *TIMES}:
+            assert mine[key] == pytest.approx(theirs[key], rel=0 if same_machine else 1e-2)
+    assert run.test["loss"] == pytest.approx(finished.test["loss"], rel=1e-6 if same_machine else 1e-2)
+
+
+@pytest.mark.usefixtures("in_old")
+@pytest.mark.parametrize("name", ["sgd-finished", "adam-finished", "photos-finished"])
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("views", [1, 10])
+def test_evaluates_to_the_same_numbers(expected, name, split, views):
+    result = evaluate(load_run(name), split, views=views)
+    top1, loss, count = expected[f"{name} {split} {views}"]
+    assert result.count == count
+    assert result.top1 == pytest.approx(top1, abs=1.5 / count)  # an image at the edge
+    assert result.loss == pytest.approx(loss, rel=1e-4)
+
+
+def test_prepared_photographs(old):
+    dataset = load_dataset(DataConfig(source="folder", root=str(old / "prepared")))
+    assert dataset.classes == ("blue", "red")
+    assert (len(dataset.train), len(dataset.val)) == (12, 6)
+    assert dataset.train.store.statistics.mean[0] == pytest.approx(0.5, abs=0.1)
+    trained_on = load_checkpoint(old / "photos-finished" / "best.safetensors").meta["fingerprint"]
+    assert dataset.fingerprint == trained_on
+
+
+def test_torchvision_weights(old, expected):
+    model = build_model("torchvision", width=0.001, num_classes=7)
+    load_weights(model, old / "torchvision.pth")
+    images = torch.linspace(-1, 1, 2 * 3 * 224 * 224).view(2, 3, 224, 224)
+    found = extract_features(model, images, ["conv3", "fc8"], device="cpu")
+    np.testing.assert_allclose(found["fc8"], expected["logits"], rtol=1e-4, atol=1e-6)
+    assert np.abs(found["conv3"]).sum() == pytest.approx(expected["conv3"], rel=1e-4)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
+def test_configurations_under_records(path):
+    """What they say holds, and what they leave out has its default."""
+    config = load_config(path)
+    said = yaml.safe_load(path.read_text())
+    assert config.name in RECIPES
+    for group in ("data", "model", "optim"):
+        for key, value in said[group].items():
+            found = getattr(getattr(config, group), key)
+            assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+def test_formats(tiny):
+    config = tiny(**{"data.mean": [0.5]})
+    assert load(dump(config)) == config
+    assert dump(config)["format"] == FORMAT
+    assert load({"epochs": 3, "optim.lr": 0.5}).optim.lr == 0.5
+    assert load({}) == TrainConfig()
+    for newer in (FORMAT + 1, "two"):
+        with pytest.raises(UsageError, match=r"format .*upgrade"):
+            load({"format": newer})
