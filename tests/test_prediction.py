@@ -23,7 +23,7 @@ from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import trained
 from alexnet.inference.prediction import predict
 from alexnet.inference.trained import open_trained, weights_file
-from alexnet.models.network import build_model
+from alexnet.models.network import blank_model, build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
@@ -373,7 +373,7 @@ def test_caffes_blobs_are_bvlc(tmp_path, photos):
     blobs["fc8/0"] *= 100
     np.savez(tmp_path / "caffe.npz", **blobs)
     with pytest.MonkeyPatch.context() as patch:  # the real fully connected layers would take 200 MB
-        patch.setattr(trained, "build_model", lambda name, **f: build_model(name, **(fields | f)))
+        patch.setattr(trained, "blank_model", lambda name, **f: blank_model(name, **(fields | f)))
         found = open_trained(tmp_path / "caffe.npz")
     assert (found.network, found.names) == ("bvlc", ("class 0", "class 1", "class 2"))
     assert (found.preprocessing.size, found.preprocessing.resize) == (227, 256)

@@ -62,13 +62,15 @@ class Compute:
     def replica(self, model: nn.Module, in_place: bool = True) -> nn.Module:
         """A network for inference with the weights that `model` has now, which stays as it is: modules of its own, in
         evaluation mode, their weights fitted once (autocast would convert them for every batch: most of the time where
-        a batch is small). What need not be converted is shared. With `in_place` ReLUs write over their input, unless
-        somebody's hooks look at it."""
-        tensors: dict[int, object] = {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
-        tensors |= {id(b): self.fit(b) for b in model.buffers()}
-        replica = copy.deepcopy(model, tensors).eval()
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in replica.modules())
-        set_in_place(replica, in_place and not hooked)
+        a batch is small). What need not be converted is shared, and so are the hooks. With `in_place` ReLUs write over
+        their input, unless somebody's hooks look at it."""
+        hooks = [h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
+        # What copying shall take instead of a copy; a hook that is a method notes what it sees in its own object.
+        memo: dict[int, object] = {id(h): h for h in hooks}
+        memo |= {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
+        memo |= {id(b): self.fit(b) for b in model.buffers()}
+        replica = copy.deepcopy(model, memo).eval()
+        set_in_place(replica, in_place and not any(hooks))
         return replica
 
     def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
