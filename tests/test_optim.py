@@ -183,7 +183,7 @@ def test_a_step_does_not_import_torchs_compiler():
     """Which takes seconds; a process of its own, as other tests import it."""
     code = """if True:
         import sys, torch
-        from alexnet.compute import choose_precision
+        from alexnet.compute import resolve_compute
         from alexnet.config import OptimConfig, TrainConfig
         from alexnet.distributed import World
         from alexnet.models.network import build_model
@@ -191,7 +191,7 @@ def test_a_step_does_not_import_torchs_compiler():
         for name in ("paper-sgd", "adamw"):
             model = build_model("cifar", width=0.0625)
             config = TrainConfig(optim=OptimConfig(name=name), ema=0.9)
-            learner = Learner(config, model, 1, choose_precision("cpu", "bf16"), World())
+            learner = Learner(config, model, 1, resolve_compute("cpu", "bf16"), World())
             learner.apply_step(learner.train_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), 2), 2)
         print([name for name in sys.modules if name in ("torch._dynamo", "torch._inductor")])
     """
