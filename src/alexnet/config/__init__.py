@@ -15,7 +15,9 @@ from alexnet.config.rules import parse_rule
 from alexnet.config.values import flag, override
 from alexnet.errors import UsageError
 
-FORMAT = 2
+FORMAT = 3
+# What a network's own start, `init: null`, was before format 3 where it has changed.
+_FORMER_STARTS = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ class ModelConfig:
     """Activation function."""
     groups: int | None = None
     """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
-    init: Literal["text", "code", "caffe", "torch", "modern"] | None = None
-    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, or He's."""
+    init: Literal["text", "code", "caffe", "torch", "he", "modern"] | None = None
+    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, He's, or He's with an output
+    layer near zero (modern)."""
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
@@ -134,7 +137,7 @@ class OptimConfig:
     weight_decay: float = 5e-4
     """Weight decay."""
     decay_biases: bool = True
-    """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    """Decay the biases too, as torch does; --optim.no-decay-biases leaves them out, as the paper's code did."""
     rules: tuple[str, ...] = ()
     """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
     "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
@@ -243,7 +246,14 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
     format = values.pop("format", 1)  # the first one was written without
     if not isinstance(format, int) or format > FORMAT:
         raise UsageError(f"this configuration has format {format!r}, known is up to {FORMAT}: upgrade alexnet.")
-    return override(TrainConfig(), values)
+    config = override(TrainConfig(), values)
+    return _upgrade(config) if format < 3 else config
+
+
+def _upgrade(config: TrainConfig) -> TrainConfig:
+    """What a configuration written before format 3 meant: "modern" was all of He's weights, the output layer's too."""
+    init = _FORMER_STARTS.get(config.model.variant) if config.model.init is None else config.model.init
+    return override(config, {"model.init": "he" if init == "modern" else init})
 
 
 def _check(config: Any, prefix: str, **rules: bool) -> None:
