@@ -106,7 +106,9 @@ def check_images(images: Tensor, variant: Variant) -> None:
 
 def _check_shape(images: Tensor, channels: int, side: int) -> None:
     if images.shape[1:] != (channels, side, side):
-        raise ValueError(f"this network takes images of [N, {channels}, {side}, {side}], not {[*map(int, images.shape)]}")
+        raise ValueError(
+            f"this network takes images of [N, {channels}, {side}, {side}], not {[*map(int, images.shape)]}"
+        )
 
 
 # torch.fx records the check as one step and looks no further: while it traces, images have no shape.
