@@ -759,13 +759,14 @@ def unmarked(monkeypatch):
 
 
 @in_c
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_torch_may_not_know_what_is_constant(unmarked, monkeypatch):
     x, layer = sample(2, 7, 3, 5, dtype=F32), LocalResponseNorm(*STRONG)
-    expected = layer(x)
-    assert torch.equal(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), expected)  # found already
+    expected = layer(x).detach().double()
+    close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), expected)  # the kernel has been looked for
     monkeypatch.setattr(fused, "_missing", {})
     torch._dynamo.reset()
-    close(torch.compile(layer, backend="aot_eager")(x), expected.detach().double())
+    close(torch.compile(layer, backend="aot_eager")(x), expected)
 
 
 def test_the_first_call_does_not_import_torchs_compiler(new_process):
