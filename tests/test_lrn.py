@@ -712,11 +712,33 @@ def test_compiled_whole_it_is_the_same(backend, form, dtype, launches):
             assert a.stride() == b.stride()
 
 
+@forms(F32, BF16)
+def test_compiled_whole_without_gradients(form, dtype, launches):
+    torch._dynamo.reset()
+    layer, x = LocalResponseNorm(*STRONG, columns=7), sample(2, 7, 3, 5, dtype=dtype)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            launches.clear()
+            assert torch.equal(compiled(x), layer(x))
+            assert launches == (["forward"] * 2 if form == "native" else [])
+
+
+@forms(F32)
+def test_compiled_gradients_of_each_sample(form, dtype):
+    torch._dynamo.reset()
+    x = torch.stack([sample(2, 7, 3, n, dtype=dtype).detach()[..., :5] for n in (5, 6, 7)])
+    gradients = torch.compile(torch.func.vmap(torch.func.grad(loss)), backend="aot_eager", fullgraph=True)(x)
+    for one, gradient in zip(x, gradients, strict=True):
+        close(gradient, torch.func.grad(exact_loss)(one.double()), term=6)
+
+
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_exported_it_needs_nothing_of_ours(dtype):
+def test_exported_it_needs_nothing_of_ours(dtype, strict):
     x = sample(2, 7, 3, 5, dtype=dtype).detach()
     layer = LocalResponseNorm(*STRONG).eval()
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=strict)
     assert "alexnet" not in program.graph_module.code
     for batch in (x, sample(5, 7, 3, 5, dtype=dtype).detach()):
         close(program.module()(batch), reference(batch, batch, STRONG)[0])
@@ -751,7 +773,7 @@ def test_recorded_it_can_be_kept(record, layer, tmp_path):
 @pytest.fixture
 def unmarked(monkeypatch):
     """As on a torch that does not know the mark of a function whose result is constant."""
-    for function in (fused.missing, tracing.runs_elsewhere):
+    for function in (fused.missing, tracing.runs_elsewhere, tracing._transformed):
         monkeypatch.delattr(function, "_dynamo_marked_constant")
     torch._dynamo.reset()
     yield
