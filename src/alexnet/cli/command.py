@@ -11,7 +11,7 @@ from typing import Any
 
 from cyclopts import App, ArgumentCollection
 
-from alexnet.config import get
+from alexnet.config.values import get
 from alexnet.errors import TrainingStopped
 from alexnet.training.signals import Interrupt
 

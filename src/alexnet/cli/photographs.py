@@ -83,7 +83,7 @@ def preview(
     images
         How many, drawn by --seed.
     """
-    from alexnet.config import override
+    from alexnet.config.values import override
     from alexnet.data.preview import pipeline_stages
     from alexnet.figures import save_figure
     from alexnet.figures.stages import draw_stages

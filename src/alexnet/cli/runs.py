@@ -33,7 +33,7 @@ def train(
     run
         Run folder; without it runs/RECIPE. The same command again goes on there, a larger --epochs too.
     """
-    from alexnet.config import override
+    from alexnet.config.values import override
     from alexnet.recipes import recipe as named
 
     with SignalGuard() as guard:

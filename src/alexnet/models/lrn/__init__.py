@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.models.lrn import banded, fused
-from alexnet.models.lrn.derivatives import Normalisation
+from alexnet.models.lrn import banded, derivatives, fused
+from alexnet.models.lrn.tracing import onnx_has, runs_elsewhere
 
 __all__ = ["LocalResponseNorm", "MapResponseNorm", "local_response_norm", "map_response_norm", "missing_kernel"]
 
@@ -69,10 +69,9 @@ def local_response_norm(
     if columns != 1 and (columns < 1 or x.shape[1] % columns):
         raise ValueError(f"columns={columns} does not divide {x.shape[1]} channels")
     constants = size, alpha, beta, k, columns
-    if torch.compiler.is_exporting():  # such a program must run without this package
+    if runs_elsewhere() and not onnx_has(size, columns):
         return banded.normalise(x, *constants)
-    y: Tensor = Normalisation.apply(x, *constants)
-    return y
+    return derivatives.normalise(x, *constants)
 
 
 def map_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75, k: float = 1.0) -> Tensor:

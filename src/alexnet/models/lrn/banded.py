@@ -19,7 +19,7 @@ def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns
     with torch.autocast(x.device.type, enabled=False):
         wide = _wide(x)
         scale = _scale(wide, _band(wide, size, columns), alpha / size, k)
-        return (wide * _power(scale, beta)).to(x.dtype)
+        return _as(x.dtype, wide * _power(scale, beta))
 
 
 def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
@@ -31,7 +31,7 @@ def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k
         # dy_j/dx_i = [i=j] s_j^-b - 2ab x_i x_j s_j^(-b-1) for every window j that holds channel i.
         direct = _wide(g) * _power(scale, beta)
         through = F.conv2d(direct * wide / scale, band.transpose(0, 1))
-        return torch.addcmul(direct, wide, through, value=-2 * a * beta).to(x.dtype)
+        return _as(x.dtype, torch.addcmul(direct, wide, through, value=-2 * a * beta))
 
 
 def second_gradients(
@@ -53,11 +53,16 @@ def second_gradients(
         of_scale = u * cross * ((beta + 1) * inner * wide / scale - beta * w)
         of_x = 2 * a * wide * F.conv2d(of_scale, mirrored) - inner * u * cross
         of_x = of_x - 2 * a * beta * w * F.conv2d(u * wide * cross, mirrored)
-        return of_x.to(x.dtype), of_g.to(g.dtype)
+        return _as(x.dtype, of_x), _as(g.dtype, of_g)
 
 
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _as(dtype: torch.dtype, y: Tensor) -> Tensor:
+    # Where `to` has nothing to do, torch.compile of torch 2.11 takes one result for two and computes a wrong gradient.
+    return y if y.dtype == dtype else y.to(dtype)
 
 
 def _band(x: Tensor, size: int, columns: int) -> Tensor:

@@ -16,9 +16,12 @@ from alexnet.models.lrn import banded, fused
 _CONSTANTS = (None,) * 5  # size, alpha, beta, k, columns have no gradient
 
 
-class Normalisation(torch.autograd.Function):
+def normalise(x: Tensor, *constants: Any) -> Tensor:
     """x [N, C, H, W] and size, alpha, beta, k, columns to the normalised x."""
+    return _apply(_Normalisation, x, *constants)
 
+
+class _Normalisation(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, *constants: Any) -> Tensor:
         return fused.normalise(x, *constants) if fused.takes(x) else banded.normalise(x, *constants)
@@ -31,15 +34,20 @@ class Normalisation(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        return _Gradient.apply(x, gradients[0], *ctx.constants), *_CONSTANTS
+        return _apply(_Gradient, x, gradients[0], *ctx.constants), *_CONSTANTS
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *constants: Any) -> tuple[Tensor, int]:
-        return _unfold(Normalisation.apply(_fold(x, in_dims[0], info.batch_size), *constants), info.batch_size)
+        return _unfold(_apply(_Normalisation, _fold(x, in_dims[0], info.batch_size), *constants), info.batch_size)
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, size: int, alpha: float, beta: float, k: float, columns: int) -> Any:
+        """The operator of ONNX, for the exporter of torch that goes by TorchScript."""
+        return g.op("LRN", x, alpha_f=alpha, beta_f=beta, bias_f=k, size_i=size).setType(x.type())
 
 
 class _Gradient(torch.autograd.Function):
-    """x and the gradient g of the normalised x, both [N, C, H, W], and the constants to the gradient of x."""
+    """From x, the gradient g of the normalised x and the constants to the gradient of x."""
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, *constants: Any) -> Tensor:
@@ -58,7 +66,17 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, g: Tensor, *constants: Any) -> tuple[Tensor, int]:
         x, g = (_fold(tensor, dim, info.batch_size) for tensor, dim in zip((x, g), in_dims, strict=False))
-        return _unfold(_Gradient.apply(x, g, *constants), info.batch_size)
+        return _unfold(_apply(_Gradient, x, g, *constants), info.batch_size)
+
+
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    if torch.compiler.is_dynamo_compiling() and not differentiated:
+        # torch.compile of torch 2.11 would call it with a context, which it does not take.
+        alone: Tensor = function.forward(*arguments)
+        return alone
+    result: Tensor = function.apply(*arguments)
+    return result
 
 
 def _fold(x: Tensor, dim: int | None, batch: int) -> Tensor:

@@ -6,7 +6,6 @@ an operator is refused by torch.func (pytorch issue 168393).
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet.models.lrn import native
+from alexnet.models.lrn.tracing import constant, runs_elsewhere
 
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -22,10 +22,13 @@ _missing: dict[str, str | None] = {}  # by device type: why there is no kernel, 
 
 def takes(x: Tensor) -> bool:
     """Whether there is a kernel for this tensor here."""
+    if runs_elsewhere():
+        return False
     fits = x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and x.numel() < 2**31
     return fits and missing(x.device.type) is None
 
 
+@constant
 def missing(device: str) -> str | None:
     """Why there is no kernel for "cpu" or "cuda": a sentence; None where there is one."""
     if device not in _missing:
@@ -44,23 +47,6 @@ def _without_triton() -> str | None:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         return f"Triton does not work here ({reason}): {slower}; it needs a C compiler and Python's headers."
     return None
-
-
-def _take_as_constant(function: Any) -> None:
-    """Have torch.compile run `function` while it traces and not look into how the answer is found.
-
-    The public way, torch.compiler.assume_constant_result, imports that compiler, which takes seconds, so the mark that
-    it leaves is left here unless the compiler is there already. A torch that does not know the mark reads the answer
-    from `_missing` if any call or `missing_kernel` has found it before; if not, its first graph is in two parts and
-    fullgraph=True raises.
-    """
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.assume_constant_result(function)
-    else:
-        function._dynamo_marked_constant = True
-
-
-_take_as_constant(missing)
 
 
 # torch.library.custom_op would import torch's compiler, which takes seconds, at the first call.

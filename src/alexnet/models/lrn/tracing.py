@@ -1,0 +1,44 @@
+"""What torch's tracers are told: what they may take for granted, and which programs must run without this package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def constant(function: _F) -> _F:
+    """Have torch.compile call `function` while it traces, and not look into how the answer is found.
+
+    The public way, torch.compiler.assume_constant_result, imports that compiler, which takes seconds, so the mark that
+    it leaves is left here unless the compiler is there already. A torch that does not know the mark looks into the
+    function: it can where the answer is in a table already; if not, it compiles the parts before and after, and
+    fullgraph=True raises.
+    """
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.assume_constant_result(function)
+    else:
+        function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant  # looked into, torch.compile of torch 2.11 takes is_exporting for true
+def runs_elsewhere() -> bool:
+    """Whether a program is being recorded (torch.export, torch.onnx.export, torch.jit.trace) that is to run without
+    this package: of torch's own operations alone."""
+    return torch.compiler.is_exporting() or _traced()
+
+
+def onnx_has(size: int, columns: int) -> bool:
+    """Whether what is recorded is for ONNX by way of TorchScript, and one operator of ONNX, LRN, does all of it."""
+    # Its even windows reach further to the other side than ours.
+    return size % 2 == 1 and columns == 1 and _traced() and torch.onnx.is_in_onnx_export()
+
+
+def _traced() -> bool:
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return traced
