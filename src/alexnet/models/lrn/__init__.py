@@ -4,7 +4,7 @@
 that of neighbouring pixels in the same channel (the released layer files have it after the second convolution).
 """
 
-from __future__ import annotations
+# Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
 
 import torch
 from torch import Tensor, nn
