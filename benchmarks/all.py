@@ -22,7 +22,7 @@ import networks
 import whole
 from common import Row, machine
 
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process, resolve_compute
 
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
     "networks": networks.measure,
@@ -90,6 +90,7 @@ def main(*sections: str, device: str = "auto", toy: bool = False, only_tables: b
     unknown = set(sections) - set(SECTIONS)
     if unknown:
         raise SystemExit(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    configure_process()
     for name in () if only_tables else sections or SECTIONS:
         rows = SECTIONS[name](device=device, toy=toy)
         print(f"{name}\n{table(rows)}\n", flush=True)

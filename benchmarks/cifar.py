@@ -21,6 +21,7 @@ from common import Row, show
 from loop import SMALL, random_source
 
 import alexnet
+from alexnet.compute import configure_process
 from alexnet.inference.evaluation import evaluate
 from alexnet.training.progress import Reporter
 
@@ -78,6 +79,7 @@ def measure(
 
 def main(root: str = "data", device: str = "auto", toy: bool = False, epochs: int = 30, compile: bool = True) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(root, device, toy, epochs, compile))
 
 

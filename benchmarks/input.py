@@ -27,8 +27,9 @@ from typing import Any
 import cyclopts
 import torch
 
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process
 from alexnet.config import DataConfig
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.packed import arrow, schema
 from alexnet.data.packing import prepare
@@ -79,8 +80,7 @@ def our_batches(root: Path, data: DataConfig) -> Iterator[torch.Tensor]:
     """As `alexnet train` reads them."""
     data = replace(data, root=str(root))
     loader = open_split(load_dataset(data).train, torch.device("cpu"), data)
-    prep = loader.preprocessing(data)
-    return (images for images, _, _ in loader.training_batches(data, prep, BATCH, 0, 0))
+    return (images for images, _, _ in loader.training_batches(Steps(0, 0, BATCH)))
 
 
 def rate(batches: Iterator[torch.Tensor], steps: int) -> float:
@@ -102,7 +102,7 @@ def own_memory() -> float:
 
 def child(kind: str, root: str, steps: int) -> None:
     """One measurement in a process of its own, as JSON."""
-    resolve_compute("cpu", "fp32")
+    configure_process()
     torch.set_num_threads(1)
     speed = rate(our_batches(Path(root), PLAIN if kind == "plain" else RESIZED), steps)
     print(json.dumps({"rate": speed, "memory": own_memory()}))
@@ -133,7 +133,7 @@ def main(
         raise SystemExit("name a folder of photographs")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]})
-    resolve_compute("cpu", "fp32")
+    configure_process()
     torch.set_num_threads(1)
     files = sorted(p for p in photos.resolve().rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     with tempfile.TemporaryDirectory() as work:

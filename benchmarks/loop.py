@@ -24,8 +24,9 @@ import torch
 from common import Row, in_turn, prepared_photos, show
 
 import alexnet
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process, resolve_compute
 from alexnet.config import DataConfig, TrainConfig
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import SOURCES, Source, load_dataset
 from alexnet.data.splits import Published, Split
@@ -49,13 +50,11 @@ def random_images(count: int) -> Published:
 
 def bare(config: TrainConfig, size: int, steps: int) -> Callable[[], float]:
     """Measures seconds a step on a fixed, already normalised batch."""
-    precision = resolve_compute(config.device, config.precision)
+    compute = resolve_compute(config.device, config.precision)
     model = build_model(config.model.variant, num_classes=10, input_size=size, width=config.model.width or 1.0)
-    images, labels = batch(model.variant, config.batch_size, precision.device)
-    step = training_step(
-        precision.place(model), precision, images.contiguous(memory_format=torch.channels_last), labels
-    )
-    return lambda: seconds(step, steps, precision.device)
+    images, labels = batch(model.variant, config.batch_size, compute.device)
+    step = training_step(compute.place(model), compute, images.contiguous(memory_format=torch.channels_last), labels)
+    return lambda: seconds(step, steps, compute.device)
 
 
 def loop(config: TrainConfig, steps: int) -> tuple[float, float]:
@@ -92,8 +91,7 @@ def augmentation(config: TrainConfig, steps: int) -> float:
     """Seconds a batch of crop, flip and normalisation take."""
     device = resolve_compute(config.device, config.precision).device
     split = open_split(load_dataset(config.data).train, device, config.data)
-    prep = split.preprocessing(config.data)
-    batches = split.training_batches(config.data, prep, config.batch_size, 0, 0)
+    batches = split.training_batches(Steps(0, 0, config.batch_size))
     next(batches)
     return seconds(lambda: next(batches), steps, device)
 
@@ -139,6 +137,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 3) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(device, toy, rounds))
 
 

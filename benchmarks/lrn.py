@@ -16,7 +16,7 @@ import torch
 from common import Row, in_turn, show
 from torch import Tensor, nn
 
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process, resolve_compute
 from alexnet.models.lrn import LocalResponseNorm, fused
 from alexnet.speed.steps import Step, seconds
 
@@ -84,6 +84,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 9) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(device, toy))
 
 

@@ -11,7 +11,7 @@ import cyclopts
 import torch
 from common import Row, in_turn, show
 
-from alexnet.compute import Compute, resolve_compute
+from alexnet.compute import Compute, configure_process, resolve_compute
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.speed.networks import Speed, benchmark
@@ -100,6 +100,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 5, compile: b
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 5) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(device, toy, rounds))
 
 

@@ -17,7 +17,7 @@ import cyclopts
 import torch
 from common import Row, prepared_photos, show
 
-from alexnet.compute import resolve_compute
+from alexnet.compute import configure_process, resolve_compute
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
 from alexnet.models.network import build_model
@@ -54,13 +54,13 @@ def memory(process: int) -> float:
 
 def checkpoint_seconds(variant: str, width: float, device: str) -> tuple[float, float]:
     """Seconds to collect, write and sync a complete checkpoint, and its size in bytes."""
-    precision = resolve_compute(device, "auto")
+    compute = resolve_compute(device, "auto")
     model = build_model(variant, width=width)
-    precision.place(model)
-    learner = Learner(TrainConfig(), model, 1, precision, World())
+    compute.place(model)
+    learner = Learner(TrainConfig(), model, 1, compute, World())
     size = model.variant.input_size
-    images = torch.randn(2, 3, size, size, device=precision.device)
-    learner.apply_step(learner.train_step(images, torch.zeros(2, dtype=torch.int64, device=precision.device), 2), 2)
+    images = torch.randn(2, 3, size, size, device=compute.device)
+    learner.apply_step(learner.train_step(images, torch.zeros(2, dtype=torch.int64, device=compute.device), 2), 2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.safetensors"
         start = time.perf_counter()
@@ -100,6 +100,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
 
 def main(device: str = "auto", toy: bool = False, rounds: int = 3) -> None:
     """Print the rows."""
+    configure_process()
     show(measure(device, toy, rounds))
 
 

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from alexnet import cli, files
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.recipes import recipe
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint

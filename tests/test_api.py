@@ -14,7 +14,7 @@ import json, sys
 import alexnet
 dir(alexnet), alexnet.__version__
 alexnet.recipe("digits", epochs=3), alexnet.list_models(), alexnet.TrainConfig(), alexnet.Result, alexnet.AlexNetError
-print(json.dumps(sorted(m for m in ("torch", "numpy", "sklearn", "matplotlib", "rich") if m in sys.modules)))
+print(json.dumps(sorted(m for m in ("torch", "numpy", "PIL", "matplotlib", "rich") if m in sys.modules)))
 """
 
 

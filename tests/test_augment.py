@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from alexnet.config import DataConfig
 from alexnet.data.augment import DRAWS, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.batches import Steps
 from alexnet.data.resident import ResidentSplit, resize_short_side
 from alexnet.data.splits import Split
 from alexnet.distributed import World
@@ -29,9 +30,11 @@ def pictures(*shape: int) -> torch.Tensor:
     return torch.from_numpy(PIXELS.integers(0, 256, shape, dtype=np.uint8))
 
 
-def resident(n: int = 23, channels: int = 3, side: int = 8, **options) -> ResidentSplit:
+def resident(n: int = 23, channels: int = 3, side: int = 8, data: DataConfig | None = None) -> ResidentSplit:
     images = pictures(n, channels, side, side).numpy()
-    return ResidentSplit(Split(images, np.arange(n, dtype=np.int64) % 10, np.arange(n) + 1000), CPU, **options)
+    return ResidentSplit(
+        Split(images, np.arange(n, dtype=np.int64) % 10, np.arange(n) + 1000), CPU, data or DataConfig()
+    )
 
 
 # --- crops
@@ -203,18 +206,29 @@ def test_statistics_over_several_chunks(monkeypatch):
 
 
 def test_flat_pictures_stay_finite():
-    split = ResidentSplit(Split(np.full((3, 1, 4, 4), 9, np.uint8), np.zeros(3, np.int64), np.arange(3)), CPU)
-    prep = split.preprocessing(DataConfig())
-    assert prep.normalise(split.images).abs().max() < 1e-4
+    flat = Split(np.full((3, 1, 4, 4), 9, np.uint8), np.zeros(3, np.int64), np.arange(3))
+    split = ResidentSplit(flat, CPU, DataConfig())
+    assert split.prep.normalise(split.images).abs().max() < 1e-4
 
 
 def test_preprocessing_from_config_or_data():
     split = resident(side=8)
-    own = split.preprocessing(DataConfig())
+    own = split.prep
     assert (own.size, own.resize) == (8, None)
     assert (own.mean, own.std) == split.statistics()
-    given_ = split.preprocessing(DataConfig(crop=5, resize=8, mean=(0.5,) * 3, std=(0.2, 0.3, 0.4)))
-    assert given_ == Preprocessing(5, 8, (0.5,) * 3, (0.2, 0.3, 0.4))
+    configured = resident(side=8, data=DataConfig(crop=5, resize=8, mean=(0.5,) * 3, std=(0.2, 0.3, 0.4)))
+    assert configured.prep == Preprocessing(5, 8, (0.5,) * 3, (0.2, 0.3, 0.4))
+
+
+def test_a_given_preprocessing_counts_and_not_the_configuration():
+    """Of the training split, or of a trained network: its size too."""
+    images = Split(pictures(9, 3, 8, 8).numpy(), np.arange(9), np.arange(9))
+    prep = Preprocessing(5, 6, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    split = ResidentSplit(images, CPU, DataConfig(crop=40, resize=7, mean=(0.1,) * 2), prep)
+    assert split.prep == prep
+    expected = prep.normalise(central_views(resize_short_side(torch.from_numpy(images.images), 6), 5))
+    assert torch.equal(next(split.evaluation_batches(9))[0], expected)
+    assert next(split.training_batches(Steps(0, 0, 9))).images.shape == (9, 3, 5, 5)
 
 
 @pytest.mark.parametrize(
@@ -229,13 +243,13 @@ def test_preprocessing_from_config_or_data():
 )
 def test_settings_that_do_not_fit_the_images(fields, said):
     with pytest.raises(UsageError, match=said):
-        resident(side=8).preprocessing(DataConfig(**fields))
+        resident(side=8, data=DataConfig(**fields))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_an_epoch_holds_every_image_once(batch_size):
-    split, data = resident(), DataConfig(pad=2, flip=True, crop=6)
-    batches = list(split.training_batches(data, split.preprocessing(data), batch_size, seed=3, epoch=1))
+    split = resident(data=DataConfig(pad=2, flip=True, crop=6))
+    batches = list(split.training_batches(Steps(3, 1, batch_size)))
     rows = torch.cat([rows for *_, rows in batches])
     assert sorted(rows.tolist()) == list(range(23))
     assert [len(rows) for *_, rows in batches[:-1]] == [batch_size] * (len(batches) - 1)
@@ -248,11 +262,10 @@ def test_an_epoch_holds_every_image_once(batch_size):
 
 def test_a_training_image_depends_on_neither_batch_nor_start():
     """So a resumed run and several processes see the same pictures."""
-    split, data = resident(), DataConfig(pad=2, flip=True)
-    prep = split.preprocessing(data)
+    split = resident(data=DataConfig(pad=2, flip=True))
 
     def epoch(batch_size: int, start: int = 0, number: int = 0) -> dict[int, bytes]:
-        batches = split.training_batches(data, prep, batch_size, seed=0, epoch=number, start=start)
+        batches = split.training_batches(Steps(0, number, batch_size, start))
         return {int(r): x.numpy().tobytes() for images, _, rows in batches for x, r in zip(images, rows, strict=True)}
 
     whole = epoch(4)
@@ -264,20 +277,19 @@ def test_a_training_image_depends_on_neither_batch_nor_start():
 
 
 def test_training_images_are_cut_and_normalised_from_their_rows():
-    split, data = resident(), DataConfig(crop=5, pad=1, flip=True, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    prep = split.preprocessing(data)
+    split = resident(data=DataConfig(crop=5, pad=1, flip=True, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)))
     draws = epoch_plan(23, 0, 0, CPU).draws
-    for images, _, rows in split.training_batches(data, prep, 6, seed=0, epoch=0):
-        expected = prep.normalise(random_crops(split.images[rows], draws[rows], 5, 1, True))
+    for images, _, rows in split.training_batches(Steps(0, 0, 6)):
+        expected = split.prep.normalise(random_crops(split.images[rows], draws[rows], 5, 1, True))
         assert torch.equal(images, expected)
 
 
 @pytest.mark.parametrize("views", [1, 10])
 @pytest.mark.parametrize("batch_size", [1, 6, 23, 64])
 def test_evaluation_is_in_order_once_and_without_training_transforms(batch_size, views):
-    split = resident()
-    prep = split.preprocessing(DataConfig(crop=6, pad=2, flip=True))
-    passes = [list(split.evaluation_batches(prep, batch_size, views)) for _ in range(2)]
+    split = resident(data=DataConfig(crop=6, pad=2, flip=True))
+    prep = split.prep
+    passes = [list(split.evaluation_batches(batch_size, views)) for _ in range(2)]
     images, labels = (torch.cat(part) for part in zip(*passes[0], strict=True))
     assert torch.equal(labels, split.labels)
     assert torch.equal(images, prep.normalise(central_views(split.images, 6, views)))
@@ -289,13 +301,12 @@ def test_evaluation_is_in_order_once_and_without_training_transforms(batch_size,
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 30])
 def test_shards_partition_the_split(size):
     split = resident()
-    prep = split.preprocessing(DataConfig())
     seen = []
     for rank in range(size):
-        for images, labels in split.evaluation_batches(prep, 4, shard=World(rank, size).shard):
+        for images, labels in split.evaluation_batches(4, shard=World(rank, size).shard):
             assert len(images) == len(labels)
             seen += [(int(label), image.numpy().tobytes()) for image, label in zip(images, labels, strict=True)]
-    whole = prep.normalise(split.images)[:, None]
+    whole = split.prep.normalise(split.images)[:, None]
     assert sorted(seen) == sorted((int(y), x.numpy().tobytes()) for x, y in zip(whole, split.labels, strict=True))
 
 
@@ -323,8 +334,9 @@ def test_resize_is_pillows(channels, height, width, size):
 def test_resident_split_resizes_once_in_chunks(monkeypatch):
     monkeypatch.setattr("alexnet.data.resident.CHUNK", 5)
     images = pictures(13, 1, 8, 8)
-    split = ResidentSplit(Split(images.numpy(), np.zeros(13, np.int64), np.arange(13)), CPU, resize=12)
+    small = Split(images.numpy(), np.zeros(13, np.int64), np.arange(13))
+    split = ResidentSplit(small, CPU, DataConfig(resize=12))
     assert torch.equal(split.images, resize_short_side(images, 12))
     assert split.images.shape == (13, 1, 12, 12)
-    assert split.preprocessing(DataConfig(resize=12)).size == 12
+    assert split.prep.size == 12
     assert len(split) == 13

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.recipes import RECIPES
 from conftest import STEPS
 
@@ -21,7 +21,7 @@ try:
     main({arguments})
 except SystemExit as end:
     print(end.code, file=sys.stderr)
-heavy = [m for m in ("torch", "sklearn", "matplotlib", "numpy") if m in sys.modules]
+heavy = [m for m in ("torch", "PIL", "matplotlib", "numpy") if m in sys.modules]
 print("heavy", *heavy, file=sys.stderr)
 """
 
@@ -76,7 +76,8 @@ def test_help_lists_every_command(call):
 
 
 def test_help_of_train_lists_every_setting(call):
-    from alexnet.config import TrainConfig, flag, flatten
+    from alexnet.config import TrainConfig
+    from alexnet.config.values import flag, flatten
 
     _, out, _ = call("train", "--help")
     squeezed = "".join(out.replace("│", "").split())

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flag, flatten, get, override
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config.values import flag, flatten, get, override
 from alexnet.data.sources import SOURCES
 from alexnet.errors import UsageError
 from alexnet.models.ablations import FIELDS, resolve

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +25,7 @@ from alexnet.data.decode import (
     RandomArea,
     Square,
     decode,
+    despite_warnings,
     jpeg_size,
     random_area,
     resize_exactly,
@@ -114,7 +116,7 @@ def test_jpegs_are_pillows(name, decoder):
     assert pixels.flags.writeable  # torch warns of arrays that are not
 
 
-@pytest.mark.filterwarnings("ignore:Palette images")  # pytest undoes what the module says of them
+@pytest.mark.filterwarnings("ignore:Palette images")
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_else_is_pillows_to_the_bit(name, decoder):
     pixels = decode(OTHERS[name])
@@ -251,43 +253,57 @@ def test_damage_ends_in_pixels_or_a_bad_image(name, edits, early, keep, row):
             assert pixels.size > 0
 
 
-def test_two_threads_leave_the_warning_filters_as_they_were(monkeypatch):
-    """`warnings.catch_warnings` is not for threads: of two that overlap the later restores what the earlier set."""
-    first_in, second_in, first_out = (threading.Event() for _ in range(3))
-    content, real = OTHERS["PNG"], Image.open
-
-    def slow_open(stream):
-        if threading.current_thread().name == "first":
-            first_in.set()
-            second_in.wait(10)
-        else:
-            second_in.set()
-            first_out.wait(10)
-        return real(stream)
-
-    before = list(warnings.filters)
-    monkeypatch.setattr(Image, "open", slow_open)
-    first, second = (threading.Thread(target=decode, args=(content,), name=n) for n in ("first", "second"))
-    first.start()
-    first_in.wait(10)
-    second.start()
-    first.join()
-    first_out.set()
-    second.join()
-    assert list(warnings.filters) == before
-
-
-def test_nothing_is_said_while_decoding(tmp_path):
-    """In a process of its own: what Pillow warns of (palettes, large images) is not for the user's terminal."""
-    (tmp_path / "palette").write_bytes(OTHERS["palette with transparencies"])
-    (tmp_path / "large").write_bytes(OTHERS["PNG"])
+def test_importing_and_decoding_leave_the_programs_warnings_alone():
+    """A library changes no filters; in a process of its own, because pytest has filters too."""
     code = (
-        "from pathlib import Path; from PIL import Image; from alexnet.data.decode import decode\n"
-        "Image.MAX_IMAGE_PIXELS = 1500\n"
-        "for name in ('palette', 'large'): decode(Path(name).read_bytes())"
+        "import warnings\n"
+        "import numpy, torch, PIL.Image, simplejpeg  # which may do as they like\n"
+        "before = list(warnings.filters)\n"
+        "from alexnet.data.decode import decode\n"
+        "import alexnet.data.images, sys\n"
+        "decode(sys.stdin.buffer.read())\n"
+        "assert list(warnings.filters) == before"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
+    content = OTHERS["palette with transparencies"]
+    subprocess.run([sys.executable, "-c", code], input=content, check=True, timeout=120)
+
+
+def test_warnings_that_are_errors_make_no_image_bad(monkeypatch):
+    """In many threads at once; the filters are afterwards as they were."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # less than every image has, so that Pillow warns
+    names = [name for name in OTHERS if name not in ("TIFF", "BMP")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with pytest.raises(Warning):
+            Image.open(io.BytesIO(OTHERS["PNG"]))
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [(name, pool.submit(decode, OTHERS[name])) for name in names * 8]
+            pixels = [(name, job.result()) for name, job in jobs]
+        assert list(warnings.filters) == before
+    for name, found in pixels:
+        assert np.array_equal(found, pillow(OTHERS[name])), name
+
+
+def test_filters_changed_by_another_thread_meanwhile():
+    """`warnings.catch_warnings` is not for threads: of two that overlap the later restores what the earlier set."""
+    entered, changed = threading.Event(), threading.Event()
+
+    def work():
+        warnings.warn_explicit("odd", UserWarning, "Image.py", 1, "PIL.Image")
+        entered.set()
+        return changed.wait(10)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(despite_warnings, work)
+            assert entered.wait(10)
+            with warnings.catch_warnings():  # begins while our filter is in force and ends after it
+                changed.set()
+                assert job.result()
+        assert list(warnings.filters) == before
 
 
 # --- smaller than it is

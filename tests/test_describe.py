@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from alexnet import build_model, list_models
+from alexnet.compute import set_in_place
 from alexnet.models.describe import CLAIMS, describe, show
-from alexnet.models.network import set_in_place
 from test_tables import CIFAR18, NET145, ONE_HIDDEN, SMALL, THREE_HIDDEN
 
 

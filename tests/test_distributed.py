@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from alexnet.config import override
+from alexnet.config.values import override
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import UsageError
@@ -108,6 +108,103 @@ def test_uneven_shards_in_parts(single, tmp_path):
         process.wait()
         pytest.fail("the processes wait for each other: " + log.read_text())
     assert_consistent(Run(tmp_path / "run"))
+
+
+AGREE = """
+import os, sys, torch
+from pathlib import Path
+from alexnet.distributed import join_world
+from alexnet.errors import DataError
+
+folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+with join_world("cpu") as (world, _):
+    assert (world.rank, world.size, world.is_main) == (rank, 2, rank == 0)
+    assert world.broadcast({"rank": rank}) == {"rank": 0}
+    mine = {"a": torch.arange(3.0) + 9 * rank, "b": torch.ones(2, 2, dtype=torch.int64)} if world.is_main else {}
+    told = world.broadcast_tensors(mine)
+    assert told["a"].tolist() == [0, 1, 2] and told["b"].dtype == torch.int64 and told["b"].shape == (2, 2)
+    done = []
+    assert world.from_main(lambda: done.append(rank) or "said") == "said"
+    assert done == [0] * world.is_main
+
+    def refuse():
+        raise DataError(f"refused by {rank}")
+
+    for way in (world.from_main, world.main_first):
+        try:
+            way(refuse)
+        except DataError as problem:
+            assert str(problem) == "refused by 0"
+        else:
+            raise AssertionError("nobody was told")
+    file = folder / "download"
+
+    def fetch():
+        if world.is_main:
+            assert not file.exists()
+            file.write_text("whole")
+        return file.read_text()  # which fails where it comes first
+
+    assert world.main_first(fetch) == "whole"
+    world.barrier()
+    (folder / f"done-{rank}").touch()
+"""
+# All that touches a run's folder or its checkpoints raises in the second process.
+ALONE = """
+import os, sys
+if os.environ["RANK"] == "1":
+    from alexnet.runs import checkpoint, folder, recorder
+    from alexnet.training import loop
+
+    def forbidden(*_, **__):
+        raise AssertionError("the second process touched the run")
+
+    for owner, name in [(folder.Run, n) for n in ("resume_point", "write_config", "write_status")]:
+        setattr(owner, name, forbidden)
+    folder.Run.status = folder.Run.metrics = folder.Run.config = property(forbidden)
+    for owner in (checkpoint, folder, loop, recorder):
+        for name in ("load_checkpoint", "save_checkpoint", "open_run", "settled"):
+            if hasattr(owner, name):
+                setattr(owner, name, forbidden)
+from alexnet.cli import main
+main(sys.argv[1:])
+"""
+
+
+def run_script(source, folder, *arguments):
+    script = folder / "script.py"
+    script.write_text(source)
+    command = [*LAUNCH[:6], "--", str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+
+
+@pytest.mark.timeout(300)
+def test_processes_agree(tmp_path):
+    ended = run_script(AGREE, tmp_path, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert {f.name for f in tmp_path.glob("done-*")} == {"done-0", "done-1"}
+
+
+@pytest.mark.timeout(500)
+def test_the_main_process_alone_reads_and_writes_the_run(single, tmp_path):
+    """Begun from weights, gone on with, and tested."""
+    path = tmp_path / "run"
+    for epochs in (1, 2):
+        ended = run_script(
+            ALONE,
+            tmp_path,
+            "train",
+            single.path / "config.yaml",
+            "--run",
+            path,
+            "--init",
+            single.best,
+            "--epochs",
+            epochs,
+        )
+        assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert_consistent(Run(path))
+    assert Run(path).test["count"] == single.test["count"]
 
 
 def test_one_process_is_the_identity():

@@ -11,15 +11,15 @@ from torch import nn
 
 from alexnet import build_model, evaluate
 from alexnet.compute import resolve_compute
-from alexnet.config import override
-from alexnet.data.augment import Preprocessing
+from alexnet.config import DataConfig
+from alexnet.config.values import override
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.errors import AlexNetError, CheckpointError, UsageError
 from alexnet.inference import evaluation
-from alexnet.inference.evaluation import SMALL_BATCH as BATCH
 from alexnet.inference.evaluation import score
+from alexnet.inference.forward import SMALL_BATCH as BATCH
 from alexnet.inference.trained import restore
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.training.loop import train
@@ -44,10 +44,10 @@ def measure(rows, images, labels, views=1, size=1, **options):
     """The score of a Table on images of pixel values."""
     images = np.asarray(images, dtype=np.uint8).reshape(len(labels), 1, *np.shape(images)[1:])
     split = Split(images, np.asarray(labels, dtype=np.int64), np.arange(len(labels)))
-    prep = Preprocessing(size, None, (0.0,), (1 / 255,))  # pixel values come out as they are
+    data = DataConfig(crop=size, mean=(0.0,), std=(1 / 255,))  # pixel values come out as they are
     classes = tuple("abcdefghij"[: len(rows[0])])
-    resident = ResidentSplit(split, torch.device("cpu"))
-    return score(Table(rows), resident, prep, FP32, name="test", classes=classes, views=views, **options)
+    resident = ResidentSplit(split, torch.device("cpu"), data)
+    return score(Table(rows), resident, FP32, name="test", classes=classes, views=views, **options)
 
 
 def test_figures_by_hand():
@@ -84,11 +84,9 @@ def test_every_sample_once(count, views):
 def test_shards_hold_every_sample_once():
     labels = np.arange(1003)
     split = Split(np.zeros((1003, 1, 2, 2), np.uint8), labels, labels)
-    resident, prep = ResidentSplit(split, torch.device("cpu")), Preprocessing(2, None, (0.0,), (1.0,))
+    resident = ResidentSplit(split, torch.device("cpu"), DataConfig())
     shards = [slice(rank, None, 3) for rank in range(3)]
-    seen = [
-        y for shard in shards for _, labels in resident.evaluation_batches(prep, 100, 1, shard) for y in labels.tolist()
-    ]
+    seen = [y for shard in shards for _, labels in resident.evaluation_batches(100, 1, shard) for y in labels.tolist()]
     assert sorted(seen) == list(range(1003))
 
 
@@ -111,19 +109,17 @@ def test_loss_of_a_sure_mistake_is_finite(views):
 
 @pytest.mark.parametrize("mode", [True, False])
 def test_training_mode_is_restored(mode):
-    prep = Preprocessing(1, None, (0.0,), (1.0,))
-    resident = ResidentSplit(
-        Split(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), np.arange(2)), torch.device("cpu")
-    )
+    split = Split(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), np.arange(2))
+    resident = ResidentSplit(split, torch.device("cpu"), DataConfig())
     model = Table([[1.0, 0.0]]).train(mode)
-    score(model, resident, prep, FP32, name="val", classes=("a", "b"))
+    score(model, resident, FP32, name="val", classes=("a", "b"))
     assert (model.training, model.drop.training) == (mode, mode)
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(model, resident, prep, FP32, name="val", classes=("a", "b"), on_logits=stop)
+        score(model, resident, FP32, name="val", classes=("a", "b"), on_logits=stop)
     assert (model.training, model.drop.training) == (mode, mode)
 
 

@@ -7,7 +7,7 @@ import torchvision
 from PIL import Image
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet.config import flatten
+from alexnet.config.values import flatten
 from alexnet.data.images import as_views, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference.features import BATCH, extract_features, torchvision_layers

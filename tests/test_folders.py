@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -239,7 +240,7 @@ def test_symbolic_links_that_work(tmp_path):
     assert names(data.train, tmp_path / "root") == ["a/000.jpg", "a/001.jpg", "b/again/000.jpg", "b/x.jpg"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root, as Windows, reads everything")
 @pytest.mark.parametrize("folder", ["a", ""])
 def test_unreadable_folder(tmp_path, folder):
     fill(tmp_path / "root", a=1)
@@ -473,3 +474,35 @@ def test_recipes_split_the_five_breeds_as_their_origin_did(monkeypatch, name):
     data = load_dataset(recipe(name).data)
     assert Counter(data.classes) == Counter(sizes.keys() - {"small"})
     assert [len(s) for s in (data.train, data.val, data.test)] == [652, 128, 290]
+
+
+# Systems that lack something
+
+
+def test_without_scipy_the_dogs_say_what_to_install(dogs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UsageError, match=r"scipy: pip install 'alexnet\[photos\]'"):
+        load_dataset(config(dogs, "stanford-dogs"))
+
+
+def test_folders_without_numbers_are_no_circle(tmp_path, monkeypatch):
+    """On some of Windows' file systems st_ino is 0 for every folder."""
+    fill(tmp_path, **{"a/b/c": 2})
+    stat = os.stat
+
+    def without_number(*arguments, **options):
+        state = list(stat(*arguments, **options))
+        state[1:3] = 0, 0
+        return os.stat_result(state)
+
+    monkeypatch.setattr(os, "stat", without_number)
+    monkeypatch.setattr(Path, "stat", without_number)
+    assert len(load_dataset(config(tmp_path, test_fraction=0.0)).train) == 2
+
+
+@pytest.mark.parametrize("root", [PureWindowsPath(r"C:\data\dogs"), PurePosixPath("C:/data/dogs")], ids=["nt", "posix"])
+def test_places_are_written_alike_on_every_system(root):
+    """They are kept in prepared files and tables of results."""
+    store = FileStore(root, ["a/1.jpg"], [7])
+    assert store.place(0) == "C:/data/dogs/a/1.jpg"
+    assert store.fingerprint == "2d4d33cba6ac426b5a8e0f0d802bf9abc31c2d08bace8b228784241246f10d82"  # since format 1

@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import os
+import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from scipy.io import savemat
 from alexnet.config import DataConfig
 from alexnet.data.imagenet import readable_names
 from alexnet.data.sources import load_dataset
-from alexnet.errors import DataError
+from alexnet.errors import DataError, UsageError
 
 WORDS = {  # WNID: (ILSVRC id, words)
     "n01440764": (3, "tench, Tinca tinca"),
@@ -523,7 +526,55 @@ def test_damaged_lists_of_names(tmp_path, name, damage):
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root, as Windows, reads everything")
 def test_lists_that_cannot_be_read(tmp_path):
     val_txt(flat(tmp_path)).chmod(0)
     refused(tmp_path, tmp_path / "val.txt", "Permission denied")
+
+
+# Systems that lack something
+
+
+class Yielding(io.BufferedReader):
+    """A file that lets other threads run before each read."""
+
+    def read(self, *size):
+        time.sleep(0.001)
+        return super().read(*size)
+
+
+def test_archives_read_by_many_threads_without_pread(tmp_path, monkeypatch):
+    """Windows has no os.pread: the threads share one position in the file."""
+    monkeypatch.delattr(os, "pread")
+    data = load_dataset(config(devkit_tar(archives(tmp_path)).parent))
+    check(data)
+    data.train.store._stream = Yielding(data.train.store._stream)
+    rows = np.random.default_rng(0).integers(0, len(data.train), 200).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(data.train.read, rows))
+    assert read == [EXPECTED[row][1] for row in rows]
+
+
+def test_lists_are_utf8_whatever_the_system_prefers(tmp_path, monkeypatch):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, _=2: encoding or "cp1252")
+    lines = {wnid: f"{wnid} crêpe {i}, pancake" for i, wnid in enumerate(WNIDS)}
+    write(tmp_path / "synset_words.txt", "\n".join(lines.values()))
+    assert readable_names(tmp_path, WNIDS) == ("crêpe 0", "crêpe 1", "crêpe 2")
+    index = {str(i): [wnid, f"crêpe_{i}"] for i, wnid in enumerate(WNIDS)}
+    write(tmp_path / "imagenet_class_index.json", json.dumps(index, ensure_ascii=False))
+    assert readable_names(tmp_path, WNIDS) == ("crêpe 0", "crêpe 1", "crêpe 2")
+
+
+@pytest.mark.parametrize("make", [devkit, devkit_tar])
+def test_without_scipy_the_devkit_says_what_to_install(tmp_path, monkeypatch, make):
+    make(flat(tmp_path))
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UsageError, match=r"scipy: pip install 'alexnet\[photos\]'"):
+        load_dataset(config(tmp_path))
+    with pytest.raises(UsageError, match=r"scipy: pip install 'alexnet\[photos\]'"):
+        readable_names(tmp_path, WNIDS)
+
+
+def test_without_scipy_all_other_lists_are_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    check(load_dataset(config(val_txt(flat(tmp_path)).parent)))

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, log_loss, top_k_accuracy_score
 from torch import nn
 
 from alexnet.compute import Compute
-from alexnet.data.augment import Preprocessing
+from alexnet.config import DataConfig
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
 from alexnet.inference.evaluation import score
@@ -26,15 +26,13 @@ FP32 = Compute(torch.device("cpu"), torch.float32)
 
 
 class Rows(nn.Module):
-    """Answers with logits by the image's first pixel, and remembers the sizes of its batches."""
+    """Answers with logits by the image's first pixel."""
 
     def __init__(self, logits: np.ndarray) -> None:
         super().__init__()
-        self.logits, self.batches, self.modes = torch.from_numpy(logits), [], []
+        self.logits = torch.from_numpy(logits)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.batches.append(len(images))
-        self.modes.append(self.training)
         return self.logits[images[:, 0, 0, 0].round().long()]
 
 
@@ -42,21 +40,21 @@ def numbered(n: int, k: int, side: int = 4) -> ResidentSplit:
     """Images whose pixels all hold their row."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 1, side, side)).copy()
     labels = np.random.default_rng(1).integers(0, k, n)
-    return ResidentSplit(Split(images, labels, np.arange(n)), FP32.device)
+    return ResidentSplit(Split(images, labels, np.arange(n)), FP32.device, RAW)
 
 
-RAW = Preprocessing(4, None, (0.0,), (1 / 255,))  # leaves the pixels' numbers as they are
+RAW = DataConfig(crop=4, mean=(0.0,), std=(1 / 255,))  # leaves the pixels' numbers as they are
 
 
-def evaluated(logits: np.ndarray, split: ResidentSplit, prep: Preprocessing = RAW, **options) -> Result:
+def evaluated(logits: np.ndarray, split: ResidentSplit, **options) -> Result:
     classes = tuple(f"c{i}" for i in range(logits.shape[1]))
-    return score(Rows(logits), split, prep, FP32, name="test", classes=classes, **options)
+    return score(Rows(logits), split, FP32, name="test", classes=classes, **options)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 10, 30])
 @pytest.mark.parametrize("batch", [1, 7, 500])
 def test_evaluation_counts_as_scikit_learn(k, batch, monkeypatch):
-    monkeypatch.setattr("alexnet.inference.evaluation.SMALL_BATCH", batch)
+    monkeypatch.setattr("alexnet.inference.forward.SMALL_BATCH", batch)
     n = 120
     logits = np.random.default_rng(k).normal(size=(n, k)).astype(np.float32)
     split = numbered(n, k)
@@ -79,11 +77,11 @@ def test_evaluation_counts_as_scikit_learn(k, batch, monkeypatch):
 
 def test_views_average_the_softmax_not_the_logits():
     """Each view of a picture answers for itself (section 4.1)."""
-    side, size, k = 6, 4, 3
+    side, k = 6, 3
     image = np.arange(side * side, dtype=np.uint8).reshape(1, 1, side, side)
-    split = ResidentSplit(Split(image, np.array([2]), np.array([0])), FP32.device)
+    split = ResidentSplit(Split(image, np.array([2]), np.array([0])), FP32.device, RAW)
     logits = np.random.default_rng(0).normal(scale=4, size=(side * side, k)).astype(np.float32)
-    result = evaluated(logits, split, Preprocessing(size, None, (0.0,), (1 / 255,)), views=10)
+    result = evaluated(logits, split, views=10)
     corners = [0, 2, 12, 14, 7]  # first pixel of each view; of a mirrored one, three further
     chosen = logits[corners + [first + 3 for first in corners]].astype(np.float64)
     mean = np.exp(chosen - logsumexp(chosen, axis=1, keepdims=True)).mean(axis=0)
@@ -102,13 +100,19 @@ def test_certain_and_wrong_stays_finite(views):
 @pytest.mark.parametrize("training", [True, False])
 def test_mode_and_batches(training):
     model = Rows(np.zeros((30, 3), np.float32)).train(training)
-    calls = []
+    calls, batches, modes = [], [], []
+
+    def watch(module, inputs):
+        batches.append(len(inputs[0]))
+        modes.append(module.training)
+
+    model.register_forward_pre_hook(watch)
     split = numbered(30, 3)
-    score(model, split, RAW, FP32, name="", classes=("a", "b", "c"), on_logits=lambda *_: calls.append(1))
-    assert model.training is training  # restored
-    assert not any(model.modes)
-    assert sum(model.batches) == 30
-    assert len(calls) == len(model.batches)
+    score(model, split, FP32, name="", classes=("a", "b", "c"), on_logits=lambda *_: calls.append(1))
+    assert model.training is training
+    assert not any(modes)
+    assert sum(batches) == 30
+    assert len(calls) == len(batches)
 
 
 def test_mode_is_restored_after_an_error():
@@ -118,7 +122,7 @@ def test_mode_is_restored_after_an_error():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score(model, numbered(3, 3), RAW, FP32, name="", classes=("a", "b", "c"), on_logits=stop)
+        score(model, numbered(3, 3), FP32, name="", classes=("a", "b", "c"), on_logits=stop)
     assert model.training
 
 

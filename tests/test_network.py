@@ -14,7 +14,8 @@ from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from alexnet import build_model, list_models
-from alexnet.models.network import blank_model, set_in_place
+from alexnet.compute import set_in_place
+from alexnet.models.network import blank_model
 from alexnet.models.variants import VARIANTS
 from test_tables import NET145
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import subprocess
+import sys
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alexnet.config import OptimConfig
+from alexnet.errors import UsageError
 from alexnet.models.network import build_model
-from alexnet.training.optim import Plateau, Schedule, build_optimizer, set_lr
+from alexnet.training.optim import Optimizer, Plateau, Schedule
 
 
 def reference(config: OptimConfig) -> torch.optim.Optimizer:
@@ -39,10 +44,17 @@ class Model(nn.Module):
         self.bias = nn.Parameter(torch.randn(3, dtype=torch.float64))
 
 
-def step(model: Model, optimizer: torch.optim.Optimizer, gradients: dict[str, np.ndarray]) -> None:
+def step(model: nn.Module, optimizer: Optimizer | torch.optim.Optimizer, gradients: dict[str, np.ndarray]) -> None:
     for name, parameter in model.named_parameters():
         parameter.grad = torch.from_numpy(gradients[name].copy())
     optimizer.step()
+
+
+def network() -> nn.Module:
+    """A convolution, a hidden layer and a head, in float64."""
+    torch.manual_seed(0)
+    layers = {"conv1": nn.Conv2d(2, 3, 2), "flat": nn.Flatten(), "fc6": nn.Linear(3, 4), "fc8": nn.Linear(4, 2)}
+    return nn.Sequential(OrderedDict(layers)).double()
 
 
 RATES = [0.1, 0.1, 0.1, 0.03, 0.03, 0.01, 0.05, 0.05, 0.001, 0.001]
@@ -54,13 +66,13 @@ def test_paper_sgd_is_the_papers_update_with_a_changing_rate(momentum, decay_bia
     """v <- m v - d e w - e g; w <- w + v (section 5), the rate inside the velocity."""
     config = OptimConfig(name="paper-sgd", lr=0.1, momentum=momentum, weight_decay=5e-4, decay_biases=decay_biases)
     model = Model()
-    optimizer = build_optimizer(config, model)
+    optimizer = Optimizer(config, model)
     w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     v = {name: np.zeros_like(value) for name, value in w.items()}
     rng = np.random.default_rng(0)
     for rate in RATES:
         g = {name: rng.normal(size=value.shape) for name, value in w.items()}
-        set_lr(optimizer, rate, config)
+        optimizer.set_lr(rate, epoch=1)
         step(model, optimizer, g)
         for name in w:
             decay = 0.0 if name == "bias" and not decay_biases else 5e-4
@@ -74,10 +86,10 @@ def test_sgd_keeps_the_rate_outside_and_so_differs():
     for name in ("sgd", "paper-sgd"):
         config = OptimConfig(name=name, lr=0.1)
         model = Model()
-        optimizer = build_optimizer(config, model)
+        optimizer = Optimizer(config, model)
         rng = np.random.default_rng(0)
         for rate in RATES:
-            set_lr(optimizer, rate, config)
+            optimizer.set_lr(rate, epoch=1)
             step(model, optimizer, {n: rng.normal(size=p.shape) for n, p in model.named_parameters()})
             if rate == 0.1:
                 results.setdefault(f"{name} constant", []).append(model.weight.detach().clone())
@@ -101,13 +113,13 @@ def test_other_optimisers_are_torchs(fields, kind, options):
     config = OptimConfig(lr=0.05, weight_decay=0.01, **fields)
     ours, theirs = Model(), Model()
     optimizers = [
-        build_optimizer(config, ours),
+        Optimizer(config, ours),
         kind(theirs.parameters(), lr=0.05, weight_decay=0.01, fused=False, **options),
     ]
     rng = np.random.default_rng(0)
     for rate in RATES:
         g = {n: rng.normal(size=p.shape) for n, p in ours.named_parameters()}
-        set_lr(optimizers[0], rate, config)
+        optimizers[0].set_lr(rate, epoch=1)
         optimizers[1].param_groups[0]["lr"] = rate
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             step(model, optimizer, g)
@@ -115,22 +127,286 @@ def test_other_optimisers_are_torchs(fields, kind, options):
     torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("decay_biases", [True, False])
+CLASSES = [
+    ({}, torch.optim.SGD, {"momentum": 0.9}),
+    ({"momentum": 0.0}, torch.optim.SGD, {}),
+    ({"nesterov": True}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ({"name": "adam", "betas": (0.8, 0.9)}, torch.optim.Adam, {"betas": (0.8, 0.9)}),
+    ({"name": "adamw"}, torch.optim.AdamW, {}),
+]
+
+
+@pytest.mark.parametrize(("fields", "kind", "options"), CLASSES, ids=["sgd", "plain", "nesterov", "adam", "adamw"])
+def test_updates_are_those_of_torchs_classes_to_the_bit(fields, kind, options):
+    """float32, with rates that change and a bad step, which torch's GradScaler announces by `found_inf`."""
+    ours, theirs = network().float(), network().float()
+    optimizer = Optimizer(OptimConfig(weight_decay=0.01, **fields), ours)
+    other = kind(theirs.parameters(), weight_decay=0.01, fused=True, **options)
+    torch.manual_seed(1)
+    for number, rate in enumerate(RATES):
+        for mine, its in zip(ours.parameters(), theirs.parameters(), strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        bad = torch.tensor(number == 3)
+        optimizer.set_lr(rate, epoch=1)
+        optimizer.step(bad)
+        other.found_inf = bad.float()
+        other.param_groups[0]["lr"] = rate
+        other.step()
+        for (name, mine), its in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            assert torch.equal(mine, its), (name, number)
+            assert optimizer.state[name].keys() == {k for k, v in other.state[its].items() if v is not None}
+            for part, value in optimizer.state[name].items():
+                assert torch.equal(value, other.state[its][part]), (name, part, number)
+                assert value.dtype == other.state[its][part].dtype
+
+
 @pytest.mark.parametrize("name", ["sgd", "paper-sgd", "adam", "adamw"])
-def test_every_parameter_is_in_one_group_with_its_decay(name, decay_biases):
-    model = build_model("cifar", width=0.125)
-    optimizer = build_optimizer(OptimConfig(name=name, weight_decay=0.3, decay_biases=decay_biases), model)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decay) == 16
-    for parameter_name, parameter in model.named_parameters():
-        bare = parameter_name.endswith("bias") and not decay_biases
-        assert decay[id(parameter)] == (0.0 if bare else 0.3), parameter_name
+def test_a_bad_step_changes_nothing(name):
+    model = network()
+    optimizer = Optimizer(OptimConfig(name=name), model)
+    rng = np.random.default_rng(0)
+    step(model, optimizer, {n: rng.normal(size=p.shape) for n, p in model.named_parameters()})
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    state = {n: t.clone() for n, t in optimizer.tensors().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    optimizer.step(torch.tensor(True))
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert all(torch.equal(t, state[n]) for n, t in optimizer.tensors().items())
+    optimizer.zero_grad()
+    optimizer.step(torch.tensor(False))  # nothing to go by
+    assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
-def test_set_lr_reaches_every_group():
-    optimizer = build_optimizer(OptimConfig(decay_biases=False), Model())
-    set_lr(optimizer, 0.123, OptimConfig(decay_biases=False))
-    assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]
+def test_a_step_does_not_import_torchs_compiler():
+    """Which takes seconds; a process of its own, as other tests import it."""
+    code = """if True:
+        import sys, torch
+        from alexnet.compute import resolve_compute
+        from alexnet.config import OptimConfig, TrainConfig
+        from alexnet.distributed import World
+        from alexnet.models.network import build_model
+        from alexnet.training.learner import Learner
+        for name in ("paper-sgd", "adamw"):
+            model = build_model("cifar", width=0.0625)
+            config = TrainConfig(optim=OptimConfig(name=name), ema=0.9)
+            learner = Learner(config, model, 1, resolve_compute("cpu", "bf16"), World())
+            learner.apply_step(learner.train_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), 2), 2)
+        print([name for name in sys.modules if name in ("torch._dynamo", "torch._inductor")])
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- rules
+
+
+def test_rules_are_the_released_codes_update_written_out():
+    """Both forms of SGD in numpy: rates that change differently, freezing (weights.cu: no decay, the velocity waits),
+    an absolute rate, another momentum."""
+    rules = (
+        "biases rate=2x decay=0",
+        "conv1 rate=0.004@2,0@3",
+        "fc6 decay=3x rate=0@2,0.03@4",
+        "head momentum=0.5 decay=0.01@3",
+        "fc8.bias momentum=0 rate=1x@4",
+    )
+
+    def own(name: str, epoch: int, lr: float) -> tuple[float, float, float]:
+        rate, decay, momentum = lr, 5e-4, 0.9
+        if name.endswith(".bias"):
+            rate, decay = 2 * lr, 0.0
+        if name.startswith("conv1") and epoch >= 2:
+            rate = 0.004 if epoch == 2 else 0.0
+        if name.startswith("fc6"):
+            decay = 1.5e-3
+            rate = rate if epoch == 1 else 0.0 if epoch < 4 else 0.03
+        if name.startswith("fc8"):
+            momentum = 0.5
+            decay = decay if epoch < 3 else 0.01
+        if name == "fc8.bias":
+            momentum = 0.0
+            rate = rate if epoch < 4 else lr
+        return rate, decay, momentum
+
+    for kind in ("sgd", "paper-sgd"):
+        model = network()
+        optimizer = Optimizer(OptimConfig(name=kind, lr=0.1, rules=rules), model)
+        w = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+        v = {name: np.zeros_like(value) for name, value in w.items()}
+        rng = np.random.default_rng(0)
+        for number, lr in enumerate(RATES):
+            epoch = 1 + number // 2
+            g = {name: rng.normal(size=value.shape) for name, value in w.items()}
+            optimizer.set_lr(lr, epoch)
+            step(model, optimizer, g)
+            for name in w:
+                rate, decay, momentum = own(name, epoch, lr)
+                if rate:
+                    inside = rate if kind == "paper-sgd" else 1.0
+                    v[name] = momentum * v[name] - inside * (g[name] + decay * w[name])
+                    w[name] = w[name] + (rate / inside) * v[name]
+                found = model.get_parameter(name).detach().numpy()
+                np.testing.assert_allclose(found, w[name], rtol=1e-11, err_msg=f"{kind} {name} {number}")
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_frozen_layer_keeps_its_weights_and_its_state(name):
+    model = network()
+    optimizer = Optimizer(OptimConfig(name=name, weight_decay=0.5, rules=("conv1 rate=0@2",)), model)
+    rng = np.random.default_rng(0)
+    for epoch in (1, 2):
+        optimizer.set_lr(0.01, epoch)
+        weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+        state = {n: t.clone() for n, t in optimizer.tensors().items()}
+        step(model, optimizer, {n: rng.normal(size=p.shape) for n, p in model.named_parameters()})
+    assert {n for n, p in model.named_parameters() if torch.equal(p, weights[n])} == {"conv1.weight", "conv1.bias"}
+    assert {n.split("/")[1] for n, t in optimizer.tensors().items() if torch.equal(t, state[n])} == {
+        "conv1.weight",
+        "conv1.bias",
+    }
+
+
+MODEL = build_model("cifar", width=0.125)
+LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+NAMES = [f"{layer}.{kind}" for layer in LAYERS for kind in ("weight", "bias")]
+SELECTED = {  # by hand, for the names of the variant "cifar"
+    "weights": [n for n in NAMES if n.endswith("weight")],
+    "biases": [n for n in NAMES if n.endswith("bias")],
+    "convolutions": [n for n in NAMES if n.startswith("conv")],
+    "hidden": ["fc6.weight", "fc6.bias", "fc7.weight", "fc7.bias"],
+    "head": ["fc8.weight", "fc8.bias"],
+    "head.biases": ["fc8.bias"],
+    "convolutions.weights": [f"conv{i}.weight" for i in range(1, 6)],
+    "conv1": ["conv1.weight", "conv1.bias"],
+    "conv[23].weights": ["conv2.weight", "conv3.weight"],
+    "fc*.bias": ["fc6.bias", "fc7.bias", "fc8.bias"],
+    "fc7.biases": ["fc7.bias"],
+    "*": NAMES,
+}
+VALUE = st.sampled_from(["0", "0.001", "2x", "0.5x", "0x"])
+EPOCHS = 6
+
+
+@st.composite
+def rule_lines(draw) -> str:
+    fields = draw(st.lists(st.sampled_from(["rate", "decay"]), min_size=1, max_size=2, unique=True))
+    text = draw(st.sampled_from(list(SELECTED)))
+    for field in fields:
+        epochs = sorted(draw(st.sets(st.integers(1, EPOCHS), min_size=1, max_size=3)))
+        text += f" {field}=" + ",".join(f"{draw(VALUE)}@{epoch}" for epoch in epochs)
+    return text
+
+
+@settings(deadline=None, max_examples=40)
+@given(rules=st.lists(rule_lines(), max_size=5), decay_biases=st.booleans())
+def test_every_parameter_is_in_one_group_and_later_rules_win(rules, decay_biases):
+    """Rules one after the other write their values over those of the epochs from theirs on."""
+    config = OptimConfig(lr=0.25, weight_decay=0.125, decay_biases=decay_biases, rules=tuple(rules))
+    expected = {(n, field): [base] * EPOCHS for n in NAMES for field, base in (("rate", 0.25), ("decay", 0.125))}
+    for rule in ([] if decay_biases else ["biases decay=0@1"]) + rules:
+        which, *fields = rule.split()
+        for field, values in (part.split("=") for part in fields):
+            for value, epoch in (choice.split("@") for choice in values.split(",")):
+                base = 0.25 if field == "rate" else 0.125
+                number = base * float(value[:-1]) if value.endswith("x") else float(value)
+                for name in SELECTED[which]:
+                    expected[name, field][int(epoch) - 1 :] = [number] * (EPOCHS - int(epoch) + 1)
+    optimizer = Optimizer(config, MODEL)
+    held = [name for group in optimizer.groups for name in group.parameters]
+    assert sorted(held) == sorted(NAMES)
+    for epoch in range(EPOCHS):
+        optimizer.set_lr(0.25, epoch + 1)
+        for group in optimizer.groups:
+            for name in group.parameters:
+                assert group.lr == expected[name, "rate"][epoch], (name, epoch)
+                assert group.weight_decay == expected[name, "decay"][epoch], (name, epoch)
+
+
+def test_multiples_follow_the_schedule_and_absolute_rates_do_not():
+    optimizer = Optimizer(OptimConfig(lr=0.1, rules=("biases rate=2x", "conv1 rate=1e-5@67,0@72")), network())
+    rates = {}
+    for lr, epoch in ((0.1, 1), (0.01, 66), (0.001, 67), (0.001, 71), (0.001, 72)):
+        optimizer.set_lr(lr, epoch)
+        assert optimizer.lr == lr
+        rates[epoch] = {name: group.lr for group in optimizer.groups for name in group.parameters}
+    assert [rates[e]["conv1.bias"] for e in rates] == [0.2, 0.02, 1e-5, 1e-5, 0.0]
+    assert [rates[e]["conv1.weight"] for e in rates] == [0.1, 0.01, 1e-5, 1e-5, 0.0]
+    assert [rates[e]["fc6.bias"] for e in rates] == [0.2, 0.02, 0.002, 0.002, 0.002]
+
+
+def test_net_145_as_released():
+    """Rates by epoch as its log and its layer files have them; the layers have other names there."""
+    rules = ("weights rate=1e-3@25,1e-4@51,1e-5@79", "biases rate=0.02 decay=0", "conv1 rate=1e-5@67,0@72")
+    optimizer = Optimizer(OptimConfig(name="paper-sgd", lr=0.01, rules=rules), MODEL)
+    epochs, rates = (1, 24, 25, 50, 51, 66, 67, 71, 72, 78, 79, 90), []
+    for epoch in epochs:
+        optimizer.set_lr(0.01, epoch)
+        held = {name: group for group in optimizer.groups for name in group.parameters}
+        assert all(held[f"{layer}.bias"].weight_decay == 0 for layer in LAYERS)
+        assert all(held[f"{layer}.weight"].weight_decay == 5e-4 for layer in LAYERS)
+        rates.append([held[name].lr for name in ("conv1.weight", "conv1.bias", "fc7.weight", "fc7.bias")])
+    conv1, conv1_bias, fc7, fc7_bias = zip(*rates, strict=True)
+    assert fc7 == (1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-5, 1e-5)
+    assert fc7_bias == (0.02,) * 12
+    assert conv1 == (1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 0, 0, 0, 0)
+    assert conv1_bias == (0.02,) * 6 + (1e-5, 1e-5, 0, 0, 0, 0)
+
+
+def test_flags_are_rules_that_give_way_to_written_ones():
+    config = OptimConfig(lr=0.1, head_lr=0.3, decay_biases=False, rules=("head.biases rate=1x decay=1x",))
+    held = {name: group for group in Optimizer(config, network()).groups for name in group.parameters}
+    assert {n: (round(g.lr, 9), g.weight_decay) for n, g in held.items()} == {
+        "conv1.weight": (0.1, 5e-4),
+        "conv1.bias": (0.1, 0.0),
+        "fc6.weight": (0.1, 5e-4),
+        "fc6.bias": (0.1, 0.0),
+        "fc8.weight": (0.3, 5e-4),
+        "fc8.bias": (0.1, 5e-4),
+    }
+
+
+def test_roles_come_from_modules_and_not_from_names():
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1)), nn.Linear(2, 3), nn.Linear(3, 2))
+    rules = ("convolutions rate=2x", "hidden rate=3x", "head rate=4x")
+    held = {n: g.lr for g in Optimizer(OptimConfig(lr=1.0, rules=rules), model).groups for n in g.parameters}
+    assert held == {f"{n}.{k}": r for n, r in (("0.0", 2.0), ("1", 3.0), ("2", 4.0)) for k in ("weight", "bias")}
+    with pytest.raises(UsageError, match=r"unknown parameters 'conv\*'"):
+        Optimizer(OptimConfig(rules=("conv* rate=2x",)), model)
+
+
+def test_a_rule_for_no_parameter_is_an_error():
+    with pytest.raises(UsageError, match=r"--optim\.rules: unknown parameters 'fc9'\. Did you mean 'fc8'\?"):
+        Optimizer(OptimConfig(rules=("weights rate=2x", "fc9 rate=0")), network())
+    frozen = network()
+    frozen.conv1.requires_grad_(False)
+    optimizer = Optimizer(OptimConfig(rules=("conv1 rate=0",)), frozen)  # no mistake: it says what holds anyway
+    assert {n for group in optimizer.groups for n in group.parameters} == {
+        f"{layer}.{kind}" for layer in ("fc6", "fc8") for kind in ("weight", "bias")
+    }
+
+
+@pytest.mark.parametrize("name", ["paper-sgd", "adam"])
+def test_state_restores_while_a_layer_is_frozen(name):
+    """A new optimiser that is given the checkpoint goes on as the first one, through the thaw."""
+    config = OptimConfig(name=name, lr=0.1, rules=("fc6 rate=0@2,0.03@3", "biases rate=2x"))
+    models = network(), network()
+    first, second = (Optimizer(config, model) for model in models)
+    rng = np.random.default_rng(0)
+    for number, lr in enumerate(RATES):
+        epoch = 1 + number // 3
+        if number == 5:
+            models[1].load_state_dict(models[0].state_dict())
+            second.restore({n: t.clone() for n, t in first.tensors().items()}, RATES[4], 2)
+        g = {n: rng.normal(size=p.shape) for n, p in models[0].named_parameters()}
+        for model, optimizer in zip(models, (first, second), strict=True):
+            optimizer.set_lr(lr, epoch)
+            if number >= 5 or optimizer is first:
+                step(model, optimizer, g)
+    for a, b in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(a, b)
+    assert first.tensors().keys() == second.tensors().keys()
 
 
 # --- schedules

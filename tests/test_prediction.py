@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import threading
+import warnings
 import zlib
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet.config import flatten
+from alexnet.config.values import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import trained
 from alexnet.inference.prediction import predict
 from alexnet.inference.trained import open_trained, weights_file
-from alexnet.models.network import build_model
+from alexnet.models.network import blank_model, build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
@@ -209,9 +210,10 @@ def test_exif_orientation_that_means_nothing(small, tmp_path, orientation):
     assert answer.notes == ()  # nothing was turned
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # pytest shows what a process does not: see below
-def test_damaged_exif_costs_nothing(small, tmp_path):
-    """A JPEG whose pixels are whole is answered, whatever its EXIF holds."""
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_damaged_exif_costs_nothing(small, tmp_path, action):
+    """A JPEG whose pixels are whole is answered, whatever its EXIF holds and the program makes of warnings."""
+    warnings.filterwarnings(action, module=r"PIL\.")  # pytest undoes it
     picture(80, 72).save(tmp_path / "plain.jpg")
     content = (tmp_path / "plain.jpg").read_bytes()
     path = tmp_path / "damaged.jpg"
@@ -284,9 +286,10 @@ def png_header(path, width, height):
     [((10_000, 5_001), "50 megapixels"), ((12_000, 12_000), "144 megapixels"), ((30_000, 30_000), "pixels")],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_huge_images_are_refused_undecoded(small, tmp_path, monkeypatch, size, said):
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_huge_images_are_refused_undecoded(small, tmp_path, monkeypatch, size, said, action):
     """From the header alone: decoding would take gigabytes."""
+    warnings.filterwarnings(action, module=r"PIL\.")  # pytest undoes it
     path = png_header(tmp_path / "huge.png", *size)
     monkeypatch.setattr(Image.core, "new", lambda *_: pytest.fail("memory was asked for"))
     (answer,) = predict(small, [path], device="cpu")
@@ -370,7 +373,7 @@ def test_caffes_blobs_are_bvlc(tmp_path, photos):
     blobs["fc8/0"] *= 100
     np.savez(tmp_path / "caffe.npz", **blobs)
     with pytest.MonkeyPatch.context() as patch:  # the real fully connected layers would take 200 MB
-        patch.setattr(trained, "build_model", lambda name, **f: build_model(name, **(fields | f)))
+        patch.setattr(trained, "blank_model", lambda name, **f: blank_model(name, **(fields | f)))
         found = open_trained(tmp_path / "caffe.npz")
     assert (found.network, found.names) == ("bvlc", ("class 0", "class 1", "class 2"))
     assert (found.preprocessing.size, found.preprocessing.resize) == (227, 256)
@@ -536,6 +539,7 @@ def test_a_process_says_nothing_but_the_answer(run_cli, small, photos, tmp_path)
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12"
     picture(80, 72).save(tmp_path / "odd.jpg", exif=exif)
     Image.new("RGB", (72, 72)).save(tmp_path / "fits.png")
+    picture(80, 72).quantize(16).save(tmp_path / "palette.png", transparency=bytes([0, 90, 255]))
     png_header(tmp_path / "huge.png", 12_000, 12_000)
     done = run_cli("predict", small, photos, *sorted(tmp_path.glob("*.*")), "--views", "10", "--device", "cpu")
     assert done.returncode == 3

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.preview import pipeline_stages
 from alexnet.data.sources import load_dataset
@@ -69,11 +70,10 @@ def drawn():
 def loaded(config):
     """What training and evaluation see: normalised images by row of the training split, and the order of epoch 0."""
     train = load_dataset(config.data).train
-    loader = open_split(train, CPU, config.data, config.data.resize)
-    prep = loader.preprocessing(config.data)
-    ((images, _, rows),) = loader.training_batches(config.data, prep, len(train), config.seed, 0)
-    evaluated, _ = zip(*loader.evaluation_batches(prep, 100), strict=True)
-    return train, prep, images, rows.tolist(), torch.cat(evaluated)[:, 0]
+    loader = open_split(train, CPU, config.data)
+    ((images, _, rows),) = loader.training_batches(Steps(config.seed, 0, len(train)))
+    evaluated, _ = zip(*loader.evaluation_batches(100), strict=True)
+    return train, loader.prep, images, rows.tolist(), torch.cat(evaluated)[:, 0]
 
 
 def pixels(normalised, prep):

@@ -6,6 +6,7 @@ import gc
 import json
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from PIL import Image
 from torch import nn
 
 from alexnet.config import DataConfig
+from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import ColourNoise, Preprocessing, epoch_plan
+from alexnet.data.batches import Steps
 from alexnet.data.decode import Square
+from alexnet.data.loading import open_split
 from alexnet.data.packing import prepare
-from alexnet.data.photos import IMAGENET, FileStore, Photos
+from alexnet.data.photos import FileStore, Photos
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
@@ -86,9 +90,12 @@ def spoilt(tmp_path):
     return spoil
 
 
-def epoch(split: StreamedSplit, data: DataConfig = PLAIN, batch_size: int = 6, number: int = 0, **options):
-    batches = split.training_batches(data, split.preprocessing(data), batch_size, seed=3, epoch=number, **options)
-    return list(batches)
+def streamed(photos: Photos, workers: int = 2, data: DataConfig = PLAIN) -> StreamedSplit:
+    return StreamedSplit(photos, CPU, replace(data, workers=workers))
+
+
+def epoch(split: StreamedSplit, batch_size: int = 6, number: int = 0, **options):
+    return list(split.training_batches(Steps(3, number, batch_size, **options)))
 
 
 def by_row(batches) -> dict[int, bytes]:
@@ -96,8 +103,8 @@ def by_row(batches) -> dict[int, bytes]:
     return {int(y): x.numpy().tobytes() for images, labels, _ in batches for x, y in zip(images, labels, strict=True)}
 
 
-def evaluated(split: StreamedSplit, data: DataConfig = PLAIN, batch_size: int = 6, **options):
-    images, labels = zip(*split.evaluation_batches(split.preprocessing(data), batch_size, **options), strict=True)
+def evaluated(split: StreamedSplit, batch_size: int = 6, **options):
+    images, labels = zip(*split.evaluation_batches(batch_size, **options), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
@@ -113,8 +120,8 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("data", WAYS, ids=["plain", "noise", "area"])
 @pytest.mark.parametrize("batch_size", [1, 6, 20, 100])
 def test_every_photograph_once_an_epoch(photos, data, batch_size):
-    split = StreamedSplit(photos, CPU, 2)
-    batches = epoch(split, data, batch_size)
+    split = streamed(photos, 2, data)
+    batches = epoch(split, batch_size)
     rows = torch.cat([rows for *_, rows in batches])
     assert torch.equal(rows, epoch_plan(N, 3, 0, CPU).order)
     assert sorted(rows.tolist()) == list(range(N))
@@ -128,29 +135,29 @@ def test_every_photograph_once_an_epoch(photos, data, batch_size):
 
 @pytest.mark.parametrize("data", WAYS, ids=["plain", "noise", "area"])
 def test_neither_threads_nor_batches_change_a_picture(photos, data):
-    alone = epoch(StreamedSplit(photos, CPU, 1), data, 20)
+    alone = epoch(streamed(photos, 1, data), 20)
     for workers in (2, 5):
-        assert same(epoch(StreamedSplit(photos, CPU, workers), data, 20), alone)
-    assert by_row(epoch(StreamedSplit(photos, CPU, 2), data, 5)) == by_row(alone)
-    views = [evaluated(StreamedSplit(photos, CPU, workers), data, views=10) for workers in (1, 2, 5)]
+        assert same(epoch(streamed(photos, workers, data), 20), alone)
+    assert by_row(epoch(streamed(photos, 2, data), 5)) == by_row(alone)
+    views = [evaluated(streamed(photos, workers, data), views=10) for workers in (1, 2, 5)]
     assert same([views[0]], [views[1]])
     assert same([views[0]], [views[2]])
 
 
 @pytest.mark.parametrize("data", [WAYS[1], FULL], ids=["noise", "area"])
 def test_a_start_in_the_middle_gives_the_rest(photos, data):
-    split = StreamedSplit(photos, CPU, 2)
-    whole = epoch(split, data)
+    split = streamed(photos, 2, data)
+    whole = epoch(split)
     for start in range(len(whole) + 1):
-        assert same(epoch(split, data, start=start), whole[start:])
+        assert same(epoch(split, start=start), whole[start:])
 
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("data", [WAYS[1], FULL], ids=["noise", "area"])
 def test_shards_partition_every_batch(photos, data, size):
-    whole = epoch(StreamedSplit(photos, CPU, 1), data)
+    whole = epoch(streamed(photos, 1, data))
     shards = [World(rank, size).shard for rank in range(size)]
-    parts = [epoch(StreamedSplit(photos, CPU, 1), data, shard=shard) for shard in shards]
+    parts = [epoch(streamed(photos, 1, data), shard=shard) for shard in shards]
     for step, (images, labels, rows) in enumerate(whole):
         for shard, part in zip(shards, parts, strict=True):
             ours, our_labels, all_rows = part[step]
@@ -163,12 +170,12 @@ def test_shards_partition_every_batch(photos, data, size):
 @pytest.mark.parametrize("size", [1, 2, 3, N + 3])
 @pytest.mark.parametrize("views", [1, 10])
 def test_shards_partition_the_evaluation(photos, size, views):
-    images, labels = evaluated(StreamedSplit(photos, CPU, 2), views=views)
+    images, labels = evaluated(streamed(photos), views=views)
     assert labels.tolist() == list(range(N))
     assert images.shape == (N, views, 3, 24, 24)
     for rank in range(size):
         shard = World(rank, size).shard
-        part = list(StreamedSplit(photos, CPU, 1).evaluation_batches(PREP, 6, views, shard))
+        part = list(streamed(photos, 1).evaluation_batches(6, views, shard))
         assert torch.equal(torch.cat([x for x, _ in part]), images[shard])
         assert torch.equal(torch.cat([y for _, y in part]), labels[shard])
 
@@ -177,19 +184,19 @@ PREP = Preprocessing(24, 32, PLAIN.mean, PLAIN.std)
 
 
 def test_epochs_differ_in_order_and_in_crops(photos):
-    split = StreamedSplit(photos, CPU, 2)
-    for data in (PLAIN, FULL):
-        epochs = [epoch(split, data, number=number) for number in range(3)]
+    for data in (FULL, PLAIN):
+        split = streamed(photos, 2, data)
+        epochs = [epoch(split, number=number) for number in range(3)]
         assert len({tuple(torch.cat([rows for *_, rows in e]).tolist()) for e in epochs}) == 3
         first, second = by_row(epochs[0]), by_row(epochs[1])
         assert sum(first[row] != second[row] for row in first) > 0.8 * N
-    again = epoch(StreamedSplit(photos, CPU, 2), number=2)
+    again = epoch(streamed(photos), number=2)
     assert same(again, epoch(split, number=2))
 
 
 def test_evaluation_is_the_square_of_each_photograph(photos):
-    images, _ = evaluated(StreamedSplit(photos, CPU, 2))
-    views, _ = evaluated(StreamedSplit(photos, CPU, 2), views=10)
+    images, _ = evaluated(streamed(photos))
+    views, _ = evaluated(streamed(photos), views=10)
     assert torch.equal(views[:, 4:5], images)
     for row in range(N):
         expected = PREP.normalise(torch.from_numpy(Square(32, 24, 24)(photos.read(row)).copy()).permute(2, 0, 1))
@@ -201,7 +208,7 @@ def test_training_crops_are_windows_of_the_resized_square(photos, flip):
     data = DataConfig(resize=32, crop=24, flip=flip, mean=PLAIN.mean, std=PLAIN.std)
     places, mirrored = set(), 0
     for number in range(3):
-        for images, labels, _ in epoch(StreamedSplit(photos, CPU, 2), data, number=number):
+        for images, labels, _ in epoch(streamed(photos, 2, data), number=number):
             for image, row in zip(images, labels.tolist(), strict=True):
                 square = torch.from_numpy(Square(32, 32, 24, exact=False)(photos.read(row)).copy()).permute(2, 0, 1)
                 windows = PREP.normalise(square).unfold(1, 24, 1).unfold(2, 24, 1)  # [3, 9, 9, 24, 24]
@@ -219,7 +226,7 @@ def test_training_crops_are_windows_of_the_resized_square(photos, flip):
 
 def test_padding_surrounds_the_square(photos):
     data = DataConfig(resize=32, crop=32, pad=6, mean=PLAIN.mean, std=PLAIN.std)
-    images = torch.cat([x for x, *_ in epoch(StreamedSplit(photos, CPU, 2), data)])
+    images = torch.cat([x for x, *_ in epoch(streamed(photos, 2, data))])
     black = (images == 0).all(dim=1)
     assert images.shape[-2:] == (32, 32)
     assert (black.all(dim=1).any(dim=1) | black.all(dim=2).any(dim=1)).sum() > 0.8 * N
@@ -236,10 +243,10 @@ REASONS = {4: "the file is empty", 11: "it is a web page", 12: "cannot decode", 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 6, 50])
 def test_bad_photographs_are_left_out_and_noted(photos, spoilt, workers, batch_size):
-    split = StreamedSplit(spoilt(BAD), CPU, workers)
-    batches = epoch(split, PLAIN, batch_size)
+    split = streamed(spoilt(BAD), workers)
+    batches = epoch(split, batch_size)
     seen = by_row(batches)
-    clean = by_row(epoch(StreamedSplit(photos, CPU, 1), PLAIN))
+    clean = by_row(epoch(streamed(photos, 1)))
     assert seen == {row: image for row, image in clean.items() if row not in BAD}
     assert sum(len(labels) for _, labels, _ in batches) == N - len(BAD)
     assert torch.equal(torch.cat([rows for *_, rows in batches]), epoch_plan(N, 3, 0, CPU).order)  # the whole batch
@@ -253,8 +260,8 @@ def test_bad_photographs_are_left_out_and_noted(photos, spoilt, workers, batch_s
 
 def test_noise_goes_to_the_right_photographs_next_to_bad_ones(photos, spoilt):
     data = DataConfig(resize=32, crop=24, flip=True, colour_noise=0.1)
-    seen = by_row(epoch(StreamedSplit(spoilt(BAD), CPU, 2), data))
-    clean = by_row(epoch(StreamedSplit(photos, CPU, 2), data))
+    seen = by_row(epoch(streamed(spoilt(BAD), 2, data)))
+    clean = by_row(epoch(streamed(photos, 2, data)))
     assert all(clean[row] == image for row, image in seen.items())
 
 
@@ -283,38 +290,38 @@ def test_training_stops_above_the_part_allowed(tmp_path, tiny, reporter, allowed
 @pytest.mark.parametrize("row", sorted(BAD))
 @pytest.mark.parametrize("batch_size", [4, 50])
 def test_evaluation_stops_at_a_bad_photograph(photos, spoilt, row, batch_size):
-    split = StreamedSplit(spoilt({row: BAD[row]}), CPU, 2)
+    split = streamed(spoilt({row: BAD[row]}))
     seen = []
     with pytest.raises(DataError, match=rf"{row:03d}\.JPEG.*--skip-bad") as caught:
-        seen += [y for _, labels in split.evaluation_batches(PREP, batch_size) for y in labels.tolist()]
+        seen += [y for _, labels in split.evaluation_batches(batch_size) for y in labels.tolist()]
     assert REASONS[row] in str(caught.value)
     images, labels = evaluated(split, batch_size=batch_size, skip_bad=True)
     assert labels.tolist() == [y for y in range(N) if y != row]
-    assert torch.equal(images, evaluated(StreamedSplit(photos, CPU, 1))[0][labels])
+    assert torch.equal(images, evaluated(streamed(photos, 1))[0][labels])
     assert list(split.bad) == [row]
 
 
 def test_the_first_of_several_is_named(spoilt):
     for _ in range(5):
         with pytest.raises(DataError, match=r"004\.JPEG"):
-            evaluated(StreamedSplit(spoilt(BAD), CPU, 1))
+            evaluated(streamed(spoilt(BAD), 1))
 
 
 def test_a_batch_of_nothing_but_bad_photographs(spoilt):
-    split = StreamedSplit(spoilt(dict.fromkeys(range(6, 12), HTML)), CPU, 2)
-    batches = list(split.evaluation_batches(PREP, 6, skip_bad=True))
+    split = streamed(spoilt(dict.fromkeys(range(6, 12), HTML)))
+    batches = list(split.evaluation_batches(6, skip_bad=True))
     assert [len(labels) for _, labels in batches] == [6, 0, 6, 6, 6, 6, 1]
     assert batches[1][0].shape == (0, 1, 3, 24, 24)
-    images, labels, rows = next(split.training_batches(PLAIN, PREP, 1, seed=3, epoch=0))
+    images, labels, rows = next(split.training_batches(Steps(3, 0, 1)))
     assert len(images) == len(labels) == (0 if int(rows) in range(6, 12) else 1)
 
 
 def test_a_file_that_goes_while_it_is_waited_for(spoilt):
     found = spoilt({})
-    split = StreamedSplit(found, CPU, 1)
+    split = streamed(found, 1)
     last = int(epoch_plan(N, 3, 0, CPU).order[-1])
     labels = []
-    for step, (_, ours, _) in enumerate(split.training_batches(PLAIN, PREP, 2, seed=3, epoch=0)):
+    for step, (_, ours, _) in enumerate(split.training_batches(Steps(3, 0, 2))):
         if step == 2:
             Path(found.place(last)).unlink()
         labels += ours.tolist()
@@ -335,15 +342,15 @@ def three_threads():
 
 
 def ways_to_iterate(split):
-    yield "training", lambda: split.training_batches(FULL, PREP, 4, seed=0, epoch=0)
-    yield "evaluation", lambda: split.evaluation_batches(PREP, 4)
+    yield "training", lambda: split.training_batches(Steps(0, 0, 4))
+    yield "evaluation", lambda: split.evaluation_batches(4)
 
 
 @pytest.mark.usefixtures("three_threads")
 def test_no_thread_is_left_behind(photos):
     """Whether read to the end, left early, closed, or left by an exception."""
     before = set(threading.enumerate())
-    for _, start in ways_to_iterate(StreamedSplit(photos, CPU, 4)):
+    for _, start in ways_to_iterate(streamed(photos, 4, FULL)):
         for _ in start():
             assert len(set(threading.enumerate()) - before) == 4
             assert torch.get_num_threads() == 3
@@ -372,8 +379,8 @@ def interrupt(batches):
 
 def test_no_thread_is_left_behind_by_bad_photographs(spoilt):
     before = set(threading.enumerate())
-    split = StreamedSplit(spoilt(BAD), CPU, 4)
-    epoch(split, PLAIN)
+    split = streamed(spoilt(BAD), 4)
+    epoch(split)
     with pytest.raises(DataError):
         evaluated(split)
     gc.collect()
@@ -390,21 +397,21 @@ def test_threads_compute_on_one_core_each(photos, three_threads, monkeypatch):
         return original(self, content, row)
 
     monkeypatch.setattr(Square, "__call__", counted)
-    epoch(StreamedSplit(photos, CPU, 4))
+    epoch(streamed(photos, 4))
     assert counts == [1] * N
 
 
 def test_evaluation_within_inference_mode(photos):
-    outside = evaluated(StreamedSplit(photos, CPU, 2))
+    outside = evaluated(streamed(photos))
     with torch.inference_mode():
-        inside = evaluated(StreamedSplit(photos, CPU, 2))
+        inside = evaluated(streamed(photos))
     assert same([inside], [outside])
 
 
 def test_evaluation_within_inference_mode_next_to_bad_ones(spoilt):
     found = spoilt(BAD)
     with torch.inference_mode():
-        images, labels = evaluated(StreamedSplit(found, CPU, 2), skip_bad=True)
+        images, labels = evaluated(streamed(found), skip_bad=True)
     assert len(images) == len(labels) == N - len(BAD)
 
 
@@ -412,7 +419,7 @@ def test_evaluation_within_inference_mode_next_to_bad_ones(spoilt):
 
 
 def test_without_settings_256_224_and_imagenets_statistics(photos):
-    prep = StreamedSplit(photos, CPU).preprocessing(DataConfig())
+    prep = StreamedSplit(photos, CPU, DataConfig()).prep
     assert prep == Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std)
 
 
@@ -428,7 +435,7 @@ def test_without_settings_256_224_and_imagenets_statistics(photos):
 )
 def test_settings_that_do_not_fit(photos, fields, said):
     with pytest.raises(UsageError, match=said):
-        StreamedSplit(photos, CPU).preprocessing(DataConfig(**fields))
+        StreamedSplit(photos, CPU, DataConfig(**fields))
 
 
 # --- colour noise
@@ -476,11 +483,11 @@ def grey(tmp_path_factory):
     return photos_under(root)
 
 
-def shifts_of(split, data: DataConfig, number: int = 0) -> dict[int, np.ndarray]:
+def shifts_of(split: Photos | Split, data: DataConfig, number: int = 0) -> dict[int, np.ndarray]:
     """What noise added to each image, from the images themselves, on the 0-255 scale."""
     prep = Preprocessing(24, 32, (0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
     plain = DataConfig(resize=32, crop=24, flip=True)
-    runs = [list(split.training_batches(d, prep, 7, seed=3, epoch=number)) for d in (data, plain)]
+    runs = [list(open_split(split, CPU, d, prep).training_batches(Steps(3, number, 7))) for d in (data, plain)]
     shifts = {}
     for (noisy, labels, rows), (images, plain_labels, plain_rows) in zip(*runs, strict=True):
         assert torch.equal(labels, plain_labels)  # noise changes neither order nor crops
@@ -494,8 +501,7 @@ def shifts_of(split, data: DataConfig, number: int = 0) -> dict[int, np.ndarray]
 @pytest.mark.parametrize("area", [False, True])
 def test_noise_is_one_shift_an_image_and_epoch(grey, area):
     data = DataConfig(resize=32, crop=24, flip=True, colour_noise=0.1, random_resized_crop=area)
-    split = StreamedSplit(grey, CPU, 2)
-    epochs = [shifts_of(split, data, number) for number in range(2)]
+    epochs = [shifts_of(grey, data, number) for number in range(2)]
     for number, shifts in enumerate(epochs):
         assert len({tuple(s.round(2)) for s in shifts.values()}) == 40
         drawn = epoch_plan(40, 3, number, CPU, ColourNoise(0.1, 1.0, IMAGENET.colour_axes)).shifts
@@ -505,15 +511,15 @@ def test_noise_is_one_shift_an_image_and_epoch(grey, area):
 
 def test_noise_for_half_of_the_images(grey):
     data = DataConfig(resize=32, crop=24, flip=True, colour_noise=0.1, noise_probability=0.5)
-    shifts = [s for number in range(5) for s in shifts_of(StreamedSplit(grey, CPU, 2), data, number).values()]
+    shifts = [s for number in range(5) for s in shifts_of(grey, data, number).values()]
     moved = sum(np.abs(s).max() > 1e-6 for s in shifts)
     assert 0.5 - 0.125 < moved / 200 < 0.5 + 0.125  # 3.5 standard errors
 
 
 def test_evaluation_has_no_noise(photos):
     """The same batches whatever the training's augmentation: it is not told of it."""
-    images, _ = evaluated(StreamedSplit(photos, CPU, 2), FULL)
-    assert torch.equal(images, evaluated(StreamedSplit(photos, CPU, 2), DataConfig(resize=32, crop=24))[0])
+    images, _ = evaluated(streamed(photos, 2, FULL))
+    assert torch.equal(images, evaluated(streamed(photos, 2, DataConfig(resize=32, crop=24)))[0])
 
 
 def test_noise_of_images_in_memory_follows_their_own_colours():
@@ -521,12 +527,12 @@ def test_noise_of_images_in_memory_follows_their_own_colours():
     n, rng = 20_000, np.random.default_rng(0)
     mixed = rng.normal(size=(n, 3)) @ np.array([[20, 18, 15], [0, 6, -3], [1, -2, 4]]) + 128
     images = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)[:, :, None, None].repeat(2, axis=2)
-    split = ResidentSplit(Split(images, np.arange(n, dtype=np.int64), np.arange(n)), CPU)
+    split = Split(images, np.arange(n, dtype=np.int64), np.arange(n))
     prep = Preprocessing(1, None, (0.1, 0.2, 0.3), (0.5, 0.25, 0.2))
     sets = []
     for noise in (1.0, 0.0):
-        data = DataConfig(colour_noise=noise, crop=1)
-        sets.append(torch.cat([x for x, *_ in split.training_batches(data, prep, 5000, seed=0, epoch=0)]))
+        loader = ResidentSplit(split, CPU, DataConfig(colour_noise=noise, crop=1), prep)
+        sets.append(torch.cat([x for x, *_ in loader.training_batches(Steps(0, 0, 5000))]))
     shifts = ((sets[0] - sets[1])[..., 0, 0] * torch.tensor(prep.std) * 255).double().numpy()
     exact = np.cov(images[..., 0, 0].T)
     error = np.sqrt((exact**2 + np.outer(exact.diagonal(), exact.diagonal())) / n)
@@ -535,16 +541,16 @@ def test_noise_of_images_in_memory_follows_their_own_colours():
 
 def test_noise_of_images_in_memory_is_one_shift_each():
     images = np.random.default_rng(0).integers(0, 256, (30, 3, 32, 32), dtype=np.uint8)
-    split = ResidentSplit(Split(images, np.arange(30), np.arange(30)), CPU)
+    split = Split(images, np.arange(30), np.arange(30))
     data = DataConfig(resize=32, crop=24, flip=True, colour_noise=0.1)
     assert len({tuple(s.round(2)) for s in shifts_of(split, data).values()}) == 30
 
 
 def test_noise_needs_colours():
-    split = ResidentSplit(Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64), np.arange(4)), CPU)
-    data = DataConfig(colour_noise=0.1)
+    split = Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64), np.arange(4))
+    loader = ResidentSplit(split, CPU, DataConfig(colour_noise=0.1))
     with pytest.raises(UsageError, match=r"--data\.colour-noise needs RGB"):
-        next(split.training_batches(data, split.preprocessing(data), 2, seed=0, epoch=0))
+        next(loader.training_batches(Steps(0, 0, 2)))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -594,7 +600,7 @@ def test_prepared_photographs_evaluate_alike(both, views):
     prep = Preprocessing(56, 64, IMAGENET.mean, IMAGENET.std)
     sets = []
     for dataset in both:
-        batches = StreamedSplit(dataset.val, CPU, 2).evaluation_batches(prep, 7, views)
+        batches = StreamedSplit(dataset.val, CPU, DataConfig(workers=2), prep).evaluation_batches(7, views)
         images, labels = zip(*batches, strict=True)
         sets.append((torch.cat(images), torch.cat(labels)))
     assert torch.equal(sets[0][1], sets[1][1])
@@ -615,7 +621,7 @@ def test_prepared_photographs_evaluate_alike(both, views):
 def test_prepared_photographs_train_alike(both):
     """The same order, draws and crops; the statistics are the prepared set's own unless they are set."""
     data = DataConfig(resize=64, crop=56, flip=True, mean=PLAIN.mean, std=PLAIN.std)
-    epochs = [epoch(StreamedSplit(dataset.train, CPU, 2), data) for dataset in both]
+    epochs = [epoch(streamed(dataset.train, 2, data)) for dataset in both]
     for (a, a_labels, a_rows), (b, b_labels, b_rows) in zip(*epochs, strict=True):
         assert torch.equal(a_labels, b_labels)
         assert torch.equal(a_rows, b_rows)
@@ -623,20 +629,21 @@ def test_prepared_photographs_train_alike(both):
 
 
 def test_prepared_photographs_bring_their_statistics(both):
-    prepared = StreamedSplit(both[1].train, CPU, 2)
-    prep = prepared.preprocessing(DataConfig(resize=64, crop=64))
+    prepared = both[1].train
+    prep = streamed(prepared, 2, DataConfig(resize=64, crop=64)).prep
     squares = np.stack([Square(64, 64, 64)(both[0].train.read(row)) for row in range(30)]) / 255.0
     np.testing.assert_allclose(prep.mean, squares.mean(axis=(0, 1, 2)), atol=0.005)
     np.testing.assert_allclose(prep.std, squares.std(axis=(0, 1, 2)), atol=0.005)
-    axes = np.array(both[1].train.store.statistics.colour_axes)
+    axes = np.array(prepared.store.statistics.colour_axes)
     np.testing.assert_allclose(axes @ axes.T, np.cov(255 * squares.reshape(-1, 3).T), rtol=0.02, atol=10)
     noise = DataConfig(resize=64, crop=64, colour_noise=1.0, mean=PLAIN.mean, std=PLAIN.std)
     plain = DataConfig(resize=64, crop=64, mean=PLAIN.mean, std=PLAIN.std)
-    drawn = epoch_plan(30, 3, 0, CPU, ColourNoise(1.0, 1.0, both[1].train.store.statistics.colour_axes)).shifts
-    for (noisy, _, rows), (images, _, _) in zip(epoch(prepared, noise), epoch(prepared, plain), strict=True):
+    drawn = epoch_plan(30, 3, 0, CPU, ColourNoise(1.0, 1.0, prepared.store.statistics.colour_axes)).shifts
+    epochs = [epoch(streamed(prepared, 2, data)) for data in (noise, plain)]
+    for (noisy, _, rows), (images, _, _) in zip(*epochs, strict=True):
         torch.testing.assert_close((noisy - images).mean(dim=(2, 3)), drawn[rows], rtol=1e-3, atol=1e-2)
 
 
 def test_a_larger_resize_than_was_prepared_is_refused(both):
     with pytest.raises(UsageError, match=r"--data\.resize 65.*prepared at 64"):
-        StreamedSplit(both[1].val, CPU).preprocessing(DataConfig(resize=65, crop=56))
+        StreamedSplit(both[1].val, CPU, DataConfig(resize=65, crop=56))

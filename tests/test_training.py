@@ -47,6 +47,8 @@ def batch(count, seed=0):
 
 def steps(learner, count, size=10):
     for step in range(count):
+        if learner.counters.epoch_step == STEPS:
+            learner.start_epoch()
         images, labels = batch(size, step)
         learner.apply_step(learner.train_step(images, labels, size), size)
         yield learner
@@ -95,7 +97,7 @@ def test_ema_is_the_textbook_average(learner):
         for name, parameter in one.model.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * parameter.detach()
     for name, value in expected.items():
-        torch.testing.assert_close(one.ema[name], value, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one.average.weights[name], value, atol=1e-6, rtol=1e-5)
 
 
 def test_ema_is_slower_than_the_weights(learner):
@@ -103,7 +105,7 @@ def test_ema_is_slower_than_the_weights(learner):
     start = one.model.fc8.weight.detach().clone()
     for _ in steps(one, 1):
         first = one.model.fc8.weight.detach() - start
-    moved = one.ema["fc8.weight"] - start
+    moved = one.average.weights["fc8.weight"] - start
     assert 0.8 * first.norm() < moved.norm() < first.norm()  # decay 1/10 at first
 
 
@@ -115,10 +117,10 @@ def test_validation_sees_the_average_and_leaves_the_weights(learner):
     one.evaluated().eval()
     with torch.no_grad():
         seen = one.evaluated()(images)
-        one.model.load_state_dict(one.ema)
+        one.model.load_state_dict(one.average.weights)
         torch.testing.assert_close(seen, one.model(images))
-    assert all(torch.equal(one.ema[n], p) for n, p in one.model.named_parameters())
-    assert not all(torch.equal(one.ema[n], before[n]) for n in before)
+    assert all(torch.equal(one.average.weights[n], p) for n, p in one.model.named_parameters())
+    assert not all(torch.equal(one.average.weights[n], before[n]) for n in before)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,7 @@ def test_validation_sees_the_average_and_leaves_the_weights(learner):
         {"optim.name": "sgd"},
         {"optim.name": "sgd", "optim.nesterov": True, "optim.decay_biases": False},
         {"optim.name": "paper-sgd", "optim.schedule": "step", "optim.step_epochs": 1},
+        {"optim.name": "paper-sgd", "optim.rules": ["conv1 rate=1e-3@2,0@3", "fc6 rate=0@2,0.002@3", "biases rate=2x"]},
         {"optim.name": "adam", "optim.lr": 1e-3},
         {"optim.name": "adamw", "optim.lr": 1e-3, "ema": 0.9},
     ],
@@ -306,7 +309,7 @@ def test_a_step_that_is_not_finite_is_skipped(tiny, tmp_path, reporter, monkeypa
     step = Learner.train_step
 
     def train_step(self, *arguments):
-        weights.append((self.model.fc8.weight.detach().clone(), self.ema["fc8.weight"].clone()))
+        weights.append((self.model.fc8.weight.detach().clone(), self.average.weights["fc8.weight"].clone()))
         return step(self, *arguments)
 
     monkeypatch.setattr(Learner, "train_step", train_step)

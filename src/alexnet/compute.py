@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -63,13 +61,15 @@ class Compute:
     def replica(self, model: nn.Module, in_place: bool = True) -> nn.Module:
         """A network for inference with the weights that `model` has now, which stays as it is: modules of its own, in
         evaluation mode, their weights fitted once (autocast would convert them for every batch: most of the time where
-        a batch is small). What need not be converted is shared. With `in_place` ReLUs write over their input, unless
-        somebody's hooks look at it."""
-        tensors: dict[int, object] = {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
-        tensors |= {id(b): self.fit(b) for b in model.buffers()}
-        replica = copy.deepcopy(model, tensors).eval()
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in replica.modules())
-        set_in_place(replica, in_place and not hooked)
+        a batch is small). What need not be converted is shared, and so are the hooks. With `in_place` ReLUs write over
+        their input, unless somebody's hooks look at it."""
+        hooks = [h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
+        # What copying shall take instead of a copy; a hook that is a method notes what it sees in its own object.
+        memo: dict[int, object] = {id(h): h for h in hooks}
+        memo |= {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
+        memo |= {id(b): self.fit(b) for b in model.buffers()}
+        replica = copy.deepcopy(model, memo).eval()
+        set_in_place(replica, in_place and not any(hooks))
         return replica
 
     def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -83,10 +83,12 @@ class Compute:
         return forward
 
 
-def set_in_place(model: nn.Module, in_place: bool) -> None:
-    """Let a network's ReLUs write over their input, which saves memory traffic, or not.
+def set_in_place(model: nn.Module, in_place: bool = True) -> None:
+    """Let every ReLU of a network write over its input, or not (as networks are built).
 
-    Only for a network that nobody else holds: hooks and features would see what the ReLU left of a layer's output.
+    In place, training keeps a tensor less for each ReLU that follows a pooling or normalisation, and inference writes
+    less memory. But a hook, or whoever steps through the layers, then finds a layer's output changed by the next one,
+    and torch refuses full backward hooks there: for networks that nobody else holds.
     """
     for module in model.modules():
         if isinstance(module, nn.ReLU):
@@ -123,7 +125,7 @@ def bf16_unit(device: torch.device) -> str | None:
 
 
 def has_feature(name: str) -> bool:
-    """Whether the CPU has an instruction set, by Linux's name for it: avx512_bf16, amx_tile, avx512_vnni ...
+    """Whether the CPU has an instruction set, by the end of Linux's name for it: avx512_bf16, amx_tile, vnni ...
 
     torch asks the processor under names that are private and have changed; where it does not know the name the
     operating system's list decides, and where there is none (Windows, macOS) the answer is no.
@@ -131,7 +133,7 @@ def has_feature(name: str) -> bool:
     probe = getattr(torch.cpu, f"_is_{name}_supported", None)
     if probe is not None:
         return bool(probe())
-    return name in cpu_description().get("flags", "").split()
+    return any(flag.endswith(name) for flag in cpu_description().get("flags", "").split())
 
 
 def cpu_description() -> dict[str, str]:
@@ -146,16 +148,17 @@ def cpu_description() -> dict[str, str]:
 
 
 def configure_process() -> None:
-    """Set up this process for training and inference: memory allocation, and no warnings of Pillow's about odd files.
+    """Set up memory allocation of this process for training and inference.
 
     The command does this once at its start. A program that uses the package as a library is left as it is, unless it
     calls this itself: on Linux a training step on a CPU then takes up to a third less time.
     """
-    # About large images, palettes and odd EXIF: what cannot be read raises.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     # By default glibc maps every large tensor afresh, with pages that the kernel must clear, and returns it when freed.
     trim_threshold, mmap_max = -1, -4  # from malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no mallopt, and other habits
+    # Other systems have no mallopt, and other habits; a Python may have been built without ctypes.
+    with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
+        import ctypes
+
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)  # no mappings of their own for large tensors
         mallopt(trim_threshold, -1)  # nothing goes back to the system

@@ -1,4 +1,4 @@
-"""Published files from the network: complete and verified, or not there at all."""
+"""Published files from the network: a download is complete and verified, or it is not there at all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import http.client
 import shutil
 import sys
-import tempfile
 import urllib.request
 from pathlib import Path
 
 from alexnet.errors import DataError
+from alexnet.files import replacing
 
 
 def verify(path: Path, name: str, **digest: str) -> None:
@@ -29,19 +29,18 @@ def verify(path: Path, name: str, **digest: str) -> None:
 
 
 def download(url: str, path: Path, otherwise: str, **digest: str) -> None:
-    """Fetch into a temporary file beside `path`; only a complete, verified file gets the final name.
+    """Fetch a file from the network to `path`, which appears only when it is complete and its checksum, `md5=` or
+    `sha256=`, is the published one. Folders are made where they are missing.
 
     Raises DataError, which says what to do `otherwise`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
-            part = Path(folder) / path.name
+        with replacing(path) as part:
             print(f"downloading {url}", file=sys.stderr)
-            with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("wb") as local:
+            with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("xb") as local:
                 shutil.copyfileobj(remote, local)
             verify(part, f"the download of {url}", **digest)
-            part.replace(path)
     except (OSError, http.client.HTTPException) as problem:
         raise DataError(
             f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine "

@@ -1,4 +1,8 @@
-"""Files that appear under their name only when they are complete and on the disk."""
+"""Files that appear under their name only when they are complete and on the disk, and folders that one process holds.
+
+Everything the package writes goes through here, so that a crash, a full disk or a second process never leaves half a
+file behind.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from alexnet.errors import AlexNetError, UsageError
+
 LEFTOVERS = ".*.*.????????"  # temporary files: .last.safetensors.k3j2h1g0
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -20,8 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises what the block raises, and OSError; no temporary file is left then.
     """
-    # The name is random and the mode the umask's: mkstemp's 0600 would hide the file from a group's other members.
-    part = Path(tempfile.mktemp(dir=path.parent, prefix=f".{path.name}."))
+    part = _beside(path)
     try:
         yield part
         with part.open("rb+") as stream:
@@ -40,14 +48,55 @@ def write_atomically(path: Path, content: Any) -> None:
         stream.write(content)
 
 
+def keep_as(path: Path, name: Path) -> None:
+    """Give the file at `path` a second name in its folder, in the place of what bore that name, so that it can still be
+    read when `path` is replaced. The file is not copied: on a file system without hard links nothing is kept."""
+    spare = _beside(name)
+    with contextlib.suppress(OSError, NotImplementedError):
+        spare.hardlink_to(path)
+        spare.replace(name)
+        spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that a process left in a folder when it was killed."""
     for file in folder.glob(LEFTOVERS):
         file.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def holding(folder: Path, doing: str, otherwise: str, unwritable: type[AlexNetError] = UsageError) -> Iterator[None]:
+    """Hold a folder for this process until the block ends, also against processes on other machines where the file
+    system locks across them; the folder is made if it is not there.
+
+    `doing` and `otherwise` complete the errors: "another process is {doing} {folder}; wait for it or {otherwise}."
+    Raises UsageError while another process holds it, and `unwritable` if the folder cannot be made or written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"another process is {doing} {folder}; wait for it or {otherwise}.") from None
+    except OSError as problem:
+        raise unwritable(f"cannot write to {folder}: {problem.strerror}; {otherwise}.") from None
+    try:
+        yield
+    finally:
+        # While it is held: after that it may be another process's. Windows removes no open file, but its lock does.
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
+
+
+def _beside(path: Path) -> Path:
+    # The name is random and the mode the umask's: mkstemp's 0600 would hide the file from a group's other members.
+    return Path(tempfile.mktemp(dir=path.parent, prefix=f".{path.name}."))
+
+
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
+    """Put the folder's entries on the disk, where the system opens folders (Windows does not)."""
+    if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

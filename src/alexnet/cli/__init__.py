@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from cyclopts import CycloptsError
 
@@ -14,6 +15,8 @@ from alexnet.training.signals import Interrupt
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors that a user can mend end in one message and the exit code of their kind."""
+    # Of large images, palettes and odd EXIF, which are read all the same; what cannot be read is an error.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from cyclopts import App, ArgumentCollection
 
-from alexnet.config import get
+from alexnet.config.values import get
 from alexnet.errors import TrainingStopped
 from alexnet.training.signals import Interrupt
 
@@ -40,6 +40,13 @@ def given_fields(config: Any) -> dict[str, Any]:
     """The fields of a ModelConfig that stand on the command line."""
     known = asdict(config)
     return {name: known[name] for name in _given if name in known}
+
+
+def start_computing() -> None:
+    """Set this process up for training and inference. Every verb that computes begins with it; it imports torch."""
+    from alexnet.compute import configure_process
+
+    configure_process()
 
 
 def print_json(value: Any) -> None:

@@ -1,10 +1,17 @@
-"""Encoded images to RGB arrays [H, W, 3] uint8: a turbo decoder where it can, Pillow as the reference for all else."""
+"""From encoded images to RGB arrays [H, W, 3] uint8, resized and cropped.
+
+JPEGs go through libjpeg-turbo where simplejpeg is installed, everything else through Pillow, which is the reference for
+both.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,18 +26,15 @@ try:
 except ImportError:  # the extra "photos"; Pillow alone reads everything, more slowly
     simplejpeg = None
 
-# About large images, palettes and odd EXIF: what cannot be read raises. Once and for all, because catch_warnings is not
-# for threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
 # Not all that Pillow knows: PostScript, for one, would start another program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
 
 
 class BadImageError(DataError):
-    """Bytes that are not an image that can be read."""
+    """Bytes are not an image, or not one that can be read."""
 
 
 def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
@@ -49,17 +53,41 @@ def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
                 return pixels
         except ValueError:  # Pillow decides whether it is bad
             pass
-    return np.array(open_image(content).convert("RGB"))  # a copy that may be written to, as torch wants
+    # A copy that may be written to, as torch wants.
+    return despite_warnings(lambda: np.array(open_image(content).convert("RGB")))
 
 
 def open_image(content: bytes | memoryview) -> Image.Image:
-    """A loaded Pillow image. Raises BadImageError."""
-    try:
+    """The Pillow image in these bytes, decoded. Raises BadImageError for bytes of any kind that are not one."""
+
+    def load() -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         image.load()
         return image
+
+    try:
+        return despite_warnings(load)
     except Exception as problem:  # decoders raise a dozen kinds for damaged bytes, SyntaxError among them
         raise BadImageError(_reason(content, problem)) from None
+
+
+def despite_warnings(work: Callable[[], T]) -> T:
+    """What `work` returns, also in a program that makes errors of warnings: Pillow warns of images that it can read.
+
+    It is called again, then with a filter for Pillow's warnings. `warnings.catch_warnings` is not for threads: of two
+    that overlap, the later restores what the earlier had set. This adds one filter to the list that is in force and
+    takes it from the same list, whoever changes the filters meanwhile.
+    """
+    try:
+        return work()
+    except Warning:
+        filters = cast("list[object]", warnings.filters)
+        ours = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+        filters.insert(0, ours)
+        try:
+            return work()
+        finally:
+            filters.remove(ours)
 
 
 def _reason(content: bytes | memoryview, problem: Exception) -> str:
@@ -76,7 +104,8 @@ def _reason(content: bytes | memoryview, problem: Exception) -> str:
 
 
 def short_side_size(pixels: Pixels, size: int) -> tuple[int, int]:
-    """(height, width) of an image with the short side at `size`, the long one rounded down as torchvision does."""
+    """The (height, width) that an image gets when its short side is resized to `size` pixels; the long one is rounded
+    down as torchvision does."""
     height, width = pixels.shape[:2]
     if height <= width:
         return size, max(size, int(size * width / height))
@@ -84,14 +113,14 @@ def short_side_size(pixels: Pixels, size: int) -> tuple[int, int]:
 
 
 def resize_exactly(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Pillow's antialiased bilinear resize."""
+    """Resize [H, W, 3] to [height, width, 3] with Pillow's antialiased bilinear filter."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_fast(pixels: Pixels, height: int, width: int) -> Pixels:
-    """`resize_exactly` to within 2 of 255 (hardly ever more than 1), several times faster."""
+    """Resize as `resize_exactly` does to within 2 of 255 (hardly ever more than 1), several times faster."""
     if pixels.shape[:2] == (height, width):
         return pixels
     # In this order of steps torch sees channels_last and neither unpacks nor packs: twice as fast.

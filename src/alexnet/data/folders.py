@@ -1,21 +1,25 @@
-"""Photographs in class folders: any folder of one's own, and Stanford Dogs."""
+"""Photographs in class folders: a folder of one's own, or Stanford Dogs as it was published."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from alexnet.config import DataConfig
 from alexnet.data.photos import FileStore, Photos
 from alexnet.data.splits import Published
-from alexnet.errors import DataError, listed
+from alexnet.errors import DataError, UsageError, listed
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read_folder(config: DataConfig) -> Published:
-    """A folder with train/val[/test] sub-folders of class folders, or one folder of class folders."""
+    """Read a folder with train/val[/test] sub-folders of class folders, or one folder of class folders.
+
+    Raises DataError for another layout, classes without images, and files that cannot be listed.
+    """
     root = existing(config)
     found = {SPLITS[name]: root / name for name in SPLITS if (root / name).is_dir()}
     if "train" not in found:
@@ -31,10 +35,11 @@ def read_folder(config: DataConfig) -> Published:
 
 
 def read_dogs(config: DataConfig) -> Published:
-    """Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg and train_list.mat, test_list.mat, which may name more
-    images than there are."""
-    from scipy.io import loadmat
+    """Read Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg, and train_list.mat and test_list.mat, which say
+    what each part holds.
 
+    Raises DataError for files that are missing or not the published ones, and UsageError where scipy is missing.
+    """
     root = existing(config)
     images = root / "Images"
     lists = {part: root / f"{part}_list.mat" for part in ("train", "test")}
@@ -44,6 +49,7 @@ def read_dogs(config: DataConfig) -> Published:
                 f"Stanford Dogs needs {path.name} in {root}: unpack images.tar and lists.tar of "
                 "http://vision.stanford.edu/aditya86/ImageNetDogs/ there."
             )
+    loadmat = matlab_reader()
     named: dict[str, list[str]] = {}
     for part, path in lists.items():
         try:
@@ -71,8 +77,18 @@ def _size(path: Path, named_in: Path) -> int:
         raise DataError(f"{named_in.name} names {path}, which cannot be read ({problem.strerror}).") from None
 
 
+def matlab_reader() -> Any:
+    """scipy's function that reads MATLAB's files, in which Stanford Dogs and ImageNet publish their lists. Raises
+    UsageError if scipy is not installed."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise UsageError("the published .mat lists need scipy: pip install 'alexnet[photos]'") from None
+    return loadmat
+
+
 def existing(config: DataConfig) -> Path:
-    """The root folder. Raises DataError if it is not there."""
+    """The folder that `config.root` names. Raises DataError if it is not there."""
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: point --data.root to the one that holds the photographs.")
@@ -80,7 +96,7 @@ def existing(config: DataConfig) -> Path:
 
 
 def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Photos]:
-    """Class names (sub-folders, sorted) and all images under them.
+    """The class names of a folder (its sub-folders, sorted) and a split of all images under them.
 
     Raises DataError for a folder without class folders, a class folder without images, classes that differ from
     `expected`, and symbolic links that lead in a circle.
@@ -117,11 +133,10 @@ def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple
     return classes, Photos.whole(FileStore(folder, names, sizes), labels)
 
 
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...], names: list[str], sizes: list[int]) -> None:
-    """Add the images under a folder, sorted by name; `above` identifies the folders that lead here."""
+def _walk(folder: Path, prefix: str, above: tuple[str, ...], names: list[str], sizes: list[int]) -> None:
+    """Add the images under a folder, sorted by name; `above` are the real paths of the folders that lead here."""
+    here = os.path.realpath(folder)  # not st_ino, which is 0 on some of Windows' file systems
     try:
-        state = folder.stat()
-        here = (state.st_dev, state.st_ino)
         if here in above:
             raise DataError(f"{folder} is a symbolic link to a folder that it lies in: remove the link.")
         entries = sorted(os.scandir(folder), key=lambda e: e.name)

@@ -1,4 +1,7 @@
-"""ImageNet (ILSVRC2012): class folders by WNID, or the published archives read in place; readable class names."""
+"""ImageNet (ILSVRC2012) in the layouts it is found in: class folders by WNID, or the published archives read in place.
+
+A WNID (n01440764) is WordNet's name for a class; readable names come from whichever published list lies beside.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from alexnet.config import DataConfig
-from alexnet.data.folders import EXTENSIONS, existing, read_classes
+from alexnet.data.folders import EXTENSIONS, existing, matlab_reader, read_classes
 from alexnet.data.photos import ArchiveStore, FileStore, Photos
 from alexnet.data.splits import Published, unique_names
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT_TAR, DEVKIT = "ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"
@@ -28,9 +31,11 @@ HOW_TO_LABEL = (
 
 
 def read_imagenet(config: DataConfig) -> Published:
-    """Training and validation images (the test labels were never published).
+    """Read training and validation images (the test labels were never published).
 
     Each part is a folder (train, val; also as Kaggle lays them out, ILSVRC/Data/CLS-LOC) or the published archive.
+    Raises DataError for parts that are missing, damaged or without labels, and UsageError where scipy is missing, which
+    the development kit's meta.mat needs.
     """
     root = existing(config)
     kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
@@ -146,16 +151,16 @@ class _ValidationLabels:
     def _table(self) -> dict[str, int] | None:
         try:
             if (file := self.root / "val.txt").is_file():  # name and label from 0, in the order of sorted WNIDs
-                rows = (line.split() for line in file.read_text().splitlines() if line.strip())
+                rows = (line.split() for line in file.read_text("utf-8").splitlines() if line.strip())
                 return {PurePosixPath(name).name: int(label) for name, label in rows}
             if (file := self.root / "LOC_val_solution.csv").is_file():
-                with file.open(newline="") as stream:
+                with file.open(newline="", encoding="utf-8") as stream:
                     return {
                         f"{row['ImageId']}.JPEG": self._index(row["PredictionString"].split()[0])
                         for row in csv.DictReader(stream)
                     }
             return self._devkit()
-        except DataError:
+        except AlexNetError:
             raise
         except (ValueError, KeyError, IndexError, AttributeError, csv.Error, OSError) as problem:
             raise DataError(f"the list of validation labels in {self.root} cannot be read ({problem}).") from None
@@ -191,11 +196,10 @@ def _devkit_file(root: Path, name: str) -> IO[bytes] | None:
 
 def _synsets(root: Path) -> list[tuple[int, str, str]] | None:
     """(ILSVRC id, WNID, words) of the 1,000 classes in the development kit's meta.mat."""
-    from scipy.io import loadmat
-
     stream = _devkit_file(root, "meta.mat")
     if stream is None:
         return None
+    loadmat = matlab_reader()
     try:
         synsets = loadmat(stream, squeeze_me=True)["synsets"]
         leaves = [s for s in synsets if int(s["num_children"]) == 0]
@@ -209,7 +213,7 @@ def readable_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
     there, else the WNID itself."""
     try:
         known = _known_names(root, classes)
-    except DataError:
+    except AlexNetError:
         raise
     except (ValueError, AttributeError, TypeError, OSError) as problem:
         raise DataError(f"the list of class names in {root} cannot be read ({problem}); remove or mend it.") from None
@@ -218,10 +222,10 @@ def readable_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def _known_names(root: Path, classes: tuple[str, ...]) -> dict[str, str]:
     if (file := root / "imagenet_class_index.json").is_file():
-        return {wnid: name.replace("_", " ") for wnid, name in json.loads(file.read_text()).values()}
+        return {wnid: name.replace("_", " ") for wnid, name in json.loads(file.read_text("utf-8")).values()}
     for listing in (root / "synset_words.txt", root / "LOC_synset_mapping.txt"):
         if listing.is_file():
-            lines = (line.partition(" ") for line in listing.read_text().splitlines())
+            lines = (line.partition(" ") for line in listing.read_text("utf-8").splitlines())
             return {wnid: words.split(",")[0].strip() for wnid, _, words in lines}
     if synsets := _synsets(root):
         return {wnid: words.split(",")[0] for _, wnid, words in synsets}
@@ -230,7 +234,7 @@ def _known_names(root: Path, classes: tuple[str, ...]) -> dict[str, str]:
 
 
 def published_names() -> list[str] | None:
-    """The 1,000 names in the order of sorted WNIDs, where torchvision is installed."""
+    """The 1,000 readable class names in the order of sorted WNIDs, or None where torchvision is not installed."""
     try:
         from torchvision.models import AlexNet_Weights
     except ImportError:

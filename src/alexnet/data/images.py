@@ -1,4 +1,4 @@
-"""Single images as a user has them: found by name, turned upright, cut as a network wants them."""
+"""Single images as a user has them: they are found by name, turned upright, and cut as a network wants them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from alexnet.data.augment import Preprocessing, central_views
-from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, open_image
+from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, despite_warnings, open_image
 from alexnet.data.folders import EXTENSIONS
 from alexnet.errors import DataError
 
@@ -31,16 +31,20 @@ class Picture:
 
 
 def find_images(names: Sequence[str | Path]) -> list[Path]:
-    """Files named one by one, by folder (all images under it, sorted) or by pattern. Raises DataError."""
+    """The image files that are named one by one, by folder (all images under it, sorted) or by pattern.
+
+    Raises DataError for a name that stands for no file.
+    """
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(
+            inside = [
                 p
                 for p in path.rglob("*")
                 if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
-            )
+            ]
+            inside.sort(key=lambda p: p.parts)  # Windows would sort paths without regard to case
             if not inside:
                 raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
             found += inside
@@ -61,8 +65,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     Raises DataError for a file that is not an image or has more than 50 megapixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as header:  # the header alone: nothing large is decoded before this
-            width, height = header.size
+        width, height = despite_warnings(lambda: _size(path))  # nothing large is decoded before this
         if width * height > LARGEST:
             raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
         content = path.read_bytes()
@@ -73,9 +76,21 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
         content = _bytes(path)
     try:
-        image = open_image(content)
+        pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
         raise BadImageError(f"cannot decode {path}: {problem}.") from None
+    return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(width, height) from an image's header."""
+    with Image.open(path, formats=FORMATS) as header:
+        return header.size
+
+
+def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
+    """RGB [H, W, 3] or grey [H, W] pixels of an image that is turned upright, and what was done to it."""
+    image = open_image(content)
     notes = []
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -85,8 +100,7 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
         image = ImageOps.exif_transpose(image)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
-    return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
+    return np.array(image.convert("RGB" if channels == 3 else "L")), notes
 
 
 def _bytes(path: Path) -> bytes:

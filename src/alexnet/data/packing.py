@@ -1,4 +1,4 @@
-"""Photographs prepared once, as the paper did (section 2): short side to 256, encoded as JPEG, packed into one file.
+"""Photographs are prepared once, as in the paper (section 2): the short side to 256, as JPEGs packed into one file.
 
 The work is cut into parts that are written one by one, so that a killed preparation goes on from the last of them and
 ends with the same bytes as one that was not disturbed.
@@ -14,31 +14,37 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet.config import DataConfig
-from alexnet.data.decode import BadImageError, decode, jpeg_size, open_image, resize_exactly, short_side_size
+from alexnet.data.decode import (
+    BadImageError,
+    decode,
+    despite_warnings,
+    jpeg_size,
+    open_image,
+    resize_exactly,
+    short_side_size,
+)
 from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema
 from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, read_published
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError
-from alexnet.files import remove_leftovers, write_atomically
+from alexnet.files import holding, remove_leftovers, replacing, write_atomically
 
 CHUNK = 256  # images a part: some 8 MB and a second of work
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One photograph, prepared."""
+    """One photograph as it was prepared, or why it was left out."""
 
     source: str
     label: int
@@ -79,36 +85,25 @@ def prepare(
     if out.resolve().is_relative_to(Path(config.root).expanduser().resolve()):
         raise UsageError(f"--out {out} lies inside {config.root}, among the photographs: choose a folder outside.")
     published = read_published(config)
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process is preparing {out}; wait for it or choose another --out.") from None
-    except OSError as problem:
-        raise DataError(f"cannot write to {out}: {problem.strerror}; choose another --out.") from None
-    try:
-        remove_leftovers(out)
-        report: dict[str, Any] = {}
-        _refuse_others(published, config.source, out)
-        for name, part in published.parts.items():
-            assert isinstance(part, Photos)
-            packing = _Packing(published, name, part, config.source, out, side, quality)
-            report[name] = packing.work(workers or min(os.cpu_count() or 1, 16), on_progress)
-        write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
-        return report
-    except OSError as problem:
-        raise DataError(
-            f"cannot write to {out}: {problem.strerror or problem}. What is done is kept; the same command goes on."
-        ) from None
-    except pa.ArrowException as problem:
-        raise DataError(
-            f"a part in {out}/.*.parts is damaged ({problem}): delete that folder and begin again."
-        ) from None
-    finally:
-        with suppress(OSError):
-            (out / ".lock").unlink()
-        lock.release()
+    with holding(out, "preparing", "choose another --out", unwritable=DataError):
+        try:
+            remove_leftovers(out)
+            report: dict[str, Any] = {}
+            _refuse_others(published, config.source, out)
+            for name, part in published.parts.items():
+                assert isinstance(part, Photos)
+                packing = _Packing(published, name, part, config.source, out, side, quality)
+                report[name] = packing.work(workers or min(os.cpu_count() or 1, 16), on_progress)
+            write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
+            return report
+        except OSError as problem:
+            raise DataError(
+                f"cannot write to {out}: {problem.strerror or problem}. What is done is kept; the same command goes on."
+            ) from None
+        except pa.ArrowException as problem:
+            raise DataError(
+                f"a part in {out}/.*.parts is damaged ({problem}): delete that folder and begin again."
+            ) from None
 
 
 def _refuse_others(published: Published, source: str, out: Path) -> None:
@@ -292,15 +287,15 @@ class _Packing:
             b"alexnet": json.dumps(described, sort_keys=True).encode(),
             b"mean_image": stream.getvalue(),
         }
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema(metadata)) as writer:
+        with (
+            replacing(self.path) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, schema(metadata)) as writer,
+        ):
             for n in numbers:
                 batch = pa.ipc.open_file(pa.memory_map(str(self._part(n)))).get_batch(0)
                 if batch.num_rows:
                     writer.write_batch(batch.replace_schema_metadata(metadata))
-        with partial.open("rb+") as stream_:
-            os.fsync(stream_.fileno())
-        partial.replace(self.path)
         return report
 
 
@@ -332,7 +327,7 @@ def _text(path: str) -> str:
 def _is_plain(content: bytes | memoryview) -> bool:
     """Whether a JPEG is RGB or grey, going by its number of components."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with despite_warnings(lambda: Image.open(io.BytesIO(content))) as image:
             return image.mode in ("RGB", "L")
     except Exception:  # it was decoded a moment ago
         return False

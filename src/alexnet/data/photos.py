@@ -1,4 +1,7 @@
-"""Photographs where they lie: in folders, in an archive, or in a prepared file; read one by one, decoded elsewhere."""
+"""Photographs where they lie: in folders, in an archive, or in a prepared file.
+
+They are read one by one as encoded bytes; `data/decode.py` makes pixels of them.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +10,50 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.config.colours import Statistics
 from alexnet.errors import DataError
 
 Rows = NDArray[np.integer]
 Labels = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of training pixels: mean and standard deviation per channel (0-1 scale), and the principal axes of RGB, [3, 3],
-    columns of unit vectors times standard deviations (0-255 scale)."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    colour_axes: tuple[tuple[float, ...], ...]
-
-
-# The means and deviations that torchvision's and most other published weights expect; the axes as cuda-convnet2 gives
-# them for ILSVRC2012: standard deviations 19.7208, 37.0939, 121.7801 times the eigenvectors.
-IMAGENET = Statistics(
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-    colour_axes=(
-        (0.41796 * 19.7208, -0.71258 * 37.0939, -0.56351 * 121.7801),
-        (-0.81698 * 19.7208, -0.02354 * 37.0939, -0.57618 * 121.7801),
-        (0.39731 * 19.7208, 0.70120 * 37.0939, -0.59200 * 121.7801),
-    ),
-)
-
-
 class Store(Protocol):
-    """Encoded images by number."""
+    """Where encoded images can be read by their number, from 0."""
 
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> bytes | memoryview:
-        """The bytes of one image. Raises OSError."""
+        """The encoded bytes of one image. Raises OSError."""
 
     def place(self, number: int) -> str:
-        """Where it comes from, for messages."""
+        """Where an image comes from, for messages and reports, with '/' between folders on every system."""
 
     @property
     def fingerprint(self) -> str:
-        """Differs when the images differ."""
+        """A digest that differs when the images differ."""
 
     @property
     def side(self) -> int | None:
-        """Short side of all images in pixels, where they were prepared."""
+        """The short side of all images in pixels if they were prepared, else None."""
 
     @property
     def statistics(self) -> Statistics | None:
-        """Of the images, where they were prepared."""
+        """Statistics of the images' pixels if they were prepared as a training set, else None."""
 
 
 class Strings:
-    """Many strings in one buffer: a million Python strings would cost ten times their length."""
+    """A sequence of strings in one buffer: a million Python strings would cost ten times their length."""
 
     def __init__(self, strings: list[str]) -> None:
         encoded = [os.fsencode(s) for s in strings]
         self._bytes = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -80,7 +62,7 @@ class Strings:
         return os.fsdecode(self._bytes[self._ends[number] : self._ends[number + 1]])
 
     def update(self, digest: hashlib._Hash) -> None:
-        """Add all of them to a digest."""
+        """Add all strings to a digest."""
         digest.update(self._bytes)
         digest.update(self._ends.data)
 
@@ -99,7 +81,7 @@ class _Originals:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Over names and sizes: reading every byte would take as long as an epoch."""
+        """A digest of names and sizes alone: reading every byte would take as long as an epoch."""
         digest = hashlib.sha256()
         self._names.update(digest)
         digest.update(self._sizes.data)
@@ -107,18 +89,17 @@ class _Originals:
 
 
 class FileStore(_Originals):
-    """Files under a folder; `names` are relative to it, `sizes` in bytes."""
+    """Files under a folder; `names` are relative to it, with '/' on every system, `sizes` in bytes."""
 
     def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
         super().__init__(names, sizes)
         self.root = root
 
     def read(self, number: int) -> bytes:
-        with open(os.path.join(self.root, self._names[number]), "rb") as stream:
-            return stream.read()
+        return (self.root / self._names[number]).read_bytes()
 
     def place(self, number: int) -> str:
-        return os.path.join(self.root, self._names[number])
+        return f"{self.root.as_posix()}/{self._names[number]}"
 
 
 class ArchiveStore(_Originals):
@@ -128,12 +109,18 @@ class ArchiveStore(_Originals):
         super().__init__(names, sizes)
         self.path, self._offsets = path, np.array(offsets, dtype=np.int64)
         self._stream = path.open("rb", buffering=0)
+        self._lock = Lock()
 
     def read(self, number: int) -> bytes:
-        return os.pread(self._stream.fileno(), int(self._sizes[number]), int(self._offsets[number]))
+        size, offset = int(self._sizes[number]), int(self._offsets[number])
+        if hasattr(os, "pread"):
+            return os.pread(self._stream.fileno(), size, offset)
+        with self._lock:  # Windows: threads share the stream's position
+            self._stream.seek(offset)
+            return self._stream.read(size)
 
     def place(self, number: int) -> str:
-        return f"{self.path}:{self._names[number]}"
+        return f"{self.path.as_posix()}:{self._names[number]}"
 
 
 class JoinedStore:
@@ -172,7 +159,7 @@ class JoinedStore:
 
 @dataclass(frozen=True)
 class Photos:
-    """A split of photographs: rows [N] of a store, labels [N] int64."""
+    """A split of photographs that are not decoded yet: rows [N] of a store, labels [N] int64."""
 
     store: Store
     rows: Rows
@@ -181,13 +168,13 @@ class Photos:
 
     @classmethod
     def whole(cls, store: Store, labels: list[int] | Labels) -> Photos:
-        """All images of a store."""
+        """A split of all images of a store."""
         assert len(store) == len(labels)
         return cls(store, np.arange(len(store)), np.asarray(labels, dtype=np.int64))
 
     @classmethod
     def pooled(cls, parts: list[Photos]) -> Photos:
-        """Several splits as one."""
+        """Several splits as one, in the order given."""
         starts = np.cumsum([0] + [len(p.store) for p in parts])
         rows = np.concatenate([p.rows + start for p, start in zip(parts, starts[:-1], strict=True)])
         return cls(JoinedStore([p.store for p in parts]), rows, np.concatenate([p.labels for p in parts]))
@@ -196,30 +183,30 @@ class Photos:
         return len(self.rows)
 
     def take(self, rows: Rows) -> Photos:
-        """The rows given, in that order."""
+        """A split of the rows given, in that order."""
         return Photos(self.store, self.rows[rows], self.labels[rows])
 
     def relabel(self, labels: Labels) -> Photos:
-        """The same photographs with other labels."""
+        """A split of the same photographs with other labels."""
         return Photos(self.store, self.rows, labels)
 
     def place(self, row: int) -> str:
-        """Where one comes from."""
+        """Where the photograph of a row comes from."""
         return self.store.place(int(self.rows[row]))
 
     def places(self, rows: Rows) -> list[int | str]:
-        """Where these come from."""
+        """Where the photographs of these rows come from."""
         return [self.place(int(row)) for row in rows]
 
     def read(self, row: int) -> bytes | memoryview:
-        """The encoded bytes of one. Raises DataError if they cannot be read."""
+        """The encoded bytes of the photograph of a row. Raises DataError if they cannot be read."""
         try:
             return self.store.read(int(self.rows[row]))
         except OSError as problem:
             raise DataError(f"cannot read {self.place(row)}: {problem.strerror or problem}.") from None
 
     def identify(self, digest: hashlib._Hash) -> None:
-        """Add images and labels to a fingerprint."""
+        """Add images and labels to the digest that becomes a data set's fingerprint."""
         digest.update(self.store.fingerprint.encode())
         digest.update(np.ascontiguousarray(self.rows, dtype=np.int64).data)
         digest.update(self.labels.data)

@@ -1,15 +1,18 @@
-"""Data sets by name, cut into training, validation and test splits (no torch here)."""
+"""Data sets by name, cut into training, validation and test splits (no torch here).
+
+A new one is an entry of `SOURCES`, at the end of this file, and a function that reads it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alexnet.config import DataConfig
-from alexnet.data.cifar import CIFAR10, CIFAR100
 from alexnet.data.splits import Dataset, Published, Split, stratify
 from alexnet.errors import DataError, UsageError, unknown
 
@@ -24,11 +27,22 @@ PREPARED_NOTE = (
 
 @dataclass(frozen=True)
 class Source:
-    """How a named data set is read."""
+    """A data set that can be named: what it is, and how it is read."""
 
     about: str
-    read: Callable[[DataConfig], Published]
+    """One line for `alexnet list data`."""
+    reader: str | Callable[[DataConfig], Published]
+    """The function that reads it as it was published; by its name "package.module:function" it is imported when the
+    data set is first read, so that a list of all sources waits for none of them."""
     photographs: bool = False
+    """Whether it consists of encoded images of any size (`Photos`), which are decoded as they are needed; otherwise of
+    small images of one size in memory (`Split`)."""
+
+    def read(self, config: DataConfig) -> Published:
+        """The data set as it was published. Raises DataError for files that are missing or damaged."""
+        reader = pkgutil.resolve_name(self.reader) if isinstance(self.reader, str) else self.reader
+        published: Published = reader(config)
+        return published
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -122,53 +136,29 @@ def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Spli
     return train, val, parts["test"] if "test" in parts else train.take(np.arange(0))
 
 
-def _read_digits(config: DataConfig) -> Published:
-    """Digits has no published test split: a fifth of each class is held out, always the same one."""
-    import numpy as np
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]  # published as 0-16
-    whole = Split(images, bunch.target.astype(np.int64), np.arange(len(images)))
-    test, train = stratify(whole.labels, 0.2, np.random.default_rng(0))
-    return Published(tuple(str(d) for d in range(10)), {"train": whole.take(train), "test": whole.take(test)})
-
-
-def _read_folder(config: DataConfig) -> Published:
-    from alexnet.data.folders import read_folder
-
-    return read_folder(config)
-
-
-def _read_dogs(config: DataConfig) -> Published:
-    from alexnet.data.folders import read_dogs
-
-    return read_dogs(config)
-
-
-def _read_imagenet(config: DataConfig) -> Published:
-    from alexnet.data.imagenet import read_imagenet
-
-    return read_imagenet(config)
-
-
 SOURCES: dict[str, Source] = {
-    "digits": Source("scikit-learn's handwritten digits, 10 classes, 1x8x8; embedded", _read_digits),
-    "cifar10": Source("CIFAR-10, 10 classes, 3x32x32, 50,000 + 10,000; 163 MB download", CIFAR10.read),
-    "cifar100": Source("CIFAR-100, 100 classes, 3x32x32, 50,000 + 10,000; 161 MB download", CIFAR100.read),
+    "digits": Source(
+        "handwritten digits, 10 classes, 1x8x8; they come with the package", "alexnet.data.digits:read_digits"
+    ),
+    "cifar10": Source(
+        "CIFAR-10, 10 classes, 3x32x32, 50,000 + 10,000; 163 MB download", "alexnet.data.cifar:CIFAR10.read"
+    ),
+    "cifar100": Source(
+        "CIFAR-100, 100 classes, 3x32x32, 50,000 + 10,000; 161 MB download", "alexnet.data.cifar:CIFAR100.read"
+    ),
     "imagenet": Source(
         "ILSVRC2012, 1,000 classes, 1,281,167 + 50,000 photographs: folders by WNID or the published archives",
-        _read_imagenet,
+        "alexnet.data.imagenet:read_imagenet",
         photographs=True,
     ),
     "stanford-dogs": Source(
         "Stanford Dogs, 120 breeds, 12,000 + 8,580 photographs, as published (--data.top-classes 5)",
-        _read_dogs,
+        "alexnet.data.folders:read_dogs",
         photographs=True,
     ),
     "folder": Source(
         "your photographs: train/val[/test] folders of class folders, or one folder of class folders that is split",
-        _read_folder,
+        "alexnet.data.folders:read_folder",
         photographs=True,
     ),
 }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet.config import DataConfig
+from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import (
     ColourNoise,
     Preprocessing,
@@ -22,7 +23,7 @@ from alexnet.data.augment import (
 )
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
-from alexnet.data.photos import IMAGENET, Photos
+from alexnet.data.photos import Photos
 from alexnet.errors import DataError, UsageError
 from alexnet.seeds import mixed_seed
 

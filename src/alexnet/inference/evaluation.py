@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.compute import Compute, resolve_compute
-from alexnet.config import DataConfig, TrainConfig, override
+from alexnet.config import DataConfig, TrainConfig
+from alexnet.config.values import override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split

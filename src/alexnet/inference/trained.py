@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from alexnet.config import TrainConfig, load
+from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
 from alexnet.data.imagenet import published_names
-from alexnet.data.photos import IMAGENET
 from alexnet.data.splits import Dataset
 from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError
@@ -24,9 +24,6 @@ from alexnet.runs.folder import Run
 PUBLISHED = {
     "torchvision": ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
 }
-# Caffe's networks saw the raw pixels less ILSVRC2012's mean (here RGB, 0-1 scale), on crops of 227.
-_CAFFE_MEAN = (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255)
-_RAW = (1 / 255, 1 / 255, 1 / 255)
 
 
 @dataclass(frozen=True)
@@ -69,10 +66,10 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     network = blank_model(name, num_classes=outputs)
     apply_weights(network, weights, str(path))
     size = network.variant.input_size
-    mean, std = (_CAFFE_MEAN, _RAW) if name in ("bvlc", "caffenet", "paper") else (IMAGENET.mean, IMAGENET.std)
+    seen = CAFFE if name in ("bvlc", "caffenet", "paper") else IMAGENET
     known = published_names() if outputs == 1000 else None
     names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
-    return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), mean, std), names)
+    return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
 
 
 def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:

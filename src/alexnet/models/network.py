@@ -93,18 +93,6 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
-def set_in_place(model: nn.Module, in_place: bool = True) -> None:
-    """Let every ReLU of a network write over its input, or not (as networks are built).
-
-    In place, training keeps a tensor less for each ReLU that follows a pooling or normalisation, and inference writes
-    less memory. But a hook, or whoever steps through the layers, then finds a layer's output changed by the next one,
-    and torch refuses full backward hooks there: for networks that nobody else holds.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = in_place
-
-
 def check_images(images: Tensor, variant: Variant) -> None:
     """Raise ValueError for images of another shape than the network's."""
     _check_shape(images, variant.in_channels, variant.input_size)

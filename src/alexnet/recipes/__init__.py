@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alexnet.config import TrainConfig, override
+from alexnet.config import TrainConfig
+from alexnet.config.values import override
 from alexnet.errors import UsageError, unknown
 from alexnet.recipes import cifar, digits, dogs, imagenet
 

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: 1,797 real 8x8 images that come with the installation."""
+"""Handwritten digits: 1,797 real 8x8 images that come with the package."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config.colours import IMAGENET
 
 # shiney5213/c_c_alexnet: the five breeds with most images, pooled and split anew into 652, 128 and 290 (its own
 # split of 870 lost 90 images to an incomplete batch); RandomResizedCrop, flip, PCA noise for half of the images;
@@ -29,8 +30,8 @@ SGD = TrainConfig(
         random_resized_crop=True,
         colour_noise=0.1,
         noise_probability=0.5,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
     ),
     model=ModelConfig(variant="torchvision"),
     optim=OptimConfig(lr=1e-2, weight_decay=0.0),
@@ -70,8 +71,8 @@ RECIPES = [
             random_resized_crop=True,
             min_area=0.35,
             colour_noise=0.1,
-            mean=SGD.data.mean,
-            std=SGD.data.std,
+            mean=IMAGENET.mean,
+            std=IMAGENET.std,
         ),
         model=ModelConfig(variant="torchvision", init="modern"),
         optim=OptimConfig(name="adamw", lr=3e-4, weight_decay=0.05, schedule="cosine", warmup_epochs=5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config.colours import CAFFE, IMAGENET
 
 # ILSVRC2012's mean colour, as Caffe publishes it; the paper subtracts the mean image, which is nearly flat, and does
 # not scale: pixels run over -123..151.
@@ -17,8 +18,8 @@ PAPER = TrainConfig(
         crop=224,
         flip=True,
         colour_noise=0.1,
-        mean=(122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255),
-        std=(1 / 255, 1 / 255, 1 / 255),
+        mean=CAFFE.mean,
+        std=CAFFE.std,
     ),
     model=ModelConfig(variant="paper", num_classes=1000, in_channels=3, init="text"),
     optim=OptimConfig(name="paper-sgd", lr=1e-2, schedule="plateau", max_drops=3),
@@ -36,8 +37,8 @@ TORCHVISION = TrainConfig(
         crop=224,
         flip=True,
         random_resized_crop=True,
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
     ),
     model=ModelConfig(variant="torchvision", num_classes=1000),
     optim=OptimConfig(lr=1e-2, schedule="step", step_epochs=30),

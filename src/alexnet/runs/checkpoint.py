@@ -6,11 +6,8 @@ when it is complete and on the disk.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from alexnet.errors import CheckpointError
-from alexnet.files import write_atomically
+from alexnet.files import keep_as, write_atomically
 
 FORMAT = 2  # 1: the configuration by dotted names, without a format of its own
 
@@ -51,11 +48,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
     meta = json.dumps({**checkpoint.meta, "format": FORMAT}, sort_keys=True)
     content = save(tensors, {"alexnet": meta, "sha256": _digest(tensors, meta), "format": "pt"})
     if keep is not None and path.exists():
-        spare = Path(tempfile.mktemp(dir=path.parent, prefix=f".{keep.name}."))
-        with contextlib.suppress(OSError):  # a file system without hard links: no second generation
-            os.link(path, spare)
-            spare.replace(keep)
-            spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+        keep_as(path, keep)
     write_atomically(path, content)
 
 

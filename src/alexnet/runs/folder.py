@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from alexnet.config import TrainConfig, dump, flag, flatten, load, override
+from alexnet.config import TrainConfig, dump, load
+from alexnet.config.values import flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.files import LEFTOVERS, remove_leftovers, write_atomically
+from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.provenance import environment
 
@@ -26,7 +26,6 @@ FREE = {
     *("name", "epochs", "device", "accumulate", "log_every", "save_minutes"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,16 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
     elif path.exists() and (not path.is_dir() or any(_foreign(f) for f in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
-    lock = FileLock(path / LOCK, timeout=0)
+    begun = True
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UsageError(f"another process is training in {path}; wait for it or use --run DIR.") from None
-    except OSError as problem:
-        raise UsageError(f"cannot write to {path}: {problem.strerror}; choose another folder with --run DIR.") from None
-    try:
-        remove_leftovers(path)
-        yield run
+        with holding(path, "training in", "use --run DIR"):
+            try:
+                remove_leftovers(path)
+                yield run
+            finally:
+                begun = (path / "config.yaml").exists()
     finally:
-        begun = (path / "config.yaml").exists()
         if not begun:  # for want of data perhaps: leave no empty folder
-            (path / LOCK).unlink(missing_ok=True)  # while it is held: after that it may be another process's
-        lock.release()
-        if not begun:
             with suppress(OSError):
                 path.rmdir()
 

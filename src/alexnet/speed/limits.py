@@ -15,9 +15,9 @@ from alexnet.speed.steps import Step, seconds
 GIB = 2**30
 
 
-def arithmetic(precision: Compute, count: int) -> float:
+def arithmetic(compute: Compute, count: int) -> float:
     """FLOP/s of the better of a large matrix product and the paper's third convolution on `count` images."""
-    device, dtype = precision.device, precision.dtype
+    device, dtype = compute.device, compute.dtype
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     conv = nn.Conv2d(256, 384, 3, padding=1, device=device, dtype=dtype).to(memory_format=torch.channels_last)

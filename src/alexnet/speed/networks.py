@@ -117,13 +117,13 @@ def benchmark(
             asked = Request(device=str(place), steps=steps if request["count"] > 1 else 10 * steps, **request)
             ways[label] = (Rates(label, peer), asked.count, lambda: other.seconds(asked))
 
-        def train(label: str, precision: Compute, compiled: bool = False) -> None:
-            placed = precision.place(copy.deepcopy(network))
-            step = training_step(placed, precision, images, labels, compiled)
+        def train(label: str, compute: Compute, compiled: bool = False) -> None:
+            placed = compute.place(copy.deepcopy(network))
+            step = training_step(placed, compute, images, labels, compiled)
             ways[label] = (Rates(label, "training, usual"), batch_size, lambda: seconds(step, steps, place))
 
-        def infer(count: int, label: str, placed: nn.Module, precision: Compute) -> None:
-            step = inference_step(placed, precision, some[:count])
+        def infer(count: int, label: str, placed: nn.Module, compute: Compute) -> None:
+            step = inference_step(placed, compute, some[:count])
             turns = steps if count > 1 else 10 * steps
             rates = Rates(f"inference of {count}, {label}", f"inference of {count}, usual")
             ways[rates.name] = (rates, count, lambda: seconds(step, turns, place))
@@ -135,8 +135,8 @@ def benchmark(
         if beside and fast.queued:
             label = "training, torchvision's tuned"
             theirs(label, None, network="torchvision", training=True, count=batch_size, tuned=True)
-        for label, precision in {"fp32": exact, name: fast}.items():
-            train(f"training, {label}", precision)
+        for label, compute in {"fp32": exact, name: fast}.items():
+            train(f"training, {label}", compute)
         if compile:
             train(f"training, {name} compiled", fast, compiled=True)
         placed = fast.place(copy.deepcopy(network)).eval()

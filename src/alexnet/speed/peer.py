@@ -82,9 +82,9 @@ def _step(network: str, training: bool, count: int, device: str, tuned: bool) ->
     peer = (_torchvision() if network == "torchvision" and has_torchvision() else usual(model)).to(place)
     if tuned:
         peer = peer.to(memory_format=torch.channels_last)
-        precision = Compute(place, torch.bfloat16)
+        compute = Compute(place, torch.bfloat16)
         rows = images.contiguous(memory_format=torch.channels_last)
-        return training_step(peer, precision, rows, labels, compiled=True)
+        return training_step(peer, compute, rows, labels, compiled=True)
     return usual_training_step(peer, images, labels) if training else usual_inference_step(peer, images)
 
 

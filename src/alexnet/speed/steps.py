@@ -15,7 +15,7 @@ from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.variants import Variant
-from alexnet.training.optim import build_optimizer
+from alexnet.training.optim import Optimizer
 
 Step = Callable[[], object]
 
@@ -35,27 +35,28 @@ def batch(variant: Variant, count: int, device: torch.device) -> tuple[Tensor, T
     return images, torch.randint(0, variant.num_classes, (count,), device=device)
 
 
-def training_step(model: nn.Module, precision: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
+def training_step(model: nn.Module, compute: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     """A step of SGD with momentum on a fixed batch."""
-    optimizer = build_optimizer(OptimConfig(), model.train())
+    optimizer = Optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
-            logits = forward(images)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
+        with compute.settings():
+            optimizer.zero_grad()
+            with compute.autocast():
+                logits = forward(images)
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
 
     return step
 
 
-def inference_step(model: nn.Module, precision: Compute, images: Tensor) -> Step:
+def inference_step(model: nn.Module, compute: Compute, images: Tensor) -> Step:
     """A forward pass in evaluation mode."""
-    forward = precision.inference(model.eval())
+    forward = compute.inference(model.eval())
 
     def step() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), compute.settings():
             forward(images)
 
     return step

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from alexnet.compute import Compute
 from alexnet.config import TrainConfig
@@ -18,7 +16,9 @@ from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import Checkpoint
-from alexnet.training.optim import Schedule, build_optimizer, current_lr, set_lr
+from alexnet.training.averaging import Average
+from alexnet.training.losses import build_loss
+from alexnet.training.optim import Optimizer, Schedule
 
 
 @dataclass
@@ -64,9 +64,10 @@ class Learner:
         self.forward: Any = world.wrap(model)
         if config.compile:
             self.forward = torch.compile(self.forward)
-        self.optimizer = build_optimizer(config.optim, model)
+        self.loss = build_loss(config)
+        self.optimizer = Optimizer(config.optim, model)
         self.schedule = Schedule(config.optim, config.epochs, steps_per_epoch)
-        self.ema = {n: p.detach().clone() for n, p in model.named_parameters()} if config.ema else {}
+        self.average = Average(model, config.ema) if config.ema else None
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
         self.totals = torch.zeros(3, dtype=torch.float64, device=precision.device)
@@ -78,21 +79,24 @@ class Learner:
 
         Returns the loss and number of correct answers, [2], summed over the part.
         """
-        config = self.config
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
-        parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True))
+        accumulate = self.config.accumulate
+        parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
         for number, (part, wanted) in enumerate(parts, 1):
             # Processes exchange gradients once a step, at the last part: their numbers of parts may differ.
             wait = self.world.size > 1 and number < len(parts)
             with self.forward.no_sync() if wait else contextlib.nullcontext():
-                with self.precision.autocast():
-                    logits = self.forward(part)
-                loss = F.cross_entropy(logits.float(), wanted, reduction="sum", label_smoothing=config.label_smoothing)
+                loss, correct = self.loss(self._logits, part, wanted)
                 # Processes average their gradients, so each one's sum is divided by its share of the batch.
                 (loss * (self.world.size / count)).backward()
-            sums += torch.stack([loss.detach(), (logits.detach().argmax(dim=1) == wanted).sum()]).double()
+            sums += torch.stack([loss.detach(), correct]).double()
         return sums
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self.precision.autocast():
+            logits: Tensor = self.forward(images)
+        return logits.float()
 
     def apply_step(self, sums: Tensor, count: int, rows: Tensor | None = None) -> None:
         """Change the weights by the gradients of `train_step`, and count its `sums` over this process's `count`.
@@ -102,16 +106,10 @@ class Learner:
         """
         seen = self.world.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
         bad = ~seen[0].isfinite()
-        set_lr(self.optimizer, self.schedule.lr(self.counters.step), self.config.optim)
-        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # what GradScaler sets: fused steps obey it
-        self.optimizer.step()
-        if self.ema:
-            decay = min(
-                self.config.ema, (1 + self.counters.step) / (10 + self.counters.step)
-            )  # a young average forgets
-            weight = (1 - decay) * (~bad).float()
-            for name, parameter in self.model.named_parameters():
-                self.ema[name].lerp_(parameter.detach(), weight)
+        self.optimizer.set_lr(self.schedule.lr(self.counters.step), self.counters.epoch + 1)
+        self.optimizer.step(bad)
+        if self.average:
+            self.average.update(self.model, self.counters.step, bad)
         self.totals += seen.where(~bad, 0.0)
         self.counters.step += 1
         self.counters.epoch_step += 1
@@ -140,27 +138,22 @@ class Learner:
             "step": self.counters.step,
             "train_loss": loss / max(seen, 1),
             "train_top1": correct / max(seen, 1),
-            "lr": current_lr(self.optimizer),
+            "lr": self.optimizer.lr,
         }
 
     def evaluated(self) -> nn.Module:
         """The network that validation sees: with the averaged weights where there is an average."""
-        if not self.ema:
-            return self.model
-        average = copy.deepcopy(self.model)
-        average.load_state_dict(self.ema)
-        return average
+        return self.average.averaged(self.model) if self.average else self.model
 
     def checkpoint(self, meta: dict[str, Any]) -> Checkpoint:
         """The complete state."""
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        extra = {f"ema/{n}": t for n, t in self.ema.items()} | {"totals": self.totals}
-        for parameter, state in self.optimizer.state.items():
-            extra |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        extra = self.optimizer.tensors() | {"totals": self.totals}
+        if self.average:
+            extra |= self.average.tensors()
         progress = {
             "counters": asdict(self.counters),
             "schedule": self.schedule.state(),
-            "lr": current_lr(self.optimizer),
+            "lr": self.optimizer.lr,
         }
         return Checkpoint(self.model.state_dict(), extra, meta | progress)
 
@@ -170,15 +163,7 @@ class Learner:
         self.counters = Counters(**checkpoint.meta["counters"])
         self.schedule.restore(checkpoint.meta["schedule"])
         self.totals.copy_(checkpoint.extra["totals"])
-        for name, average in self.ema.items():
-            average.copy_(checkpoint.extra[f"ema/{name}"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = checkpoint.meta["lr"] * group["scale"]
-        for name, parameter in self.model.named_parameters():
-            prefix = f"optimizer/{name}/"
-            state = {k.removeprefix(prefix): t for k, t in checkpoint.extra.items() if k.startswith(prefix)}
-            if state:  # in the parameter's own layout, or the next step would be slower
-                self.optimizer.state[parameter] = {
-                    k: torch.empty_like(parameter).copy_(t) if t.shape == parameter.shape else t.to(parameter.device)
-                    for k, t in state.items()
-                }
+        if self.average:
+            self.average.restore(checkpoint.extra)
+        last_epoch = self.counters.epoch + (self.counters.epoch_step > 0)  # that of the last step, counted from 1
+        self.optimizer.restore(checkpoint.extra, checkpoint.meta["lr"], last_epoch)

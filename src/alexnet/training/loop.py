@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
-from alexnet.config import TrainConfig, dump, override
+from alexnet.config import TrainConfig, dump
+from alexnet.config.values import override
 from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
@@ -66,7 +67,7 @@ def train(
             compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
-            stack.enter_context(torch.random.fork_rng([compute.device] if compute.queued else []))
+            stack.enter_context(torch.random.fork_rng([compute.device] if compute.device.type == "cuda" else []))
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)
@@ -298,7 +299,7 @@ class _Session:
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner.model)
         whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(learner.ema or whole.weights, {}, whole.meta))
+        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:

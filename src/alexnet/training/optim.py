@@ -1,61 +1,175 @@
-"""The optimiser and the learning rate from an OptimConfig."""
+"""The optimiser, with rules for single layers, and the course of the learning rate."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from alexnet.config import OptimConfig
+from alexnet.config.rules import Rule, Setting, in_force, parse_rule
+from alexnet.errors import UsageError, unknown
 
 
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or Adam(W) over the parameters that are trained: biases without decay and the last layer at its own rate, if
-    so configured. A group's "scale" is its rate over the configured one."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    head = named[-1][0].rpartition(".")[0]
-    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
-    for name, parameter in named:
-        decay = config.weight_decay if config.decay_biases or not name.endswith("bias") else 0.0
-        own_rate = config.head_lr is not None and name.rpartition(".")[0] == head
-        scale = config.head_lr / config.lr if own_rate and config.head_lr is not None else 1.0
-        groups.setdefault((decay, scale), []).append(parameter)
-    settings: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay, "scale": scale, "lr": config.lr * scale}
-        for (decay, scale), parameters in groups.items()
-    ]
-    if config.name in ("sgd", "paper-sgd"):
-        sgd = torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-        if config.momentum:  # torch makes them at the first step, of undefined content if that step is skipped
-            for _, parameter in named:
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-    return kind(settings, lr=config.lr, betas=config.betas, fused=True)
+@dataclass
+class Group:
+    """Parameters, by name, that the same rules hold for, and what holds for them at present."""
+
+    parameters: dict[str, nn.Parameter]
+    rules: tuple[Rule, ...]
+    lr: float
+    weight_decay: float
+    momentum: float
 
 
-def current_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The rate of the groups that learn at the configured one."""
-    group = optimizer.param_groups[0]
-    return float(group["lr"] / group["scale"])
+class Optimizer:
+    """SGD, the paper's SGD, Adam or AdamW over those parameters of a network that require gradients.
 
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float, config: OptimConfig) -> None:
-    """Set the rate of every group.
-
-    The paper's velocity contains the rate (v <- .9 v - .0005 eps w - eps g, section 5), torch's does not; the two
-    differ only when the rate changes, so paper-sgd rescales the momentum then.
+    Groups of parameters may learn at their own rate, decay and momentum, by the rules of an OptimConfig. The update is
+    torch's own, fused, but called as a function: torch.optim's classes import torch's compiler, which takes seconds,
+    and have no public way to leave out a step that only the device knows to be bad.
     """
-    old = current_lr(optimizer)
-    if config.name == "paper-sgd" and lr != old and lr > 0:
-        for state in optimizer.state.values():
-            if state["momentum_buffer"] is not None:  # None without momentum
-                state["momentum_buffer"].mul_(old / lr)
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+
+    def __init__(self, config: OptimConfig, model: nn.Module) -> None:
+        """Raises UsageError for a rule that selects no parameter of `model`."""
+        self.config = config
+        self.groups = _groups(config, model)
+        # What a parameter's next update needs of those before, under torch.optim's names.
+        self.state: dict[str, dict[str, Tensor]] = {name: {} for group in self.groups for name in group.parameters}
+        self.set_lr(config.lr, epoch=1)
+
+    def set_lr(self, lr: float, epoch: int) -> None:
+        """Set the scheduled rate, and what the rules make of it, of the decay and of the momentum in an epoch (from 1).
+
+        The paper's velocity contains the rate (v <- .9 v - .0005 eps w - eps g, section 5), torch's momentum is the
+        velocity over the rate. The two differ only when the rate changes, so paper-sgd rescales the momentum then, and
+        the velocity stays what it is; a frozen group holds the velocity itself.
+        """
+        self.lr = lr
+        for group in self.groups:
+            old, group.lr = group.lr, in_force([rule.rate for rule in group.rules], epoch, lr)
+            group.weight_decay = in_force([rule.decay for rule in group.rules], epoch, self.config.weight_decay)
+            group.momentum = in_force([rule.momentum for rule in group.rules], epoch, self.config.momentum)
+            if self.config.name == "paper-sgd" and group.lr != old:
+                for name in group.parameters:
+                    for momentum in self.state[name].values():
+                        momentum.mul_((old or 1.0) / (group.lr or 1.0))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for group in self.groups:
+            for parameter in group.parameters.values():
+                parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, bad: Tensor | None = None) -> None:
+        """Update the parameters that have a gradient, unless `bad` (a boolean on their device) holds.
+
+        A bad step changes neither parameters nor state; the device decides that, and the host does not wait for it. A
+        group whose rate is 0 is left as it is as well, momentum included (weights.cu of cuda-convnet).
+        """
+        for group in self.groups:
+            if not group.lr:
+                continue
+            moving = {name: p for name, p in group.parameters.items() if p.grad is not None}
+            parameters: list[Tensor] = list(moving.values())
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            shared: dict[str, Any] = {"lr": group.lr, "weight_decay": group.weight_decay, "maximize": False}
+            shared |= {"fused": True, "found_inf": None if bad is None else bad.float()}
+            if self.config.name in ("sgd", "paper-sgd"):
+                momenta: list[Tensor | None] = [None] * len(moving)
+                if group.momentum:
+                    momenta[:] = self._buffers("momentum_buffer", moving)
+                shared |= {"momentum": group.momentum, "nesterov": self.config.nesterov}
+                sgd(parameters, gradients, momenta, dampening=0.0, **shared)
+            else:
+                averages, squares, steps = (self._buffers(kind, moving) for kind in ("exp_avg", "exp_avg_sq", "step"))
+                update: Any = adam if self.config.name == "adam" else adamw
+                shared |= dict(zip(("beta1", "beta2"), self.config.betas, strict=True))
+                update(parameters, gradients, averages, squares, [], steps, amsgrad=False, eps=1e-8, **shared)
+
+    def _buffers(self, kind: str, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
+        """This part of the parameters' state, from zero where it is new; it has the parameter's layout in memory."""
+        for name, parameter in parameters.items():
+            if kind not in self.state[name]:
+                scalar = kind == "step"
+                new = parameter.new_zeros((), dtype=torch.float32) if scalar else torch.zeros_like(parameter)
+                self.state[name][kind] = new
+        return [self.state[name][kind] for name in parameters]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state for a checkpoint, as "optimizer/<parameter>/<part>"; its parts are named as torch.optim's."""
+        return {f"optimizer/{name}/{kind}": t for name, state in self.state.items() for kind, t in state.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], lr: float, epoch: int) -> None:
+        """Undo `tensors`, after whose last step the scheduled rate was `lr` and the epoch `epoch`."""
+        self.set_lr(lr, epoch)
+        for group in self.groups:
+            for name, parameter in group.parameters.items():
+                prefix = f"optimizer/{name}/"
+                self.state[name] = {
+                    key.removeprefix(prefix): _like(parameter, tensor)
+                    for key, tensor in tensors.items()
+                    if key.startswith(prefix)
+                }
+
+
+def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """A copy beside the parameter, in its layout, or the next step would be slower."""
+    if tensor.shape != parameter.shape:
+        return tensor.to(parameter.device)
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
+
+
+def _groups(config: OptimConfig, model: nn.Module) -> list[Group]:
+    """The parameters that are trained, those with the same rules together."""
+    rules = [parse_rule(text) for text in config.rules]
+    roles = _roles(model)
+    for rule in rules:  # frozen layers count: a rule for one of them is no mistake
+        if not any(_selects(rule.which, name, roles) for name, _ in model.named_parameters()):
+            known = dict.fromkeys([*filter(None, roles), *filter(None, roles.values()), "weights", "biases"])
+            raise UsageError(f"--optim.rules: {unknown('parameters', rule.which, known)}")
+    # The flags that are older than rules are rules too, and give way to those that are written out.
+    if config.head_lr is not None:
+        rules.insert(0, Rule("head", rate=(Setting(config.head_lr / config.lr, multiple=True),)))
+    if not config.decay_biases:
+        rules.insert(0, Rule("biases", decay=(Setting(0.0),)))
+    groups: dict[tuple[Rule, ...], Group] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = tuple(rule for rule in rules if _selects(rule.which, name, roles))
+            group = groups.setdefault(own, Group({}, own, config.lr, config.weight_decay, config.momentum))
+            group.parameters[name] = parameter
+    return list(groups.values())
+
+
+_ROLES = {"convolutions": nn.Conv2d, "hidden": nn.Linear}
+
+
+def _roles(model: nn.Module) -> dict[str, str]:
+    """The layers that have parameters of their own, by name, and what they are for: the last one is the head."""
+    roles = {}
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            roles[name] = next((role for role, kind in _ROLES.items() if isinstance(module, kind)), "")
+    return roles | dict.fromkeys(list(roles)[-1:], "head")
+
+
+def _selects(which: str, name: str, roles: dict[str, str]) -> bool:
+    """Whether a rule's selector (see `Rule.which`) means the parameter `name`."""
+    layer, _, own = name.rpartition(".")
+    kind, role = "biases" if own == "bias" else "weights", roles[layer]
+    names = [*accumulate(name.split("."), "{}.{}".format), f"{layer}.{kind}"]  # conv1, conv1.bias, conv1.biases
+    return which in (kind, role, f"{role}.{kind}") or any(fnmatchcase(n, which) for n in names)
 
 
 @dataclass

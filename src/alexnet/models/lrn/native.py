@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from alexnet.compute import cpu_description
 from alexnet.files import replacing
 
 if TYPE_CHECKING:
@@ -141,11 +142,9 @@ def _compile(compiler: list[str], source: bytes, made: Path) -> None:
 
 def _processor() -> str:
     """What tells processors with other instructions apart."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "".join(sorted({line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))}))
+    described = cpu_description()
+    told = [described[name] for name in ("model name", "flags", "Features") if name in described]
+    return " ".join(told) or f"{platform.machine()} {platform.processor()}"
 
 
 def _load(path: Path) -> ctypes.CDLL:

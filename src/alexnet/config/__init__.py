@@ -6,14 +6,14 @@ The text under each field is its help on the command line; `None` means "decided
 from __future__ import annotations
 
 import json
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from alexnet.errors import UsageError, unknown
+from alexnet.config.rules import parse_rule
+from alexnet.config.values import flag, override
+from alexnet.errors import UsageError
 
 FORMAT = 2
 
@@ -135,6 +135,9 @@ class OptimConfig:
     """Weight decay."""
     decay_biases: bool = True
     """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    rules: tuple[str, ...] = ()
+    """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
+    "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
     schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = "constant"
     """Course of the learning rate."""
     factor: float = 0.1
@@ -166,6 +169,8 @@ class OptimConfig:
             warmup_epochs=0 <= self.warmup_epochs < inf,
             peak=0 < self.peak < 1,
         )
+        if any(rule.momentum for rule in map(parse_rule, self.rules)) and self.name not in ("sgd", "paper-sgd"):
+            raise UsageError(f"a momentum in {flag('optim.rules')} needs {flag('optim.name')} sgd or paper-sgd.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
 
@@ -223,36 +228,6 @@ class TrainConfig:
             raise UsageError(f"the plateau schedule watches validation: set {flag('data.val_fraction')} above 0.")
 
 
-def _check(config: Any, prefix: str, **rules: bool) -> None:
-    for name, holds in rules.items():
-        if not holds:
-            raise UsageError(f"{flag(prefix + name)} {getattr(config, name)} is out of range.")
-
-
-def flag(name: str) -> str:
-    """The command line's flag for a dotted field name."""
-    return "--" + name.replace("_", "-")
-
-
-def get(config: Any, name: str) -> Any:
-    """The value of a dotted field name."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every field by its dotted name; tuples become lists, so that YAML and JSON can hold them."""
-    flat: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{f.name}.")
-        else:
-            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
 def dump(config: TrainConfig) -> dict[str, Any]:
     """A configuration as files hold it: nested, with the format that says how to read it. `load` undoes this."""
     return {"format": FORMAT, **json.loads(json.dumps(asdict(config)))}
@@ -267,66 +242,11 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
     values = dict(values)
     format = values.pop("format", 1)  # the first one was written without
     if not isinstance(format, int) or format > FORMAT:
-        raise UsageError(
-            f"this configuration has format {format!r}, {FORMAT} is the last that is known: upgrade alexnet."
-        )
+        raise UsageError(f"this configuration has format {format!r}, known is up to {FORMAT}: upgrade alexnet.")
     return override(TrainConfig(), values)
 
 
-def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """A copy with fields replaced; keys are dotted names ("optim.lr") or nest as dictionaries ({"optim": {"lr": 1}}).
-
-    Raises UsageError for an unknown name or a value of the wrong type.
-    """
-    result: TrainConfig = _override(config, values, "", list(flatten(config)))
-    return result
-
-
-def _override(config: Any, values: Mapping[str, Any], prefix: str, known: list[str]) -> Any:
-    hints = get_type_hints(type(config))
-    changes: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
-        head, _, rest = str(key).partition(".")
-        if head not in hints or (rest and not is_dataclass(hints[head])):
-            raise UsageError(unknown("setting", f"{prefix}{key}", known))
-        if rest:
-            nested.setdefault(head, {})[rest] = value
-        elif is_dataclass(hints[head]):
-            if is_dataclass(value):
-                changes[head] = value
-            elif isinstance(value, dict):
-                nested.setdefault(head, {}).update(value)
-            else:
-                raise UsageError(f"setting {prefix}{key} is a group of settings, not {value!r}.")
-        else:
-            changes[head] = _coerce(value, hints[head], prefix + head)
-    for head, inner in nested.items():
-        changes[head] = _override(changes.get(head, getattr(config, head)), inner, f"{prefix}{head}.", known)
-    return replace(config, **changes)
-
-
-def _coerce(value: Any, hint: Any, name: str) -> Any:
-    """`value` as the field's type; YAML's 1e-3 (a string there) and integers for floats are taken."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _coerce(value, next(a for a in args if a is not type(None)), name)
-    if origin is Literal:
-        if value in args:
-            return value
-        raise UsageError(unknown(f"value for {flag(name)}:", str(value), args))
-    if origin is tuple:
-        if isinstance(value, list | tuple) and (args[-1] is ... or len(value) == len(args)):
-            return tuple(_coerce(v, args[0], name) for v in value)
-    elif hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif hint is str and isinstance(value, Path):
-        return str(value)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise UsageError(f"{flag(name)} takes {getattr(hint, '__name__', hint)}, not {value!r}.")
+def _check(config: Any, prefix: str, **rules: bool) -> None:
+    for name, holds in rules.items():
+        if not holds:
+            raise UsageError(f"{flag(prefix + name)} {getattr(config, name)} is out of range.")

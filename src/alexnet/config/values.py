@@ -1,0 +1,96 @@
+"""Settings by name: read, replaced and flattened, for any frozen dataclass of settings (no torch here)."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from alexnet.errors import UsageError, unknown
+
+C = TypeVar("C")
+
+
+def flag(name: str) -> str:
+    """The command line's flag for a dotted field name."""
+    return "--" + name.replace("_", "-")
+
+
+def get(config: Any, name: str) -> Any:
+    """The value of a dotted field name."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field by its dotted name; tuples become lists, so that YAML and JSON can hold them."""
+    flat: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{f.name}.")
+        else:
+            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def override(config: C, values: Mapping[str, Any]) -> C:
+    """A copy with fields replaced; keys are dotted names ("optim.lr") or nest as dictionaries ({"optim": {"lr": 1}}).
+
+    Raises UsageError for an unknown name or a value of the wrong type.
+    """
+    result: C = _override(config, values, "", list(flatten(config)))
+    return result
+
+
+def _override(config: Any, values: Mapping[str, Any], prefix: str, known: list[str]) -> Any:
+    hints = get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        head, _, rest = str(key).partition(".")
+        if head not in hints or (rest and not is_dataclass(hints[head])):
+            raise UsageError(unknown("setting", f"{prefix}{key}", known))
+        if rest:
+            nested.setdefault(head, {})[rest] = value
+        elif is_dataclass(hints[head]):
+            if is_dataclass(value):
+                changes[head] = value
+            elif isinstance(value, dict):
+                nested.setdefault(head, {}).update(value)
+            else:
+                raise UsageError(f"setting {prefix}{key} is a group of settings, not {value!r}.")
+        else:
+            changes[head] = _coerce(value, hints[head], prefix + head)
+    for head, inner in nested.items():
+        changes[head] = _override(changes.get(head, getattr(config, head)), inner, f"{prefix}{head}.", known)
+    return replace(config, **changes)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the field's type; YAML's 1e-3 (a string there) and integers for floats are taken."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), name)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UsageError(unknown(f"value for {flag(name)}:", str(value), args))
+    if origin is tuple:
+        if isinstance(value, list | tuple) and (args[-1] is ... or len(value) == len(args)):
+            return tuple(_coerce(v, args[0], name) for v in value)
+    elif hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is str and isinstance(value, Path):
+        return str(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{flag(name)} takes {getattr(hint, '__name__', hint)}, not {value!r}.")

@@ -1,0 +1,44 @@
+"""The average of a network's weights over its training, which is evaluated instead of the weights themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """An exponential moving average of a network's parameters (Polyak averaging with forgetting).
+
+    Its decay is `decay`, but a young average forgets faster, (1 + step) / (10 + step), or it would hold on to the
+    initial weights: the rule of TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """The average starts at the weights that `model` has now."""
+        self.decay = decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int, bad: Tensor) -> None:
+        """Take in the weights after a step, counted from 0; after a `bad` one (a boolean on their device) nothing."""
+        weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (~bad).float()
+        for name, parameter in model.named_parameters():
+            self.weights[name].lerp_(parameter, weight)
+
+    def averaged(self, model: nn.Module) -> nn.Module:
+        """A copy of `model` with the averaged weights."""
+        average = copy.deepcopy(model)
+        average.load_state_dict(self.weights)
+        return average
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averaged weights for a checkpoint, as "ema/<parameter>"."""
+        return {f"ema/{name}": value for name, value in self.weights.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Undo `tensors`."""
+        for name, value in self.weights.items():
+            value.copy_(tensors[f"ema/{name}"])

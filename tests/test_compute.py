@@ -1,0 +1,308 @@
+"""Where and how a network computes: a decision that changes nothing, and replicas that leave their model alone."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import random
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alexnet import build_model
+from alexnet import compute as module
+from alexnet.compute import Compute, configure_process, cpu_description, has_feature, resolve_compute, set_in_place
+from alexnet.errors import UsageError
+
+CPU = torch.device("cpu")
+FP32, BF16 = Compute(CPU, torch.float32), Compute(CPU, torch.bfloat16)
+
+
+def flags():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark, matmul.allow_tf32
+
+
+@pytest.fixture(params=[(True, False, True), (False, True, False)], ids=["fast", "exact"])
+def user_flags(request):
+    """Somebody's own settings of torch, for the time of a test."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32
+    cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = request.param
+    yield request.param
+    cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    """Any call of the C library fails."""
+
+    def refuse(*_):
+        raise AssertionError("the C library was called")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+
+
+def network(**fields):
+    torch.manual_seed(0)
+    return build_model("cifar", width=0.125, num_classes=5, **fields)
+
+
+def images(count=3):
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+# --- the decision
+
+
+@pytest.mark.usefixtures("user_flags", "no_library")
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_deciding_changes_nothing(precision):
+    def state():
+        return flags(), torch.get_num_threads(), torch.get_default_dtype(), list(warnings.filters), random.getstate()
+
+    before, drawn, arrays = state(), torch.get_rng_state(), np.random.get_state()[1].tolist()
+    compute = resolve_compute("cpu", precision)
+    compute.autocast()
+    assert state() == before
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert np.random.get_state()[1].tolist() == arrays
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "reason"),
+    [
+        ((), torch.float32, "fp32: this processor does not compute in bf16"),
+        (("avx512_bf16",), torch.bfloat16, "bf16: this processor has AVX512-BF16"),
+        (("amx_tile",), torch.bfloat16, "bf16: this processor has AMX"),
+        (("avx512_bf16", "amx_tile"), torch.bfloat16, "bf16: this processor has AVX512-BF16 and AMX"),
+    ],
+)
+def test_auto_goes_by_the_processor_and_says_so(monkeypatch, features, dtype, reason):
+    monkeypatch.setattr(module, "has_feature", features.__contains__)
+    compute = resolve_compute("cpu", "auto")
+    assert (compute.device, compute.dtype, compute.reason) == (CPU, dtype, reason)
+    for asked, wanted in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        compute = resolve_compute("cpu", asked)
+        assert (compute.dtype, compute.reason) == (wanted, f"{asked}: as asked")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "gpu"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(UsageError, match=f"--device {device} "):
+        resolve_compute(device)
+
+
+# --- the settings of torch
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt])
+def test_settings_hold_in_the_block_alone(user_flags, end):
+    before = flags()
+    try:
+        with FP32.settings():
+            assert flags() == (False, True, before[2], False)
+            if end:
+                raise end
+    except KeyboardInterrupt:
+        pass
+    assert flags() == before
+    assert (before[0], before[1], before[3]) == user_flags
+
+
+def test_settings_of_bf16_are_the_users_own(user_flags):
+    with BF16.settings():
+        assert (flags()[0], flags()[1], flags()[3]) == user_flags
+
+
+# --- replicas
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("lrn", ["off", "formula"])
+def test_a_replica_gives_the_models_own_bits(training, layout, lrn):
+    model = network(lrn=lrn).to(memory_format=layout)
+    x = FP32.fit(images())
+    with torch.inference_mode():
+        # Kernels may round otherwise in another layout: the same layout, the same bits.
+        wanted = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()(x)
+        model.train(training)
+        assert torch.equal(FP32.replica(model)(x), wanted)
+        assert torch.equal(FP32.inference(model)(images()), wanted)
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_model_stays_as_it_is(compute, layout, in_place):
+    model = network().to(memory_format=layout).train()
+    model.conv3.eval()
+    model.conv1.requires_grad_(False)
+    set_in_place(model, False)
+    model.relu2.inplace = True
+
+    def state():
+        tensors = [(p.data_ptr(), p.dtype, p.stride(), p.requires_grad) for p in model.parameters()]
+        modes = [(m.training, getattr(m, "inplace", None)) for m in model.modules()]
+        return tensors, modes
+
+    before, weights = state(), copy.deepcopy(model.state_dict())
+    replica = compute.replica(model, in_place)
+    with torch.inference_mode():
+        replica(compute.fit(images()))
+    assert state() == before
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert not any(m.training for m in replica.modules())
+    assert {m.inplace for m in replica.modules() if isinstance(m, nn.ReLU)} == {in_place}
+    assert not set(map(id, replica.modules())) & set(map(id, model.modules()))
+
+
+def test_weights_are_shared_where_nothing_is_converted():
+    model = network().to(memory_format=torch.channels_last)
+    shared = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in FP32.replica(model).parameters()} == shared
+    assert not {p.data_ptr() for p in BF16.replica(model).parameters()} & shared
+    assert {p.dtype for p in BF16.replica(model).parameters()} == {torch.bfloat16}
+    with torch.no_grad():  # the weights of now: shared or not, the next replica has the next weights
+        model.fc8.bias.add_(7)
+    for compute in (FP32, BF16):
+        assert torch.equal(compute.replica(model).fc8.bias, compute.fit(model.fc8.bias))
+
+
+class Watcher:
+    """Keeps what a layer gave, without a copy."""
+
+    def __init__(self):
+        self.seen = []
+
+    def see(self, _, inputs, output):
+        self.seen.append((output, output.clone()))
+
+
+def test_what_a_hook_sees_is_not_overwritten():
+    """Nor does it see a copy of the object that it belongs to."""
+    model, watcher = network(), Watcher()
+    set_in_place(model, True)
+    handle = model.conv1.register_forward_hook(watcher.see)
+    forward = FP32.inference(model)
+    with torch.inference_mode():
+        forward(images())
+    ((now, then),) = watcher.seen
+    assert torch.equal(now, then)
+    assert now.min() < 0  # before the ReLU
+    handle.remove()
+    with torch.inference_mode():
+        forward(images())
+    assert len(watcher.seen) == 1
+    assert all(m.inplace for m in FP32.replica(model).modules() if isinstance(m, nn.ReLU))
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])
+def test_fit(compute):
+    labels, vector, batch = torch.arange(4), torch.randn(5), images()
+    assert compute.fit(labels) is labels
+    assert compute.fit(vector).dtype == compute.dtype
+    fitted = compute.fit(batch)
+    assert fitted.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fitted, batch.to(compute.dtype))
+    assert compute.fit(fitted) is fitted
+    assert batch.is_contiguous()
+
+
+# --- what the processor has
+
+
+def test_a_name_that_torch_no_longer_knows(monkeypatch):
+    """The operating system's list decides; where there is none the answer is no."""
+    monkeypatch.setattr(module, "cpu_description", lambda: {"flags": "fpu avx512_bf16 amx_tile_more"})
+    for known in ("avx512_bf16", "amx_tile"):
+        monkeypatch.delattr(torch.cpu, f"_is_{known}_supported", raising=False)
+    assert has_feature("avx512_bf16")
+    assert not has_feature("amx_tile")
+    monkeypatch.setattr(module, "cpu_description", dict)
+    assert not has_feature("avx512_bf16")
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_torch_is_asked_first(monkeypatch, answer):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: answer, raising=False)
+    monkeypatch.setattr(module, "cpu_description", lambda: {"flags": "" if answer else "amx_tile"})
+    assert has_feature("amx_tile") is answer
+
+
+def test_without_proc(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", absent)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert cpu_description() == {}
+    assert not has_feature("avx512_bf16")
+
+
+def test_description_is_of_the_first_processor(monkeypatch, tmp_path):
+    text = "processor\t: 0\nmodel name\t: A: B @ 2GHz\nflags\t\t: fpu amx\n\nprocessor\t: 1\nmodel name\t: other\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr("builtins.open", lambda _, original=open: original(tmp_path / "cpuinfo"))
+    assert cpu_description() == {"processor": "0", "model name": "A: B @ 2GHz", "flags": "fpu amx"}
+
+
+# --- the process
+
+
+class Library:
+    """A C library that notes how mallopt is called."""
+
+    def __init__(self):
+        self.calls = []
+
+    def mallopt(self, *arguments):
+        self.calls.append(arguments)
+
+
+@pytest.fixture
+def filters():
+    with warnings.catch_warnings():
+        yield
+
+
+@pytest.mark.usefixtures("filters")
+def test_configured_once_by_who_asks_for_it(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library if name is None else None)
+    configure_process()
+    assert sorted(library.calls) == [(-4, 0), (-1, -1)]  # M_MMAP_MAX, M_TRIM_THRESHOLD in glibc's malloc.h
+
+
+@pytest.mark.usefixtures("filters")
+@pytest.mark.parametrize("error", [TypeError, OSError])
+def test_systems_without_mallopt(monkeypatch, error):
+    """Windows opens no library without a name; macOS's has no mallopt."""
+
+    def refuse(_):
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    configure_process()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    configure_process()
+
+
+def test_pillows_warnings_are_silenced_by_configuring_alone():
+    code = (
+        "import warnings, alexnet.compute as c\n"
+        "before = list(warnings.filters); c.resolve_compute('cpu'); assert warnings.filters == before\n"
+        "c.configure_process(); assert warnings.filters != before\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.warn_explicit('x', UserWarning, 'f', 1, module='PIL.Image')\n"
+        "    warnings.warn_explicit('y', UserWarning, 'f', 1, module='numpy')\n"
+        "assert [str(w.message) for w in said] == ['y'], said\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

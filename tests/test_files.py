@@ -1,0 +1,137 @@
+"""Folders that one process holds, second names, and systems that lack something; crashes are in test_checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet.data.images import find_images
+from alexnet.errors import DataError, UsageError
+from alexnet.files import LOCK, holding, keep_as, replacing, write_atomically
+
+HOLD = """
+import sys
+from pathlib import Path
+from alexnet.files import holding
+with holding(Path(sys.argv[1]), "busy in", "wait"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def names(folder: Path) -> set[str]:
+    return {f.name for f in folder.iterdir()}
+
+
+def test_a_held_folder_is_made_and_refused_to_others(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    line = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with (
+            pytest.raises(UsageError, match=f"another process is training in {folder}; wait for it or use --run DIR"),
+            holding(folder, "training in", "use --run DIR"),
+        ):
+            pytest.fail("two processes hold it")
+        assert names(folder) == {LOCK}  # the other's
+        other.stdin.close()
+    assert names(folder) == set()
+    with holding(folder, "training in", "use --run DIR"):
+        assert names(folder) == {LOCK}
+    assert names(folder) == set()
+
+
+def test_a_killed_holder_holds_no_more(tmp_path):
+    line = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        other.kill()
+    assert names(tmp_path) == {LOCK}
+    with holding(tmp_path, "training in", "use --run DIR"):
+        pass
+
+
+def test_what_the_block_raises_comes_through(tmp_path):
+    with pytest.raises(OSError, match="full"), holding(tmp_path, "training in", "use --run DIR"):
+        raise OSError("full")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("kind", [UsageError, DataError])
+def test_a_folder_that_cannot_be_written(tmp_path, kind):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(kind, match=f"cannot write to {tmp_path / 'file'}: .*; choose another --out"),
+        holding(tmp_path / "file", "preparing", "choose another --out", unwritable=kind),
+    ):
+        pytest.fail("a file is no folder")
+
+
+def test_a_second_name_stays_when_the_first_is_replaced(tmp_path):
+    write_atomically(tmp_path / "last", b"one")
+    for content, kept in [(b"two", b"one"), (b"three", b"two")]:
+        keep_as(tmp_path / "last", tmp_path / "previous")
+        keep_as(tmp_path / "last", tmp_path / "previous")  # one file under both names already
+        write_atomically(tmp_path / "last", content)
+        assert (tmp_path / "previous").read_bytes() == kept
+    assert names(tmp_path) == {"last", "previous"}
+
+
+# Systems that lack something
+
+
+@pytest.mark.parametrize("problem", [OSError, NotImplementedError, PermissionError])
+def test_without_hard_links_nothing_is_kept(tmp_path, monkeypatch, problem):
+    def fail(*_):
+        raise problem
+
+    write_atomically(tmp_path / "last", b"one")
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    keep_as(tmp_path / "last", tmp_path / "previous")
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {"last": b"one"}
+
+
+def test_where_folders_cannot_be_opened(tmp_path, monkeypatch):
+    """Windows: no O_DIRECTORY, and os.open refuses folders."""
+    real = os.open
+
+    def windows_open(path, *rest, **options):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.delattr(os, "O_DIRECTORY")
+    monkeypatch.setattr(os, "open", windows_open)
+    write_atomically(tmp_path / "file", b"content")
+    with replacing(tmp_path / "other") as part:
+        part.write_bytes(b"more")
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == {"file": b"content", "other": b"more"}
+
+
+def test_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
+    """Windows: the lock's file can be removed only when it is released."""
+    unlink = Path.unlink
+
+    def windows_unlink(path, *rest, **options):
+        if path.name == LOCK:
+            raise PermissionError(13, "used by another process", str(path))
+        unlink(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "unlink", windows_unlink)
+    for _ in range(2):
+        with holding(tmp_path, "training in", "use --run DIR"):
+            pass
+
+
+def test_images_come_in_the_same_order_where_paths_ignore_case(tmp_path, monkeypatch):
+    """Windows compares paths without regard to case."""
+    for name in ("b.png", "A/z.png", "a/B.png", "a/a.png", "C.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(Path, "__lt__", lambda a, b: str(a).lower() < str(b).lower(), raising=False)
+    found = [p.relative_to(tmp_path).as_posix() for p in find_images([tmp_path])]
+    assert found == ["A/z.png", "C.png", "a/B.png", "a/a.png", "b.png"]
