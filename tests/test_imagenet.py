@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -534,12 +535,21 @@ def test_lists_that_cannot_be_read(tmp_path):
 # Systems that lack something
 
 
+class Yielding(io.BufferedReader):
+    """A file that lets other threads run before each read."""
+
+    def read(self, *size):
+        time.sleep(0.001)
+        return super().read(*size)
+
+
 def test_archives_read_by_many_threads_without_pread(tmp_path, monkeypatch):
     """Windows has no os.pread: the threads share one position in the file."""
     monkeypatch.delattr(os, "pread")
     data = load_dataset(config(devkit_tar(archives(tmp_path)).parent))
     check(data)
-    rows = np.random.default_rng(0).integers(0, len(data.train), 2000).tolist()
+    data.train.store._stream = Yielding(data.train.store._stream)
+    rows = np.random.default_rng(0).integers(0, len(data.train), 200).tolist()
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(data.train.read, rows))
     assert read == [EXPECTED[row][1] for row in rows]

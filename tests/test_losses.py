@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet.compute import choose_precision
+from alexnet.compute import resolve_compute
 from alexnet.config import TrainConfig
 from alexnet.distributed import World
 from alexnet.models.network import build_model
@@ -17,7 +17,7 @@ from alexnet.training.losses import build_loss, count_correct
 def learner(**values) -> Learner:
     torch.manual_seed(1)
     model = build_model("cifar", width=0.125, dropout=0.0)
-    return Learner(TrainConfig(**values), model, 3, choose_precision("cpu", "fp32"), World())
+    return Learner(TrainConfig(**values), model, 3, resolve_compute("cpu", "fp32"), World())
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alexnet import build_model, list_models
 from alexnet.errors import UsageError
 from alexnet.models.ablations import resolve
-from alexnet.models.describe import CLAIMS, describe, show
+from alexnet.models.describe import describe
 from alexnet.models.summary import smallest_input, trace
 from alexnet.models.variants import VARIANTS
 from alexnet.models.weights import rename
@@ -85,20 +84,6 @@ def test_paper_network_computes_the_traced_shapes(paper):
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         usual(paper)(torch.zeros(1, 3, 224, 224))
     assert counter.get_total_flops() == 2 * sum(layer.macs for layer in layers)
-
-
-@pytest.mark.parametrize("variant", list_models())
-def test_description_agrees_with_the_modules(variant):
-    model, described = build_model(variant, **SMALL), describe(variant, batch_size=3, **SMALL)
-    assert described["parameters"] == sum(p.numel() for p in model.parameters())
-    assert [row["name"] for row in described["layers"]] == [name for name, _ in model.named_children()]
-    x = torch.zeros(1, *described["input"])
-    for module, row in zip(model.eval().children(), described["layers"], strict=True):
-        x = module(x)
-        assert list(x.shape[1:]) == row["output"], row["name"]
-    assert described["activation_bytes"] == sum(row["memory"] for row in described["layers"])
-    assert described["training_bytes"] == described["activation_bytes"] + 3 * 4 * described["parameters"]
-    json.dumps(described)
 
 
 @pytest.mark.parametrize("size", [224, 127])
@@ -312,22 +297,3 @@ def test_every_larger_input_works(variant):
 def test_unusable_names_and_values(name, fields, said):
     with pytest.raises(UsageError, match=said):
         resolve(name, **fields)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 32, 31), (2, 1, 32, 32), (3, 32, 32), (2, 3, 33, 33)])
-def test_wrong_input_shape_is_refused(shape):
-    model = build_model("cifar", width=0.125)
-    with pytest.raises(ValueError, match=r"\[N, 3, 32, 32\]"):
-        model(torch.zeros(shape))
-
-
-def test_claims_show_the_paper_beside_the_count(capsys):
-    show(describe("paper"))
-    shown = capsys.readouterr().out
-    for text in ("60,965,224", "724,406,816", "659,272", "650,000", "290,400"):
-        assert text in shown, text
-    assert "the paper's figures" in shown
-    assert 48 * 55 * 96 == 253_440
-    assert "48x55x96" in CLAIMS["neurons"][1]  # figure 2's number for conv1 and where it comes from
-    show(describe("torchvision"))
-    assert "the paper's figures" not in capsys.readouterr().out

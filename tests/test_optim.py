@@ -183,7 +183,7 @@ def test_a_step_does_not_import_torchs_compiler():
     """Which takes seconds; a process of its own, as other tests import it."""
     code = """if True:
         import sys, torch
-        from alexnet.compute import choose_precision
+        from alexnet.compute import resolve_compute
         from alexnet.config import OptimConfig, TrainConfig
         from alexnet.distributed import World
         from alexnet.models.network import build_model
@@ -191,7 +191,7 @@ def test_a_step_does_not_import_torchs_compiler():
         for name in ("paper-sgd", "adamw"):
             model = build_model("cifar", width=0.0625)
             config = TrainConfig(optim=OptimConfig(name=name), ema=0.9)
-            learner = Learner(config, model, 1, choose_precision("cpu", "bf16"), World())
+            learner = Learner(config, model, 1, resolve_compute("cpu", "bf16"), World())
             learner.apply_step(learner.train_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), 2), 2)
         print([name for name in sys.modules if name in ("torch._dynamo", "torch._inductor")])
     """
@@ -334,6 +334,24 @@ def test_multiples_follow_the_schedule_and_absolute_rates_do_not():
     assert [rates[e]["conv1.bias"] for e in rates] == [0.2, 0.02, 1e-5, 1e-5, 0.0]
     assert [rates[e]["conv1.weight"] for e in rates] == [0.1, 0.01, 1e-5, 1e-5, 0.0]
     assert [rates[e]["fc6.bias"] for e in rates] == [0.2, 0.02, 0.002, 0.002, 0.002]
+
+
+def test_net_145_as_released():
+    """Rates by epoch as its log and its layer files have them; the layers have other names there."""
+    rules = ("weights rate=1e-3@25,1e-4@51,1e-5@79", "biases rate=0.02 decay=0", "conv1 rate=1e-5@67,0@72")
+    optimizer = Optimizer(OptimConfig(name="paper-sgd", lr=0.01, rules=rules), MODEL)
+    epochs, rates = (1, 24, 25, 50, 51, 66, 67, 71, 72, 78, 79, 90), []
+    for epoch in epochs:
+        optimizer.set_lr(0.01, epoch)
+        held = {name: group for group in optimizer.groups for name in group.parameters}
+        assert all(held[f"{layer}.bias"].weight_decay == 0 for layer in LAYERS)
+        assert all(held[f"{layer}.weight"].weight_decay == 5e-4 for layer in LAYERS)
+        rates.append([held[name].lr for name in ("conv1.weight", "conv1.bias", "fc7.weight", "fc7.bias")])
+    conv1, conv1_bias, fc7, fc7_bias = zip(*rates, strict=True)
+    assert fc7 == (1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4, 1e-5, 1e-5)
+    assert fc7_bias == (0.02,) * 12
+    assert conv1 == (1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5, 0, 0, 0, 0)
+    assert conv1_bias == (0.02,) * 6 + (1e-5, 1e-5, 0, 0, 0, 0)
 
 
 def test_flags_are_rules_that_give_way_to_written_ones():

@@ -59,7 +59,7 @@ class Forked:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["alexnet.training.loop", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.backends.backend_agg"]
+        ["alexnet.training.loop", "torch.utils.tensorboard", "alexnet.data.digits", "matplotlib.backends.backend_agg"]
     )
 
     def __init__(self, arguments, log):
@@ -361,7 +361,7 @@ def test_handlers_are_restored(finished, reporter):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_to_the_command_before_any_folder(tmp_path, monkeypatch, capsys, number):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("alexnet.config.override", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("alexnet.recipes.recipe", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as end:
         cli.main(["train"])
     assert end.value.code == 75

@@ -1,4 +1,7 @@
-"""CIFAR-10 and CIFAR-100 from their published archives, nothing unpickled before its checksum matched."""
+"""CIFAR-10 and CIFAR-100 from their published archives.
+
+The files are pickles, which can execute code: none is unpickled before its checksum matched the published one.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ class CifarFiles:
     names_key: str
 
     def read(self, config: DataConfig) -> Published:
-        """Training split, test split, class names; every file's checksum is verified before it is unpickled."""
+        """The training split, the test split and the class names; every file's checksum is verified before it is
+        unpickled. Raises DataError for files that are missing, damaged or cannot be downloaded."""
         import numpy as np
 
         contents = self._contents(config)

@@ -1,4 +1,8 @@
-"""Encoded images to RGB arrays [H, W, 3] uint8: a turbo decoder where it can, Pillow as the reference for all else."""
+"""From encoded images to RGB arrays [H, W, 3] uint8, resized and cropped.
+
+JPEGs go through libjpeg-turbo where simplejpeg is installed, everything else through Pillow, which is the reference for
+both.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
 
 
 class BadImageError(DataError):
-    """Bytes that are not an image that can be read."""
+    """Bytes are not an image, or not one that can be read."""
 
 
 def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
@@ -54,7 +58,7 @@ def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
 
 
 def open_image(content: bytes | memoryview) -> Image.Image:
-    """A loaded Pillow image. Raises BadImageError."""
+    """The Pillow image in these bytes, decoded. Raises BadImageError for bytes of any kind that are not one."""
 
     def load() -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -100,7 +104,8 @@ def _reason(content: bytes | memoryview, problem: Exception) -> str:
 
 
 def short_side_size(pixels: Pixels, size: int) -> tuple[int, int]:
-    """(height, width) of an image with the short side at `size`, the long one rounded down as torchvision does."""
+    """The (height, width) that an image gets when its short side is resized to `size` pixels; the long one is rounded
+    down as torchvision does."""
     height, width = pixels.shape[:2]
     if height <= width:
         return size, max(size, int(size * width / height))
@@ -108,14 +113,14 @@ def short_side_size(pixels: Pixels, size: int) -> tuple[int, int]:
 
 
 def resize_exactly(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Pillow's antialiased bilinear resize."""
+    """Resize [H, W, 3] to [height, width, 3] with Pillow's antialiased bilinear filter."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_fast(pixels: Pixels, height: int, width: int) -> Pixels:
-    """`resize_exactly` to within 2 of 255 (hardly ever more than 1), several times faster."""
+    """Resize as `resize_exactly` does to within 2 of 255 (hardly ever more than 1), several times faster."""
     if pixels.shape[:2] == (height, width):
         return pixels
     # In this order of steps torch sees channels_last and neither unpacks nor packs: twice as fast.

@@ -1,4 +1,4 @@
-"""Photographs in class folders: any folder of one's own, and Stanford Dogs."""
+"""Photographs in class folders: a folder of one's own, or Stanford Dogs as it was published."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 
 
 def read_folder(config: DataConfig) -> Published:
-    """A folder with train/val[/test] sub-folders of class folders, or one folder of class folders."""
+    """Read a folder with train/val[/test] sub-folders of class folders, or one folder of class folders.
+
+    Raises DataError for another layout, classes without images, and files that cannot be listed.
+    """
     root = existing(config)
     found = {SPLITS[name]: root / name for name in SPLITS if (root / name).is_dir()}
     if "train" not in found:
@@ -32,8 +35,11 @@ def read_folder(config: DataConfig) -> Published:
 
 
 def read_dogs(config: DataConfig) -> Published:
-    """Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg and train_list.mat, test_list.mat, which may name more
-    images than there are."""
+    """Read Stanford Dogs as published: Images/<wnid>-<breed>/*.jpg, and train_list.mat and test_list.mat, which say
+    what each part holds.
+
+    Raises DataError for files that are missing or not the published ones, and UsageError where scipy is missing.
+    """
     root = existing(config)
     images = root / "Images"
     lists = {part: root / f"{part}_list.mat" for part in ("train", "test")}
@@ -82,7 +88,7 @@ def matlab_reader() -> Any:
 
 
 def existing(config: DataConfig) -> Path:
-    """The root folder. Raises DataError if it is not there."""
+    """The folder that `config.root` names. Raises DataError if it is not there."""
     root = Path(config.root).expanduser()
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: point --data.root to the one that holds the photographs.")
@@ -90,7 +96,7 @@ def existing(config: DataConfig) -> Path:
 
 
 def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Photos]:
-    """Class names (sub-folders, sorted) and all images under them.
+    """The class names of a folder (its sub-folders, sorted) and a split of all images under them.
 
     Raises DataError for a folder without class folders, a class folder without images, classes that differ from
     `expected`, and symbolic links that lead in a circle.

@@ -1,4 +1,7 @@
-"""ImageNet (ILSVRC2012): class folders by WNID, or the published archives read in place; readable class names."""
+"""ImageNet (ILSVRC2012) in the layouts it is found in: class folders by WNID, or the published archives read in place.
+
+A WNID (n01440764) is WordNet's name for a class; readable names come from whichever published list lies beside.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,11 @@ HOW_TO_LABEL = (
 
 
 def read_imagenet(config: DataConfig) -> Published:
-    """Training and validation images (the test labels were never published).
+    """Read training and validation images (the test labels were never published).
 
     Each part is a folder (train, val; also as Kaggle lays them out, ILSVRC/Data/CLS-LOC) or the published archive.
+    Raises DataError for parts that are missing, damaged or without labels, and UsageError where scipy is missing, which
+    the development kit's meta.mat needs.
     """
     root = existing(config)
     kaggle = root / "ILSVRC" / "Data" / "CLS-LOC"
@@ -229,7 +234,7 @@ def _known_names(root: Path, classes: tuple[str, ...]) -> dict[str, str]:
 
 
 def published_names() -> list[str] | None:
-    """The 1,000 names in the order of sorted WNIDs, where torchvision is installed."""
+    """The 1,000 readable class names in the order of sorted WNIDs, or None where torchvision is not installed."""
     try:
         from torchvision.models import AlexNet_Weights
     except ImportError:

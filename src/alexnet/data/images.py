@@ -31,16 +31,20 @@ class Picture:
 
 
 def find_images(names: Sequence[str | Path]) -> list[Path]:
-    """Files named one by one, by folder (all images under it, sorted) or by pattern. Raises DataError."""
+    """The image files that are named one by one, by folder (all images under it, sorted) or by pattern.
+
+    Raises DataError for a name that stands for no file.
+    """
     found: list[Path] = []
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = sorted(
+            inside = [
                 p
                 for p in path.rglob("*")
                 if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
-            )
+            ]
+            inside.sort(key=lambda p: p.parts)  # Windows would sort paths without regard to case
             if not inside:
                 raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
             found += inside

@@ -38,7 +38,7 @@ def arrow() -> Any:
 
 
 def schema(metadata: dict[bytes, bytes]) -> pyarrow.Schema:
-    """The columns of a prepared file."""
+    """The columns of a prepared file, as pyarrow describes them, with metadata."""
     pa = arrow()
     return pa.schema([("image", pa.binary()), ("label", pa.int64()), ("source", pa.string())], metadata)
 
@@ -118,7 +118,7 @@ class PackedStore:
 
     @property
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Of all images, [N]."""
+        """The labels of all images, [N]."""
         columns = [batch.column(1).to_numpy() for batch in self._batches]
         return np.concatenate(columns) if columns else np.zeros(0, dtype=np.int64)
 
@@ -137,24 +137,25 @@ class PackedStore:
 
     @property
     def fingerprint(self) -> str:
-        """Of the original images and how they were prepared."""
+        """A digest of the original images and of how they were prepared."""
         return str(self.meta["fingerprint"])
 
     @property
     def side(self) -> int:
-        """Short side of all images in pixels."""
+        """The short side of all images in pixels."""
         return int(self.meta["side"])
 
     @cached_property
     def statistics(self) -> Statistics | None:
-        """Of the training images alone: a pool of all images would tell of the test."""
+        """Statistics of the pixels of training images; None for other parts: a pool of all images would tell of the
+        test."""
         if self.meta["part"] != "train":
             return None
         values = self.meta["statistics"]
         return Statistics(tuple(values["mean"]), tuple(values["std"]), tuple(map(tuple, values["colour_axes"])))
 
     def mean_image(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Mean of the central squares, float32 [side, side, 3], 0-255 (section 2)."""
+        """The mean of the central squares, float32 [side, side, 3], 0-255, which the paper subtracts (section 2)."""
         import io
 
         assert self._mean_image is not None

@@ -1,4 +1,4 @@
-"""Photographs prepared once, as the paper did (section 2): short side to 256, encoded as JPEG, packed into one file.
+"""Photographs are prepared once, as in the paper (section 2): the short side to 256, as JPEGs packed into one file.
 
 The work is cut into parts that are written one by one, so that a killed preparation goes on from the last of them and
 ends with the same bytes as one that was not disturbed.
@@ -44,7 +44,7 @@ CHUNK = 256  # images a part: some 8 MB and a second of work
 
 @dataclass(frozen=True)
 class Encoded:
-    """One photograph, prepared."""
+    """One photograph as it was prepared, or why it was left out."""
 
     source: str
     label: int

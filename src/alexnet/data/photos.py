@@ -1,4 +1,7 @@
-"""Photographs where they lie: in folders, in an archive, or in a prepared file; read one by one, decoded elsewhere."""
+"""Photographs where they lie: in folders, in an archive, or in a prepared file.
+
+They are read one by one as encoded bytes; `data/decode.py` makes pixels of them.
+"""
 
 from __future__ import annotations
 
@@ -21,31 +24,31 @@ Labels = NDArray[np.int64]
 
 
 class Store(Protocol):
-    """Encoded images by number."""
+    """Where encoded images can be read by their number, from 0."""
 
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> bytes | memoryview:
-        """The bytes of one image. Raises OSError."""
+        """The encoded bytes of one image. Raises OSError."""
 
     def place(self, number: int) -> str:
-        """Where it comes from, for messages."""
+        """Where an image comes from, for messages and reports, with '/' between folders on every system."""
 
     @property
     def fingerprint(self) -> str:
-        """Differs when the images differ."""
+        """A digest that differs when the images differ."""
 
     @property
     def side(self) -> int | None:
-        """Short side of all images in pixels, where they were prepared."""
+        """The short side of all images in pixels if they were prepared, else None."""
 
     @property
     def statistics(self) -> Statistics | None:
-        """Of the images, where they were prepared."""
+        """Statistics of the images' pixels if they were prepared as a training set, else None."""
 
 
 class Strings:
-    """Many strings in one buffer: a million Python strings would cost ten times their length."""
+    """A sequence of strings in one buffer: a million Python strings would cost ten times their length."""
 
     def __init__(self, strings: list[str]) -> None:
         encoded = [os.fsencode(s) for s in strings]
@@ -59,7 +62,7 @@ class Strings:
         return os.fsdecode(self._bytes[self._ends[number] : self._ends[number + 1]])
 
     def update(self, digest: hashlib._Hash) -> None:
-        """Add all of them to a digest."""
+        """Add all strings to a digest."""
         digest.update(self._bytes)
         digest.update(self._ends.data)
 
@@ -78,7 +81,7 @@ class _Originals:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Over names and sizes: reading every byte would take as long as an epoch."""
+        """A digest of names and sizes alone: reading every byte would take as long as an epoch."""
         digest = hashlib.sha256()
         self._names.update(digest)
         digest.update(self._sizes.data)
@@ -156,7 +159,7 @@ class JoinedStore:
 
 @dataclass(frozen=True)
 class Photos:
-    """A split of photographs: rows [N] of a store, labels [N] int64."""
+    """A split of photographs that are not decoded yet: rows [N] of a store, labels [N] int64."""
 
     store: Store
     rows: Rows
@@ -165,13 +168,13 @@ class Photos:
 
     @classmethod
     def whole(cls, store: Store, labels: list[int] | Labels) -> Photos:
-        """All images of a store."""
+        """A split of all images of a store."""
         assert len(store) == len(labels)
         return cls(store, np.arange(len(store)), np.asarray(labels, dtype=np.int64))
 
     @classmethod
     def pooled(cls, parts: list[Photos]) -> Photos:
-        """Several splits as one."""
+        """Several splits as one, in the order given."""
         starts = np.cumsum([0] + [len(p.store) for p in parts])
         rows = np.concatenate([p.rows + start for p, start in zip(parts, starts[:-1], strict=True)])
         return cls(JoinedStore([p.store for p in parts]), rows, np.concatenate([p.labels for p in parts]))
@@ -180,30 +183,30 @@ class Photos:
         return len(self.rows)
 
     def take(self, rows: Rows) -> Photos:
-        """The rows given, in that order."""
+        """A split of the rows given, in that order."""
         return Photos(self.store, self.rows[rows], self.labels[rows])
 
     def relabel(self, labels: Labels) -> Photos:
-        """The same photographs with other labels."""
+        """A split of the same photographs with other labels."""
         return Photos(self.store, self.rows, labels)
 
     def place(self, row: int) -> str:
-        """Where one comes from."""
+        """Where the photograph of a row comes from."""
         return self.store.place(int(self.rows[row]))
 
     def places(self, rows: Rows) -> list[int | str]:
-        """Where these come from."""
+        """Where the photographs of these rows come from."""
         return [self.place(int(row)) for row in rows]
 
     def read(self, row: int) -> bytes | memoryview:
-        """The encoded bytes of one. Raises DataError if they cannot be read."""
+        """The encoded bytes of the photograph of a row. Raises DataError if they cannot be read."""
         try:
             return self.store.read(int(self.rows[row]))
         except OSError as problem:
             raise DataError(f"cannot read {self.place(row)}: {problem.strerror or problem}.") from None
 
     def identify(self, digest: hashlib._Hash) -> None:
-        """Add images and labels to a fingerprint."""
+        """Add images and labels to the digest that becomes a data set's fingerprint."""
         digest.update(self.store.fingerprint.encode())
         digest.update(np.ascontiguousarray(self.rows, dtype=np.int64).data)
         digest.update(self.labels.data)

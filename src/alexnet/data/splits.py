@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy
 
 @dataclass(frozen=True)
 class Split:
-    """Images [N, C, H, W] uint8, labels [N] int64, and each image's place in the published files."""
+    """Images of one size in memory: images [N, C, H, W] uint8, labels [N] int64, and each image's place in the
+    published files [N]."""
 
     images: NDArray[np.uint8]
     labels: Labels
@@ -32,24 +33,24 @@ class Split:
 
     @property
     def channels(self) -> int:
-        """Of every image."""
+        """How many channels every image has."""
         return int(self.images.shape[1])
 
     def take(self, rows: Rows) -> Split:
-        """The rows given, in that order."""
+        """A split of the rows given, in that order."""
         return Split(self.images[rows], self.labels[rows], self.sources[rows])
 
     def relabel(self, labels: Labels) -> Split:
-        """The same images with other labels."""
+        """A split of the same images with other labels."""
         return Split(self.images, labels, self.sources)
 
     def places(self, rows: Rows) -> list[int | str]:
-        """Where these images come from."""
+        """Where the images of these rows come from: their numbers in the published files."""
         places: list[int | str] = self.sources[rows].tolist()
         return places
 
     def identify(self, digest: hashlib._Hash) -> None:
-        """Add images and labels to a fingerprint."""
+        """Add images and labels to the digest that becomes a data set's fingerprint."""
         import numpy as np
 
         digest.update(np.ascontiguousarray(self.images).data)
@@ -61,12 +62,12 @@ class Published:
     """A data set as its publisher cut it: parts "train", "val", "test", or one part "all"."""
 
     classes: tuple[str, ...]
-    """What identifies a class, in the order of the labels; folder names for photographs."""
+    """What identifies each class, in the order of the labels; for photographs it is the folder's name."""
     parts: dict[str, Split | Photos]
     names: tuple[str, ...] = ()
-    """Readable and unique, one a class; `classes` unless given."""
+    """A readable, unique name for each class; where there are none, `classes` are read instead."""
     note: str | None = None
-    """Something that the user should know, said once."""
+    """Something that the user should know; training says it once."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ class Dataset:
 
 
 def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows cut in two, `fraction` of each class (rounded) in the first part; both parts in the order of the rows."""
+    """Cut rows in two at random so that the first part has `fraction` of each class (rounded), both parts in the order
+    of the rows.
+
+    `labels` are [N]; the two arrays of rows together hold 0 to N - 1.
+    """
     import numpy as np
 
     chosen = np.zeros(len(labels), dtype=bool)
@@ -111,5 +116,6 @@ def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple
 
 
 def unique_names(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """Readable names, those that occur twice (ImageNet's two cranes) with their class's identity in brackets."""
+    """Make readable names unique: those that occur twice (ImageNet has two cranes) get their class's identity in
+    brackets."""
     return tuple(n if names.count(n) == 1 else f"{n} ({c})" for n, c in zip(names, classes, strict=True))

@@ -58,6 +58,12 @@ class AlexNet(nn.Sequential):
         _check_shape(images, self.variant.in_channels, self.variant.input_size)
         return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """A layer; for a slice, those layers as a plain Sequential, since a part of the network has no table."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self.named_children())[index]))
+        return super().__getitem__(index)
+
 
 def build_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
     """A freshly initialised network: a name of `list_models` or a table of one's own, with `fields` changed, for

@@ -67,7 +67,7 @@ def train(
             compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
-            stack.enter_context(torch.random.fork_rng([compute.device] if compute.queued else []))
+            stack.enter_context(torch.random.fork_rng([compute.device] if compute.device.type == "cuda" else []))
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)

@@ -51,8 +51,8 @@ class Optimizer:
         """Set the scheduled rate, and what the rules make of it, of the decay and of the momentum in an epoch (from 1).
 
         The paper's velocity contains the rate (v <- .9 v - .0005 eps w - eps g, section 5), torch's momentum is the
-        velocity over the rate. The two differ only when the rate changes, so paper-sgd rescales the momentum then; of
-        a frozen group it holds the velocity itself.
+        velocity over the rate. The two differ only when the rate changes, so paper-sgd rescales the momentum then, and
+        the velocity stays what it is; a frozen group holds the velocity itself.
         """
         self.lr = lr
         for group in self.groups:
@@ -77,25 +77,25 @@ class Optimizer:
         A bad step changes neither parameters nor state; the device decides that, and the host does not wait for it. A
         group whose rate is 0 is left as it is as well, momentum included (weights.cu of cuda-convnet).
         """
-        found_inf = None if bad is None else bad.float()
         for group in self.groups:
-            moving = {name: p for name, p in group.parameters.items() if p.grad is not None} if group.lr else {}
+            if not group.lr:
+                continue
+            moving = {name: p for name, p in group.parameters.items() if p.grad is not None}
             parameters: list[Tensor] = list(moving.values())
             gradients = [p.grad for p in parameters if p.grad is not None]
-            options: dict[str, Any] = {"lr": group.lr, "weight_decay": group.weight_decay, "maximize": False}
-            options |= {"fused": True, "found_inf": found_inf}
+            shared: dict[str, Any] = {"lr": group.lr, "weight_decay": group.weight_decay, "maximize": False}
+            shared |= {"fused": True, "found_inf": None if bad is None else bad.float()}
             if self.config.name in ("sgd", "paper-sgd"):
                 momenta: list[Tensor | None] = [None] * len(moving)
                 if group.momentum:
                     momenta[:] = self._buffers("momentum_buffer", moving)
-                options |= {"momentum": group.momentum, "dampening": 0.0, "nesterov": self.config.nesterov}
-                sgd(parameters, gradients, momenta, **options)
+                shared |= {"momentum": group.momentum, "nesterov": self.config.nesterov}
+                sgd(parameters, gradients, momenta, dampening=0.0, **shared)
             else:
-                state = [self._buffers(kind, moving) for kind in ("exp_avg", "exp_avg_sq")]
-                steps = self._buffers("step", moving)
-                options |= dict(zip(("beta1", "beta2"), self.config.betas, strict=True))
+                averages, squares, steps = (self._buffers(kind, moving) for kind in ("exp_avg", "exp_avg_sq", "step"))
                 update: Any = adam if self.config.name == "adam" else adamw
-                update(parameters, gradients, *state, [], steps, amsgrad=False, eps=1e-8, **options)
+                shared |= dict(zip(("beta1", "beta2"), self.config.betas, strict=True))
+                update(parameters, gradients, averages, squares, [], steps, amsgrad=False, eps=1e-8, **shared)
 
     def _buffers(self, kind: str, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
         """This part of the parameters' state, from zero where it is new; it has the parameter's layout in memory."""
@@ -152,13 +152,15 @@ def _groups(config: OptimConfig, model: nn.Module) -> list[Group]:
     return list(groups.values())
 
 
+_ROLES = {"convolutions": nn.Conv2d, "hidden": nn.Linear}
+
+
 def _roles(model: nn.Module) -> dict[str, str]:
     """The layers that have parameters of their own, by name, and what they are for: the last one is the head."""
     roles = {}
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
-            kinds = {"convolutions": nn.Conv2d, "hidden": nn.Linear}
-            roles[name] = next((role for role, kind in kinds.items() if isinstance(module, kind)), "")
+            roles[name] = next((role for role, kind in _ROLES.items() if isinstance(module, kind)), "")
     return roles | dict.fromkeys(list(roles)[-1:], "head")
 
 
