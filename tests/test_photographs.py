@@ -26,8 +26,7 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.training import loop
 from alexnet.training.faults import Faults
-from alexnet.training.learner import Counters
-from alexnet.training.learner import Learner, freeze
+from alexnet.training.learner import Counters, Learner, freeze
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
 from conftest import Blank, assert_consistent, assert_same_tensors, differ, tensors, text, timeless
