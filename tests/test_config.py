@@ -186,7 +186,9 @@ def test_model_settings_are_fields_of_the_tables():
 
 def test_every_field_has_help():
     for kind in (TrainConfig, DataConfig, ModelConfig, OptimConfig):
-        source = Path(__file__).parents[1].joinpath("src/alexnet/config.py").read_text().partition(kind.__name__)[2]
+        source = (
+            Path(__file__).parents[1].joinpath("src/alexnet/config/__init__.py").read_text().partition(kind.__name__)[2]
+        )
         for f in fields(kind):
             if not is_dataclass(get_type_hints(kind)[f.name]):
                 after = source.partition(f"    {f.name}: ")[2].splitlines()
