@@ -1,6 +1,6 @@
 """AlexNet as a torch module, built from a table of `variants`."""
 
-from __future__ import annotations
+# Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
 
 from collections import OrderedDict
 from dataclasses import dataclass
