@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from alexnet.data.augment import Preprocessing, central_views
-from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, despite_warnings, open_image
+from alexnet.data.decode import (
+    FORMATS,
+    BadImageError,
+    Pixels,
+    Square,
+    despite_warnings,
+    open_image,
+    orientation,
+    turned,
+)
 from alexnet.data.folders import EXTENSIONS
 from alexnet.errors import DataError
 
@@ -95,12 +104,12 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames")
-    if image.getexif().get(0x0112, 1) in range(2, 9):
+    if (how := orientation(image)) != 1:
         notes.append("turned upright (EXIF orientation)")
-        image = ImageOps.exif_transpose(image)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
-    return np.array(image.convert("RGB" if channels == 3 else "L")), notes
+    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    return turned(pixels, how), notes
 
 
 def _bytes(path: Path) -> bytes:

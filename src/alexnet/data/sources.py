@@ -37,6 +37,9 @@ class Source:
     photographs: bool = False
     """Whether it consists of encoded images of any size (`Photos`), which are decoded as they are needed; otherwise of
     small images of one size in memory (`Split`)."""
+    upright: bool = False
+    """Whether photographs are turned upright as EXIF says unless --data.orientation decides it; published figures of
+    published data sets were obtained without."""
 
     def read(self, config: DataConfig) -> Published:
         """The data set as it was published. Raises DataError for files that are missing or damaged."""
@@ -67,6 +70,14 @@ def load_dataset(config: DataConfig) -> Dataset:
     return Dataset(
         config.source, published.classes, train, val, test, digest.hexdigest(), names=names, note=published.note
     )
+
+
+def turned_upright(config: DataConfig, prepared: bool | None = None) -> bool:
+    """Whether photographs are turned upright as EXIF says: as configured, or as they were `prepared`, or as is the rule
+    of their source."""
+    if config.orientation is not None:
+        return config.orientation == "apply"
+    return SOURCES[config.source].upright if prepared is None else prepared
 
 
 def read_published(config: DataConfig) -> Published:
@@ -160,5 +171,6 @@ SOURCES: dict[str, Source] = {
         "your photographs: train/val[/test] folders of class folders, or one folder of class folders that is split",
         "alexnet.data.folders:read_folder",
         photographs=True,
+        upright=True,
     ),
 }

@@ -17,7 +17,7 @@ from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.weights import apply_weights, read_foreign
-from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
@@ -49,12 +49,13 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     """
     path = weights_file(target)
     if is_checkpoint(path):
-        network, meta = restore(path)
+        network, checkpoint = restore(path)
+        meta = checkpoint.meta
         return Trained(
             str(path),
             meta["model"]["name"],
             network.eval(),
-            Preprocessing.from_dict(meta["preprocessing"]),
+            Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
@@ -72,12 +73,12 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
 
 
-def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its description."""
+def restore(path: Path) -> tuple[AlexNet, Checkpoint]:
+    """The network of a checkpoint with its weights, and the checkpoint."""
     checkpoint = load_checkpoint(path)
     model = blank_model(**checkpoint.meta["model"])
     apply_weights(model, checkpoint.evaluated, str(path))
-    return model, checkpoint.meta
+    return model, checkpoint
 
 
 def load_weights(model: AlexNet, path: str | Path, replace_head: bool = False) -> None:
