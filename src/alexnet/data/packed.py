@@ -85,12 +85,12 @@ def _column_checksum(column: Any, before: int) -> int:
 
 def is_prepared(root: str | Path) -> bool:
     """Whether a folder holds prepared photographs."""
-    return any(os.path.isfile(Path(root).expanduser() / f"{part}.arrow") for part in PARTS)
+    return any(os.path.isfile(Path(os.path.expanduser(root)) / f"{part}.arrow") for part in PARTS)
 
 
 def read_prepared(config: DataConfig) -> Published:
     """What `prepare` wrote. Raises DataError if it is of another source, damaged, or of a newer version."""
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))
     stores = {part: PackedStore(path) for part in PARTS if (path := root / f"{part}.arrow").is_file()}
     first = next(iter(stores.values()))
     for part, store in stores.items():

@@ -62,7 +62,7 @@ def prepare(
             raise UsageError(f"{flag} {value} is out of range: it must be {allowed}.")
     if is_prepared(config.root):
         raise UsageError(f"{config.root} is prepared already: --data.root names the original photographs.")
-    if out.resolve().is_relative_to(Path(config.root).expanduser().resolve()):
+    if out.resolve().is_relative_to(Path(os.path.expanduser(config.root)).resolve()):
         raise UsageError(f"--out {out} lies inside {config.root}, among the photographs: choose a folder outside.")
     published = read_published(config)
     with holding(out, "preparing", "choose another --out", unwritable=DataError):

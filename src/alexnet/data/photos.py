@@ -5,8 +5,10 @@ They are read one by one as encoded bytes; `data/decode.py` makes pixels of them
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +56,15 @@ class Store(Protocol):
     def mean_image(self) -> NDArray[np.float32] | None:
         """The mean of the images' central squares, float32 [side, side, 3], 0-255, if they were prepared as a training
         set, else None."""
+
+
+def file_size(path: str | Path) -> int:
+    """The size in bytes of a file. Raises OSError if it cannot be read, and for pipes, sockets and devices, which bear
+    an image's name now and then: opening one may wait for ever."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a file but a folder, a pipe, a socket or a device", str(path))
+    return found.st_size
 
 
 class Strings:

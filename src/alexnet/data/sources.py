@@ -84,7 +84,16 @@ def read_published(config: DataConfig) -> Published:
     """A data set as it was published, from a prepared folder if the root is one. Raises UsageError and DataError."""
     if config.source not in SOURCES:
         raise UsageError(unknown("data source", config.source, SOURCES))
-    source = SOURCES[config.source]
+    if "\0" in config.root:
+        raise DataError(f"--data.root {config.root!r} is no path: it holds a NUL.")
+    try:
+        return _read(SOURCES[config.source], config)
+    except OSError as problem:  # permissions, names of more than 255 bytes
+        where = problem.filename or config.root
+        raise DataError(f"cannot read {where}: {problem.strerror or problem}; check --data.root.") from None
+
+
+def _read(source: Source, config: DataConfig) -> Published:
     if not source.photographs:
         if config.random_resized_crop or config.top_classes is not None or config.resplit:
             raise UsageError(

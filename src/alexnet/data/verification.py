@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,7 @@ def verify_prepared(
     `on_progress` is called with the split's name, images done and images in all. Returns a verdict on every file, and
     one on the folder if its files do not belong together. Raises DataError if it holds no prepared photographs.
     """
-    root = root.expanduser()
-    found = [path for part in PARTS if (path := root / f"{part}.arrow").is_file()]
+    found = [path for part in PARTS if os.path.isfile(path := Path(os.path.expanduser(root)) / f"{part}.arrow")]
     if not found:
         raise DataError(f"{root} holds no prepared photographs ({', '.join(f'{part}.arrow' for part in PARTS)}).")
     verdicts = []

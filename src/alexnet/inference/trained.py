@@ -11,8 +11,8 @@ import torch
 from alexnet.config import TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
-from alexnet.data.imagenet import published_names
 from alexnet.data.splits import Dataset
+from alexnet.data.wnids import published_names
 from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.models.network import AlexNet, blank_model, build_model

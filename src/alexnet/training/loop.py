@@ -149,6 +149,7 @@ class _Session:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
+        self.dataset.check_trainable()
         if point and point.meta["fingerprint"] != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
