@@ -538,6 +538,7 @@ DESCRIPTIONS = {
     "mean of three": (["preprocessing", "mean"], [0.1, 0.2, 0.3]),
     "mean nan": (["preprocessing", "mean"], [float("nan")]),
     "std zero": (["preprocessing", "std"], [0.0]), "std empty": (["preprocessing", "std"], []),
+    "upright a word": (["preprocessing", "upright"], "yes"), "no mean image": (["preprocessing", "mean_image"], True),
     "one class less": (["classes"], list("012345678")), "classes numbers": (["classes"], list(range(10))),
     "classes a text": (["classes"], "0123456789"), "classes nothing": (["classes"], {}),
     "one name more": (["names"], list("0123456789x")), "names lists": (["names"], [[]] * 10),
@@ -566,6 +567,23 @@ def test_descriptions_that_make_no_sense(finished, tmp_path, call, name):
     assert len(str(caught.value)) < 1500
     code, _, err = call("evaluate", path)
     assert code == 4, err
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(1, 31, 32), torch.zeros(3, 32, 32), torch.full((1, 32, 32), float("nan")),
+              torch.zeros(1, 32, 32).long()],
+)  # fmt: skip
+def test_mean_images_that_do_not_suit(finished, tmp_path, image):
+    content = load_checkpoint(finished.best)
+    content.meta["preprocessing"]["mean_image"] = True
+    path = tmp_path / "lie.safetensors"
+    content.extra["mean_image"] = torch.zeros(1, 32, 32)
+    save_checkpoint(path, content)
+    assert open_trained(path).preprocessing.mean_image is not None
+    content.extra["mean_image"] = image
+    save_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match=r"lie\.safetensors.*preprocessing.* does not suit"):
+        open_trained(path)
 
 
 def test_initial_weights_of_a_checkpoint_without_classes(finished, tmp_path, call):

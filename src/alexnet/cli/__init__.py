@@ -7,7 +7,7 @@ import warnings
 
 from cyclopts import CycloptsError
 
-from alexnet.cli import facts, photographs, runs  # noqa: F401 (each adds its verbs)
+from alexnet.cli import facts, photographs, runs, verification  # noqa: F401 (each adds its verbs)
 from alexnet.cli.command import app
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import Interrupt

@@ -27,6 +27,7 @@ def prepare(
     out: Path,
     side: int = 256,
     quality: int = 90,
+    orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
     workers: int | None = None,
 ) -> None:
     """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
@@ -46,6 +47,8 @@ def prepare(
         Short side in pixels.
     quality
         JPEG quality, 1 to 100.
+    orientation
+        Turn photographs upright as their EXIF tag says, or not; without it those of source folder are turned.
     workers
         Threads; without it one a core, at most 16.
     """
@@ -55,7 +58,7 @@ def prepare(
     from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
-        config = DataConfig(source=source, root=root)
+        config = DataConfig(source=source, root=root, orientation=orientation)
         report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
     show_preparation(report, source, out)
 

@@ -14,8 +14,8 @@ import torch
 from alexnet.config import LARGEST_SIDE, TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
-from alexnet.data.imagenet import published_names
 from alexnet.data.splits import Dataset
+from alexnet.data.wnids import published_names
 from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.models.ablations import resolve
@@ -23,7 +23,7 @@ from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.summary import parameter_shapes
 from alexnet.models.variants import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign
-from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
@@ -55,12 +55,13 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     """
     path = weights_file(target)
     if is_checkpoint(path):
-        network, meta = restore(path)
+        network, checkpoint = restore(path)
+        meta = checkpoint.meta
         return Trained(
             str(path),
             meta["model"]["name"],
             network.eval(),
-            Preprocessing.from_dict(meta["preprocessing"]),
+            Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
@@ -77,27 +78,22 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
 
 
-def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its description. Raises CheckpointError."""
+def restore(path: Path) -> tuple[AlexNet, Checkpoint]:
+    """The network of a checkpoint with its weights, and the checkpoint. Raises CheckpointError."""
     checkpoint = load_checkpoint(path)
-    table = _described(checkpoint.meta, path)
-    return build_from(table, checkpoint.evaluated, str(path)), checkpoint.meta
+    return build_from(_described(checkpoint, path), checkpoint.evaluated, str(path)), checkpoint
 
 
-def _described(meta: dict[str, Any], path: Path) -> Variant:
+def _described(checkpoint: Checkpoint, path: Path) -> Variant:
     """The table of a checkpoint's network. Raises CheckpointError if its description makes no sense: its checksum says
     that nothing has changed since it was written, not that it was written by us."""
+    meta = checkpoint.meta
     try:
         table = resolve(**meta["model"])
         parameter_shapes(table)  # can be built
-        seen = Preprocessing.from_dict(meta["preprocessing"])
-        sides, colours = (seen.size, *([] if seen.resize is None else [seen.resize])), (*seen.mean, *seen.std)
         sound = {
-            "preprocessing": seen.size == table.input_size
-            and all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides)
-            and {len(seen.mean), len(seen.std)} <= {1, table.in_channels}
-            and all(isinstance(value, int | float) and isfinite(value) for value in colours)
-            and min(seen.std) > 0,
+            "preprocessing": _sees(Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra), table)
+            and ("mean_image" in checkpoint.extra or not meta["preprocessing"].get("mean_image")),
             "classes": _name_outputs(meta["classes"], table),
             "names": _name_outputs(meta.get("names", meta["classes"]), table),
         }
@@ -112,6 +108,22 @@ def _described(meta: dict[str, Any], path: Path) -> Variant:
             return table
         problem = f"{wrong[0]} does not suit a network of {table.num_classes} classes on {table.input_size} pixels"
     raise CheckpointError(f"{path} cannot be used: its description of the network makes no sense ({problem}).")
+
+
+def _sees(preprocessing: Preprocessing, table: Variant) -> bool:
+    """Whether what it makes of an image is what the network takes."""
+    seen, image = preprocessing, preprocessing.mean_image
+    sides = (seen.size, seen.size if seen.resize is None else seen.resize)
+    return (
+        seen.size == table.input_size
+        and all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides)
+        and {len(seen.mean), len(seen.std)} <= {1, table.in_channels}
+        and all(isinstance(value, int | float) and isfinite(value) for value in (*seen.mean, *seen.std))
+        and min(seen.std) > 0
+        and seen.upright in (True, False, None)
+        and (image is None or image.shape == (table.in_channels, seen.size, seen.size))
+        and (image is None or (image.dtype == torch.float32 and bool(image.isfinite().all())))
+    )
 
 
 def _name_outputs(names: Any, table: Variant) -> bool:

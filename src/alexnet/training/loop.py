@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ class _Session:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
+        self.dataset.check_trainable()
         if point and point.meta["fingerprint"] != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
@@ -279,19 +280,24 @@ class _Session:
             "model": model_fields(self.config, self.dataset, self.prep),
             "classes": list(self.dataset.classes),
             "names": list(self.dataset.names),
-            "preprocessing": asdict(self.prep),
+            "preprocessing": self.prep.to_dict(),
             "fingerprint": self.dataset.fingerprint,
         }
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
         self.faults.check_weights(learner.model)
-        self.record.last(learner.checkpoint(self._meta()))
+        self.record.last(self._whole(learner))
 
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner.model)
-        whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
+        whole = self._whole(learner)
+        return self.record.best(Checkpoint(whole.evaluated, self.prep.tensors(), whole.meta))
+
+    def _whole(self, learner: Learner) -> Checkpoint:
+        """What goes on from here, with the preprocessing that evaluation needs."""
+        state = learner.checkpoint(self._meta())
+        return replace(state, extra=state.extra | self.prep.tensors())
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:
