@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, get, override
 from alexnet.data.sources import SOURCES
 from alexnet.errors import UsageError
@@ -138,7 +138,8 @@ NAN = float("nan")
         ("epochs", 0), ("batch_size", 0), ("accumulate", 0), ("accumulate", 129), ("label_smoothing", 1.0),
         ("label_smoothing", -0.1), ("label_smoothing", NAN), ("ema", 1.0), ("log_every", 0), ("save_minutes", 0.0),
         ("data.val_fraction", 1.0), ("data.val_fraction", -0.1), ("data.fraction", 0.0), ("data.fraction", 1.1),
-        ("data.resize", 0), ("data.crop", 0), ("data.pad", -1), ("data.std", [0.0]), ("data.std", [NAN]),
+        ("data.resize", 0), ("data.resize", 4097), ("data.crop", 0),
+        ("data.crop", 4097), ("data.workers", 0), ("data.pad", -1), ("data.std", [0.0]), ("data.std", [NAN]),
         ("optim.lr", 0.0), ("optim.lr", NAN), ("optim.lr", float("inf")), ("optim.momentum", 1.0),
         ("optim.weight_decay", -1e-9), ("optim.weight_decay", float("inf")), ("optim.factor", 1.0),
         ("optim.step_epochs", 0), ("optim.patience", -1), ("optim.max_drops", -1), ("optim.warmup_epochs", -1.0),
@@ -147,8 +148,37 @@ NAN = float("nan")
     ],
 )  # fmt: skip
 def test_ranges(name, value):
-    with pytest.raises(UsageError, match=f"{flag(name)} .*out of range"):
+    with pytest.raises(
+        UsageError, match=f"{flag(name)} .*out of range: it must be (at least|above|below|at most|finite)"
+    ):
         override(TrainConfig(), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", 0, "at least 1."), ("data.workers", -1, "at least 1 and at most 1024."),
+        ("data.resize", 100_000, "at least 1 and at most 4096."), ("data.fraction", 0.0, "above 0 and at most 1."),
+        ("accumulate", 200, "at least 1 and at most 128."), ("optim.momentum", 1.0, "at least 0 and below 1."),
+        ("data.mean", [NAN], "finite."), ("optim.lr", 0.0, "above 0."),
+    ],
+)  # fmt: skip
+def test_ranges_are_named(name, value, said):
+    with pytest.raises(UsageError) as caught:
+        override(TrainConfig(), {name: value})
+    assert str(caught.value).endswith(f"it must be {said}")
+
+
+def test_folders_of_earlier_formats_are_taken_as_they_lie():
+    """They were trained on so: what they leave out does not have the meaning that it has today."""
+    for old in ({"data.source": "folder"}, {"format": 1, "data.source": "folder"},
+                {"format": 2, "data": {"source": "folder"}}):  # fmt: skip
+        assert load(old).data.orientation == "ignore"
+    assert load({"format": 2, "data": {"source": "folder", "orientation": "apply"}}).data.orientation == "apply"
+    assert load({"format": 2, "data": {"source": "imagenet"}}) == override(TrainConfig(), {"data.source": "imagenet"})
+    assert load({"format": 3, "data": {"source": "folder"}}).data.orientation is None
+    folder = recipe("folder")
+    assert load(dump(folder)) == folder
 
 
 def test_settings_that_contradict_each_other():
@@ -186,7 +216,9 @@ def test_model_settings_are_fields_of_the_tables():
 
 def test_every_field_has_help():
     for kind in (TrainConfig, DataConfig, ModelConfig, OptimConfig):
-        source = Path(__file__).parents[1].joinpath("src/alexnet/config.py").read_text().partition(kind.__name__)[2]
+        source = (
+            Path(__file__).parents[1].joinpath("src/alexnet/config/__init__.py").read_text().partition(kind.__name__)[2]
+        )
         for f in fields(kind):
             if not is_dataclass(get_type_hints(kind)[f.name]):
                 after = source.partition(f"    {f.name}: ")[2].splitlines()
