@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,20 @@ def evaluate(
         if in_8_bits:
             model = quantize(model, _typical(dataset.train, prep, config.data))
         loader = open_split(chosen, compute.device, config.data, prep)
-        return score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+        result = score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+    notes = [f"{len(loader.bad)} image(s) could not be read and were left out."] if loader.bad else []
+    return replace(result, notes=(*notes, *mirror_notes(trained, views)))
+
+
+def mirror_notes(trained: Trained | None, views: int) -> list[str]:
+    """A sentence where mirrored views are asked of a network that has never seen a mirrored image."""
+    if views == 1 or trained is None or trained.config is None or trained.config.data.flip:
+        return []
+    return [
+        f"half of the {views} views are mirrored, and {trained.origin} was trained without mirrored images "
+        "(--data.flip): where mirroring changes what an image shows, as of digits, they lower the accuracy; "
+        "--views 1 has none."
+    ]
 
 
 def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:

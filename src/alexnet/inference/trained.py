@@ -40,6 +40,12 @@ class Trained:
     classes: tuple[str, ...] | None = None
     config: TrainConfig | None = None
 
+    def known_class(self, name: str) -> str | None:
+        """The class to be read that a folder's name stands for, be it the identity (a WNID) or the readable name; None
+        if it is neither."""
+        identities = dict(zip(self.classes or (), self.names, strict=False))
+        return identities.get(name, name if name in self.names else None)
+
 
 def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     """A run, a run folder, a checkpoint, a weights file, or "torchvision" for its published weights.
