@@ -114,10 +114,8 @@ def note_load(say: Callable[[str], None] = print) -> None:
     """Say so where other work keeps all of this machine's cores busy, because that costs more than its share."""
     busy, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if busy > cores:
-        say(
-            f"note: this machine is busy (load {busy:.1f} on {cores} core(s)): all of this is slower, and threads that "
-            "wait for each other slower still; OMP_NUM_THREADS=1 may be faster."
-        )
+        fewer = "" if "OMP_NUM_THREADS" in os.environ else "; with OMP_NUM_THREADS=1 it may be faster"
+        say(f"note: other work keeps this machine busy (load {busy:.1f} on {cores} core(s)), so this is slower{fewer}.")
 
 
 @contextmanager
