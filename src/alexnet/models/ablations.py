@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, get_args, get_type_hints
 
+from alexnet.config.ranges import Range
 from alexnet.errors import UsageError, unknown
 from alexnet.models.variants import (
     NORM,
@@ -55,12 +56,9 @@ def _check(field: str, value: Any) -> None:
     choices = get_args(FIELDS[field])
     if choices and isinstance(choices[0], str) and value not in choices:
         raise UsageError(unknown(f"value for model field {field}:", str(value), choices))
-    low, high = _RANGES.get(field, (None, None))
-    if (low is not None and value < low) or (high is not None and value >= high):
-        raise UsageError(
-            f"model field {field} = {value} is out of range: at least {low}"
-            + (f" and below {high}." if high is not None else ".")
-        )
+    allowed = _RANGES.get(field)
+    if allowed is not None and value not in allowed:
+        raise UsageError(f"model field {field} = {value} is out of range: it must be {allowed}.")
 
 
 def _groups(table: Variant, value: int | None) -> Variant:
@@ -203,4 +201,7 @@ FIELDS: dict[str, Any] = {f.name: get_type_hints(Variant)[f.name] for f in field
 }
 """Every field of `resolve` and `build_model` with its type."""
 
-_RANGES = {"num_classes": (1, None), "in_channels": (1, None), "input_size": (1, None), "dropout": (0, 1)}
+_RANGES = {
+    **dict.fromkeys(("num_classes", "in_channels", "input_size"), Range(least=1)),
+    "dropout": Range(least=0, below=1),
+}
