@@ -173,7 +173,7 @@ def test_products_are_exact(geometry, zero, relu, kind):
             torch.testing.assert_close(ours.double(), real, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("table", ["cifar", NET145, CIFAR18], ids=str)
+@pytest.mark.parametrize("table", ["cifar", NET145, CIFAR18], ids=lambda table: getattr(table, "about", table))
 def test_without_torch_s_private_names(monkeypatch, table):
     model = network(table)
     x = images(model)

@@ -130,10 +130,16 @@ def has_feature(name: str) -> bool:
     torch asks the processor under names that are private and have changed; where it does not know the name the
     operating system's list decides, and where there is none (Windows, macOS) the answer is no.
     """
-    probe = getattr(torch.cpu, f"_is_{name}_supported", None)
-    if probe is not None:
-        return bool(probe())
+    told = torch_tells(name)
+    if told is not None:
+        return told
     return any(flag.endswith(name) for flag in cpu_description().get("flags", "").split())
+
+
+def torch_tells(feature: str) -> bool | None:
+    """What torch says of an instruction set of the CPU; None where it does not know the name."""
+    probe = getattr(torch.cpu, f"_is_{feature}_supported", None)
+    return None if probe is None else bool(probe())
 
 
 def cpu_description() -> dict[str, str]:

@@ -24,6 +24,7 @@ app = App(
     "JSON and errors; --debug shows tracebacks.",
     version=lambda: version("alexnet"),
     console=Terminal(),
+    result_action="return_value",
     default_parameter=Parameter(consume_multiple=True),  # --data.mean .5 .5 .5
 )
 _given: list[str] = []
