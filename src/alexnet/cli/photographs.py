@@ -14,6 +14,7 @@ from alexnet.cli.command import Count, Views, app, given_values, print_json, sta
 from alexnet.config import TrainConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
+from alexnet.terminal import printable
 from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def sample(
     from alexnet.data.samples import write_samples
 
     for file in write_samples(DataConfig(source=source, root=root), out, images, split, seed):
-        print(file)
+        print(printable(str(file)))
 
 
 @app.command
@@ -132,7 +133,7 @@ def preview(
     shown = pipeline_stages(override(chosen, given_values(config)), images)
     save_figure(draw_stages([s.stages for s in shown], [s.name for s in shown]), out)
     for image in shown:
-        print(image.place)
+        print(printable(image.place))
     print(f"written: {out}")
 
 
