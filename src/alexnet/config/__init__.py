@@ -124,6 +124,17 @@ class ModelConfig:
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "model.",
+            num_classes=Range(least=1, most=1_000_000),
+            in_channels=Range(least=1, most=1024),
+            width=Range(above=0, most=16),
+            dropout=Range(least=0, below=1),
+            groups=Range(least=1, most=1024),
+        )
+
 
 @dataclass(frozen=True)
 class OptimConfig:

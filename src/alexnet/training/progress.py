@@ -100,6 +100,10 @@ class Reporter:
         if self._task is not None:
             self._bar.update(self._task, completed=0, epoch=f"{row['epoch'] + 1}/{self._config.epochs}")
 
+    def say(self, text: str) -> None:
+        """Say something as it stands."""
+        self._say(text)
+
     def note(self, text: str) -> None:
         """Say something that is not progress."""
         self._say(Text.assemble(("note:", "yellow"), f" {text}"))
