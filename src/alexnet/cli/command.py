@@ -42,6 +42,13 @@ def given_fields(config: Any) -> dict[str, Any]:
     return {name: known[name] for name in _given if name in known}
 
 
+def start_computing() -> None:
+    """Set this process up for training and inference. Every verb that computes begins with it; it imports torch."""
+    from alexnet.compute import configure_process
+
+    configure_process()
+
+
 def print_json(value: Any) -> None:
     """For scripts."""
     print(json.dumps(value, indent=1))

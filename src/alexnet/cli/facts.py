@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_fields, print_json
+from alexnet.cli.command import app, given_fields, print_json, start_computing
 from alexnet.config import ModelConfig
 
 
@@ -93,6 +93,7 @@ def benchmark(
     from alexnet.cli.tables import show_speed
     from alexnet.speed.networks import benchmark as measure
 
+    start_computing()
     speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps, compile=compile)
     if json:
         print_json(speed.to_dict())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_values, print_json, stoppable
+from alexnet.cli.command import app, given_values, print_json, start_computing, stoppable
 from alexnet.config import TrainConfig
 from alexnet.errors import DataError, UsageError
 from alexnet.training.signals import SignalGuard
@@ -139,6 +139,7 @@ def predict(
     from alexnet.inference.prediction import predict as ask
     from alexnet.inference.trained import open_trained
 
+    start_computing()
     trained = open_trained(target, model)
     answers = ask(trained, images, top=top, views=views, device=device)
     if json:
@@ -207,6 +208,7 @@ def features(
     from alexnet.files import write_atomically
     from alexnet.inference.features import extract_features
 
+    start_computing()
     paths = find_images(images)
     names = [layer.strip() for layer in layers.split(",") if layer.strip()]
     arrays = extract_features(target, paths, names, torchvision_names=torchvision_names, model=model, device=device)
@@ -271,6 +273,7 @@ def compare(
 
     if not weights:
         raise UsageError("name the weights to compare: run folders, checkpoints, weights files, or torchvision.")
+    start_computing()
     lines = measure(
         DataConfig(source=source, root=root),
         weights,

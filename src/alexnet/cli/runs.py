@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_values, print_json
+from alexnet.cli.command import app, given_values, print_json, start_computing
 from alexnet.config import TrainConfig
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import SignalGuard
@@ -44,10 +44,9 @@ def train(
             chosen, given = override(load_config(Path(recipe)), given_values(config)), None
         else:
             chosen = named(recipe)
-        from alexnet.compute import configure_process
         from alexnet.training import loop
 
-        configure_process()
+        start_computing()
         loop.train(chosen, run, given=given, guard=guard)
 
 
@@ -102,6 +101,7 @@ def evaluate(
     from alexnet.recipes import recipe as named
     from alexnet.runs.results import write_result
 
+    start_computing()
     result = measure(
         target,
         split,

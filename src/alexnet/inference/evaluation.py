@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def evaluate(
     computed as it was trained; "int8" in 8 bits (`quantize`), with scales from images of the training split. Raises
     UsageError, DataError or CheckpointError.
     """
-    if isinstance(target, str | Path) and Path(target).is_dir():
+    if isinstance(target, str | Path) and os.path.isdir(target):
         target = load_run(target)
     trained: Trained | None = None
     if not isinstance(target, AlexNet):

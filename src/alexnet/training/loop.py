@@ -20,14 +20,14 @@ from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
-from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
+from alexnet.errors import DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.evaluation import score
 from alexnet.inference.trained import build_for, load_weights, model_fields, weights_file
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
-from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.folder import Run, open_run, settled
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
@@ -182,15 +182,7 @@ class _Session:
 
     def _start_from(self, model: AlexNet, init: str) -> None:
         """Initial weights from a file; one of ours says what classes its last layer stands for."""
-        path, replace_head = weights_file(init), self.config.replace_head
-        if is_checkpoint(path) and not replace_head:
-            theirs, ours = load_checkpoint(path).meta["classes"], list(self.dataset.classes)
-            if theirs != ours:
-                raise CheckpointError(
-                    f"{path} was trained on the classes {listed(theirs)}, the data has {listed(ours)}: --replace-head "
-                    "starts the last layer afresh."
-                )
-        load_weights(model, path, replace_head)
+        load_weights(model, weights_file(init), self.config.replace_head, self.dataset.classes)
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made."""
