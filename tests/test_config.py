@@ -259,7 +259,7 @@ def test_recipes_name_data_that_exists():
                              "data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}),
         ("imagenet-paper", {"epochs": 90, "batch_size": 128, "optim.name": "paper-sgd", "optim.lr": 1e-2,
                             "optim.momentum": 0.9, "optim.weight_decay": 5e-4, "optim.max_drops": 3,
-                            "data.resize": 256, "data.crop": 224, "data.flip": True, "optim.decay_biases": True}),
+                            "data.resize": 256, "data.crop": 224, "data.flip": True, "optim.decay_biases": False}),
     ],
 )  # fmt: skip
 def test_published_settings(name, expected):

@@ -75,7 +75,7 @@ def test_a_blank_network_draws_nothing(name):
     fields = {} if name is NET145 else {"width": 0.125}
     drawn = build_model(name, **fields)
     before = torch.get_rng_state()
-    for init in ("text", "torch", "modern"):
+    for init in ("text", "torch", "he", "modern"):
         blank = blank_model(name, init=init, **fields)
     assert torch.equal(torch.get_rng_state(), before)
     blank.load_state_dict(drawn.state_dict())

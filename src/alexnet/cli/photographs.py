@@ -30,6 +30,7 @@ def prepare(
     out: Path,
     side: Annotated[int, within(Range(least=1, most=4096))] = 256,
     quality: Annotated[int, within(Range(least=1, most=100))] = 90,
+    orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
     workers: Annotated[int | None, within(Range(least=1, most=1024))] = None,
 ) -> None:
     """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
@@ -49,6 +50,8 @@ def prepare(
         Short side in pixels.
     quality
         JPEG quality, 1 to 100.
+    orientation
+        Turn photographs upright as their EXIF tag says, or not; without it those of source folder are turned.
     workers
         Threads; without it one a core, at most 16.
     """
@@ -58,7 +61,7 @@ def prepare(
     from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
-        config = DataConfig(source=source, root=root)
+        config = DataConfig(source=source, root=root, orientation=orientation)
         report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
     show_preparation(report, source, out)
 

@@ -15,7 +15,7 @@ from alexnet.config.rules import parse_rule
 from alexnet.config.values import dotted, flag, override
 from alexnet.errors import UsageError
 
-FORMAT = 3  # 1: by dotted names; 2: nested; before 3 photographs of source folder were trained on as they lie
+FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
 LARGEST_SIDE = 4096  # pixels
 
 
@@ -118,8 +118,9 @@ class ModelConfig:
     """Activation function."""
     groups: int | None = None
     """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
-    init: Literal["text", "code", "caffe", "torch", "modern"] | None = None
-    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, or He's."""
+    init: Literal["text", "code", "caffe", "torch", "he", "modern"] | None = None
+    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, He's, or He's with an output
+    layer near zero (modern)."""
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
@@ -154,7 +155,7 @@ class OptimConfig:
     weight_decay: float = 5e-4
     """Weight decay."""
     decay_biases: bool = True
-    """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    """Decay the biases too, as torch does; --optim.no-decay-biases leaves them out, as the paper's code did."""
     rules: tuple[str, ...] = ()
     """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
     "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
@@ -271,5 +272,10 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
 
 def _upgrade(settings: dict[str, Any], format: int) -> None:
     """Say in settings of an earlier format, by dotted names, what they meant when they were written."""
-    if format < 3 and settings.get("data.source") == "folder":
-        settings.setdefault("data.orientation", "ignore")
+    if format < 3:
+        if settings.get("data.source") == "folder":  # photographs were trained on as they lie
+            settings.setdefault("data.orientation", "ignore")
+        # "modern" was all of He's weights, the output layer's too, and some tables had another start of their own.
+        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(settings.get("model.variant")))
+        init = settings.get("model.init") or own
+        settings["model.init"] = "he" if init == "modern" else init

@@ -22,6 +22,7 @@ from alexnet.data.streamed import StreamedSplit
 from alexnet.errors import UsageError
 
 CPU = torch.device("cpu")
+MOST = 100  # images that one figure shows
 SPREAD = 2.5  # standard deviations that the last column shows from black to white
 
 
@@ -49,8 +50,8 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
 
     Raises UsageError and DataError.
     """
-    if count < 1:
-        raise UsageError(f"--images {count} must be at least 1.")
+    if not 1 <= count <= MOST:
+        raise UsageError(f"--images {count} is out of range: it must be at least 1 and at most {MOST}.")
     dataset = load_dataset(config.data)
     train = dataset.train
     loader = open_split(train, CPU, config.data)
@@ -89,7 +90,7 @@ def _cut(train: Split | Photos, loader: Loader, seed: int, row: int) -> tuple[Pi
     assert isinstance(loader, StreamedSplit)
     content = train.read(row)
     try:
-        original = decode(content)
+        original = decode(content, upright=loader.upright)
     except BadImageError as problem:
         raise BadImageError(f"cannot decode {train.place(row)}: {problem}.") from None
     assert prep.resize is not None

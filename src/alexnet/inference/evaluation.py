@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def evaluate(
     computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
     training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
     """
-    if isinstance(target, str | Path) and Path(target).is_dir():
+    if isinstance(target, str | Path) and os.path.isdir(target):
         target = load_run(target)
     trained: Trained | None = None
     if not isinstance(target, AlexNet):

@@ -99,7 +99,7 @@ class Recorder:
         if not self._is_main:
             return
         try:
-            self.run.write_status(saved=self.saved_step, **fields)
+            self.run.write_status(**{"saved": self.saved_step} | fields)
         except OSError as problem:
             self._say(f"could not write status.json in {self.run.path} ({problem.strerror})")
 
