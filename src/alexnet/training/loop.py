@@ -173,6 +173,8 @@ class _Session:
         if point:
             learner.restore(point)
         counters = learner.counters
+        # The status is younger than the checkpoint: it counts the test, and the epoch's end after the saving, too.
+        counters.elapsed = max(counters.elapsed, self.world.from_main(lambda: self.run.status.get("elapsed", 0.0)))
         self.record.start(config, counters.step, counters.epoch)
         self.faults = Faults(self.record, self.reporter, config.data.max_bad)
         self.reporter.start(self.run.path, config, len(self.images), counters)

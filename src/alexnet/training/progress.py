@@ -34,7 +34,6 @@ class Reporter:
         self._task: TaskID | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds in steps, images) after the latest steps
         self._said: set[str] = set()
-        self._text = ""
 
     def __enter__(self) -> Reporter:
         self._began, self._earlier = time.monotonic(), 0.0
@@ -63,7 +62,7 @@ class Reporter:
     def _start_epoch(self) -> None:
         self._recent.clear()
         self._recent.append((self._seconds, self._images))
-        self._epoch_start = self._recent[0]
+        self._epoch_start, self._text = self._recent[0], ""
 
     def _place(self) -> str:
         return f"epoch {self._epoch}/{self._config.end}"
