@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from alexnet.config import load
-from alexnet.errors import CheckpointError, UsageError
+from alexnet.errors import CheckpointError, TrainingStopped, UsageError
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
 from alexnet.training.loop import train
 from conftest import STEPS, assert_consistent, assert_same_run, tensors, text, timeless
@@ -376,6 +378,19 @@ def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
     train(recipe, path, given={"then": ("2", "1")}, reporter=reporter)
     assert len(run.epochs) == 4
     assert_consistent(run)
+
+
+@pytest.mark.parametrize("values", [{"epochs": 1}, {"stop_after": 1}])
+def test_end_that_lies_in_the_past_is_refused(tiny, tmp_path, reporter, monkeypatch, values):
+    """Else config.yaml would tell of a shorter run than it was."""
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "line", lambda row: os.kill(os.getpid(), signal.SIGTERM) if row["step"] == 9 else None)
+        with pytest.raises(TrainingStopped):
+            train(tiny(), tmp_path / "run", reporter=reporter)
+    run = load_run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"in its epoch 2 already.* --stop-after 2 ends it"):
+        train(tiny(**values), run.path, reporter=reporter)
+    assert run.config == tiny()
 
 
 def test_smaller_parts_may_go_on(tiny, tmp_path, reporter):

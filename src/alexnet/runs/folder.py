@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from alexnet.config.values import flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet.runs.legs import check_legs
 from alexnet.runs.provenance import environment
 
 # How long a run goes on, which may change as far as that bends no schedule that is under way.
@@ -162,7 +162,7 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
         if run.last.exists() or run.previous.exists():
-            _refuse_bending(path, run.config, config)
+            check_legs(path, run.config, config)
     elif path.exists() and (not path.is_dir() or any(_foreign(f) for f in path.iterdir())):
         raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
     begun = True
@@ -177,28 +177,6 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         if not begun:  # for want of data perhaps: leave no empty folder
             with suppress(OSError):
                 path.rmdir()
-
-
-def _refuse_bending(path: Path, old: TrainConfig, new: TrainConfig) -> None:
-    """Raise UsageError if the legs of a run that goes on are not those that it has had so far."""
-    common = min(len(old.then), len(new.then))
-    same_length = old.epochs == new.epochs or not (old.legs[0].has_horizon or old.then or new.then)
-    if same_length and old.then[:common] == new.then[:common]:
-        return
-    typed = f"{flag('epochs')} {new.epochs} {then_flags(new.then)}".strip()
-    message = f"{path} was planned as {flag('epochs')} {old.epochs} {then_flags(old.then)}".strip()
-    message += f", and {typed} would bend its learning rate after the fact. "
-    if new.horizon > old.horizon:
-        mend = then_flags((*old.then, str(new.horizon - old.horizon)))
-        message += f"To go on beyond its {old.horizon} epochs with a schedule of their own: {mend}. "
-    else:
-        message += f"To stop earlier: {flag('stop_after')} {new.horizon}. "
-    raise UsageError(message + "To train another run: --run DIR.")
-
-
-def then_flags(legs: tuple[str, ...]) -> str:
-    """What to type for these further legs."""
-    return " ".join(f"{flag('then')} {shlex.quote(leg)}" for leg in legs)
 
 
 def _foreign(file: Path) -> bool:

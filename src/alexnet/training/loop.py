@@ -28,7 +28,8 @@ from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
-from alexnet.runs.folder import Run, open_run, settled, then_flags
+from alexnet.runs.folder import Run, open_run, settled
+from alexnet.runs.legs import check_end, describe_end
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
@@ -102,7 +103,7 @@ class _Session:
         point = self._resume_point()
         done = point.meta["counters"]["epoch"] if point else 0
         if done >= self.config.end and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
-            self.reporter.note(self.world.from_main(lambda: _finished_note(self.run, done)))
+            self.reporter.note(self.world.from_main(lambda: describe_end(self.run.path, self.run.config, done)))
             return
         try:
             learner = self._prepare(point)
@@ -148,6 +149,8 @@ class _Session:
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
+        if point:
+            check_end(self.run.path, config, point.meta["counters"])
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
         if point and point.meta["fingerprint"] != self.dataset.fingerprint:
             raise DataError(
@@ -332,17 +335,3 @@ class _Session:
                 "elapsed": round(counters.elapsed, 3),
             }
         self.record.status(state=state, epochs=self.config.end, **more)
-
-
-def _finished_note(run: Run, epochs: int) -> str:
-    """What a run says that is asked for nothing new, and what to type for more."""
-    config = run.config
-    if config.end < config.horizon:
-        more = f"--stop-after {config.horizon}"
-    elif config.then or config.legs[0].has_horizon:  # which another length would bend
-        more = then_flags((*config.then, str(config.legs[-1].epochs)))
-    else:
-        more = f"--epochs {2 * epochs}"
-    return (
-        f"{run.path} is finished ({epochs} epochs) and stays as it is. To go on: {more}. To start another: --run DIR."
-    )
