@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ class Result:
     classes: tuple[str, ...]
     confusion: np.ndarray[Any, np.dtype[np.int64]]
     """[K, K] counts: row = true class, column = prediction."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What was measured on what: the weights' file and SHA-256, data and fingerprint, arithmetic, images that were left
+    out, version and time. Empty where nothing but the figures is known."""
 
     @property
     def top1_error(self) -> float:

@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     except AlexNetError as problem:
         if debug:
             raise
+        if problem.told:
+            sys.exit(problem.exit_code)
         _fail(str(problem), problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -52,7 +52,11 @@ def show_result(result: Result) -> None:
     table = Table("", "accuracy", "error", "95 % interval of the accuracy", box=None, pad_edge=False)
     table.add_row("top-1", f"{result.top1:.2%}", f"{result.top1_error:.2%}", f"{low:.2%} to {high:.2%}")
     table.add_row("top-5", f"{result.top5:.2%}", f"{result.top5_error:.2%}", f"{low5:.2%} to {high5:.2%}")
-    console.print(f"{result.split}: {result.count} images, {result.views} view(s), loss {result.loss:.4f}")
+    arithmetic = result.measured.get("arithmetic", {})
+    how = f" ({arithmetic['device']}, {arithmetic['reason']})" if arithmetic else ""
+    console.print(
+        f"{result.split}: {result.count} images, {result.views} view(s), loss {result.loss:.4f}{how}", soft_wrap=True
+    )
     console.print(table)
     console.print("\ntop-1 accuracy per class")
     grid = Table(box=None, pad_edge=False, show_header=False)

@@ -17,7 +17,7 @@ from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.weights import apply_weights, read_foreign
-from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
@@ -39,6 +39,10 @@ class Trained:
     names: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     config: TrainConfig | None = None
+    precision: str | None = None
+    """The number format that it was trained in, fp32 or bf16, where the file says so."""
+    epoch: int | None = None
+    """After how many epochs of training, where the file says so."""
 
 
 def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
@@ -58,6 +62,8 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
+            meta.get("precision"),
+            completed_epochs(meta),
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)

@@ -7,7 +7,6 @@ training could be repeated with, tells of the run that was.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet.config import TrainConfig
@@ -30,12 +29,9 @@ def check_legs(path: Path, old: TrainConfig, new: TrainConfig) -> None:
     raise UsageError(message + "To train another run: --run DIR.")
 
 
-def check_end(path: Path, config: TrainConfig, counters: Mapping[str, int]) -> None:
-    """Raise UsageError if a run's end lies in its past: it would be recorded as a shorter run than it was.
-
-    `counters` holds the completed "epoch"s, and the "epoch_step"s of the one after them.
-    """
-    begun = counters["epoch"] + (counters["epoch_step"] > 0)
+def check_end(path: Path, config: TrainConfig, begun: int) -> None:
+    """Raise UsageError if a run that has begun so many epochs is to end before: it would be recorded as a shorter run
+    than it was."""
     if begun > config.end:
         raise UsageError(
             f"{path} is in its epoch {begun} already and cannot end after {config.end}: {flag('stop_after')} {begun} "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from alexnet.data.batches import Loader
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
+from alexnet.distributed import World
 from alexnet.errors import DataError, NumericsError
 from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
@@ -23,13 +25,19 @@ ENOUGH_STEPS = 100  # before a network that answers alike is worth a note: every
 class Faults:
     """The faults of one run. Each is written to its metrics once, also over several sessions."""
 
-    def __init__(self, record: Recorder, reporter: Reporter, max_bad: float) -> None:
+    def __init__(self, record: Recorder, reporter: Reporter, max_bad: float, world: World) -> None:
         """`max_bad` is the part of a split's photographs that may be unreadable (--data.max-bad)."""
-        self._record, self._reporter, self._max_bad = record, reporter, max_bad
-        self._noted = {row["reason"] for row in record.metrics_so_far if row["kind"] == "unreadable"}
+        self._record, self._reporter, self._max_bad, self._world = record, reporter, max_bad, world
+        self._noted = {row.get("reason") for row in record.metrics_so_far if row["kind"] == "unreadable"}
+        self._shared: WeakKeyDictionary[Loader, int] = WeakKeyDictionary()  # how many bad rows all processes know
 
     def unreadable(self, split: Loader, counters: Counters) -> None:
-        """Note photographs that could not be read. Raises DataError if they are too many."""
+        """Note photographs that could not be read, by whichever process. Raises DataError, in all of them, if they are
+        too many."""
+        if self._world.any(len(split.bad) > self._shared.get(split, 0)):
+            for bad in self._world.gather(split.bad):
+                split.bad |= bad
+            self._shared[split] = len(split.bad)
         for why in [why for why in list(split.bad.values()) if why not in self._noted]:
             self._noted.add(why)
             self._record.metrics(
@@ -63,8 +71,8 @@ class Faults:
             raise NumericsError(f"the weights are not finite. {self._remedy()}")
 
     def _remedy(self) -> str:
-        last = self._record.run.last
-        good = f"{last} is the last good checkpoint. " if last.exists() else ""
+        last = self._world.from_main(self._record.last_good)
+        good = f"{last} is the last good checkpoint. " if last else ""
         return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
     def stalled(self, model: AlexNet, val: Result, steps: int) -> None:

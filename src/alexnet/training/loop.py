@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
 from alexnet.config import TrainConfig, dump
@@ -20,22 +20,29 @@ from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
-from alexnet.errors import CheckpointError, DataError, NumericsError, TrainingStopped, UsageError, listed
+from alexnet.errors import (
+    AlexNetError,
+    DataError,
+    NumericsError,
+    TrainingStopped,
+    UsageError,
+)
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.evaluation import score
-from alexnet.inference.trained import build_for, load_weights, model_fields, weights_file
+from alexnet.inference.trained import build_for, model_fields
 from alexnet.metrics import Result
-from alexnet.models.network import AlexNet
-from alexnet.models.weights import apply_weights
-from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
-from alexnet.runs.folder import Run, open_run, settled
+from alexnet.models.lrn import missing_kernel
+from alexnet.runs.checkpoint import Checkpoint
+from alexnet.runs.folder import Run, default_folder, open_run, settled
 from alexnet.runs.legs import check_end, describe_end
+from alexnet.runs.provenance import describe_measurement, describe_session, introduce, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
+from alexnet.training.saves import Saves, start_from
 from alexnet.training.signals import Interrupt, SignalGuard
 
 
@@ -57,7 +64,7 @@ def train(
     Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
     NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
-    asked, path = config, Path(run_dir) if run_dir is not None else Path("runs") / config.name
+    asked, path = config, Path(run_dir) if run_dir is not None else default_folder(config.name)
     with ExitStack() as stack:
         guard = guard or stack.enter_context(SignalGuard())
         try:
@@ -96,63 +103,77 @@ class _Session:
     ) -> None:
         self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
-        self.record = Recorder(run, reporter.note_once, world.is_main)
+        self.record = Recorder(run, reporter.note_once, world)
+        self.saves = Saves(self.record, reporter, world, self._meta)
 
     def work(self) -> None:
         """The story of a run."""
-        point = self._resume_point()
+        point = self.saves.resume_point()
         done = point.meta["counters"]["epoch"] if point else 0
         if done >= self.config.end and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
             self.reporter.note(self.world.from_main(lambda: describe_end(self.run.path, self.run.config, done)))
             return
         try:
             learner = self._prepare(point)
+            self._introduce(learner)
+            self.saves.check_best(learner.counters)
             while learner.counters.epoch < self.config.end:
                 self._train_epoch(learner)
                 self._finish_epoch(learner)
             result = self._test(learner)
             with self.guard.critical():
-                self._status("finished")
-        except Interrupt as signal:
+                self.saves.check(learner.counters, f"a {result.split} accuracy of {result.top1:.2%}")
+                self._end("finished")
+        except BaseException as problem:
             with self.guard.critical():
-                if self.learner is not None:
-                    self._save_last(self.learner)
-                self._status("stopped", message=str(signal))
-            raise
-        except (NumericsError, DataError) as problem:
-            if self.learner is not None:
-                if isinstance(problem, DataError):  # between steps: what was learned is sound
-                    self._save_last(self.learner)
-                self._status("failed", message=str(problem))
+                self._leave(self.world.first_error(problem) if isinstance(problem, Exception) else problem)
             raise
         finally:
             self.record.close()
         self.reporter.finish(self.run.path, result)
 
-    def _resume_point(self) -> Checkpoint | None:
-        """Where the run was: read by the main process and told to the others."""
-        point: Checkpoint | None = None
+    def _introduce(self, learner: Learner) -> None:
+        """Say and write where, in which arithmetic and on which data this session trains."""
+        if self.world.is_main:
+            facts = describe_session(self.config, self.dataset, self.compute, learner.model, self.world.size)
+            for line in introduce(facts):
+                self.reporter.say(line)
+            missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
+            if missing:
+                self.reporter.note_once(missing)
+            counters = learner.counters
+            self.record.begin_session({"epoch": counters.epoch, "step": counters.step, **facts})
 
-        def read() -> tuple[dict[str, Any] | None, str | None]:
-            nonlocal point
-            point, warning = self.run.resume_point()
-            return (point.meta if point else None), warning
+    def _leave(self, problem: BaseException) -> None:
+        """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
+        stopped = isinstance(problem, Interrupt | KeyboardInterrupt)
+        state = "stopped" if stopped else "failed"
+        message = str(problem) if isinstance(problem, Interrupt | AlexNetError) else repr(problem)
+        try:
+            # These come between two steps; anything else may have struck within one.
+            if self.learner is not None and isinstance(problem, Interrupt | DataError | OSError):
+                self._save_last(self.learner)
+        except NumericsError as worse:
+            state, message = "failed", str(worse)
+            raise
+        finally:
+            self._end(state, message=message)
 
-        meta, warning = self.world.from_main(read)
-        if warning:
-            self.reporter.note(warning)
-        if meta is None:
-            return None
-        told = self.world.broadcast_tensors
-        return Checkpoint(told(point.weights if point else {}), told(point.extra if point else {}), meta)
+    def _end(self, state: str, **more: Any) -> None:
+        """Write how the session ended. One that ended before training began changes nothing, unless the one before it
+        was killed and left a run that seems to be running."""
+        if self.learner is not None:
+            counters = self.learner.counters
+            self._status(state, **more)
+            self.record.end_session(state, epoch=counters.epoch, step=counters.step, **more)
+        elif self.world.is_main and (status := self.run.status).get("state") == "running":
+            self.record.status(**status | {"state": state, **more})
 
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
-        if point:
-            check_end(self.run.path, config, point.meta["counters"])
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
-        if point and point.meta["fingerprint"] != self.dataset.fingerprint:
+        if point and point.meta.get("fingerprint") != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
                 "(its fingerprint differs); restore it or train into another folder with --run DIR."
@@ -167,37 +188,28 @@ class _Session:
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
         if config.init is not None and point is None:  # the others get the main process's weights from the learner
-            self.world.from_main(lambda: self._start_from(model, str(config.init)))
+            classes = self.dataset.classes
+            self.world.from_main(lambda: start_from(model, str(config.init), config.replace_head, classes))
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone
         self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
         learner = Learner(config, model, self.steps_per_epoch, self.compute, self.world)
         if point:
-            learner.restore(point)
+            self.saves.restore(learner, point)
         counters = learner.counters
+        check_end(self.run.path, config, counters.epoch + (counters.epoch_step > 0))
         # The status is younger than the checkpoint: it counts the test, and the epoch's end after the saving, too.
-        counters.elapsed = max(counters.elapsed, self.world.from_main(lambda: self.run.status.get("elapsed", 0.0)))
+        elapsed = self.world.from_main(lambda: self.run.status.get("elapsed"))
+        counters.elapsed = max(counters.elapsed, elapsed if isinstance(elapsed, float) else 0.0)
         self.record.start(config, counters.step, counters.epoch)
-        self.faults = Faults(self.record, self.reporter, config.data.max_bad)
+        self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
         self.reporter.start(self.run.path, config, len(self.images), counters)
         for caution in cautions(config, self.dataset):
             self.reporter.note_once(caution)
         self.learner = learner
         self._status("running")
         return learner
-
-    def _start_from(self, model: AlexNet, init: str) -> None:
-        """Initial weights from a file; one of ours says what classes its last layer stands for."""
-        path, replace_head = weights_file(init), self.config.replace_head
-        if is_checkpoint(path) and not replace_head:
-            theirs, ours = load_checkpoint(path).meta["classes"], list(self.dataset.classes)
-            if theirs != ours:
-                raise CheckpointError(
-                    f"{path} was trained on the classes {listed(theirs)}, the data has {listed(ours)}: --replace-head "
-                    "starts the last layer afresh."
-                )
-        load_weights(model, path, replace_head)
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made."""
@@ -265,29 +277,16 @@ class _Session:
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
         self.reporter.stage("testing")
-        model = self._best(learner)
+        model, weights = self.saves.tested(learner, build_for(self.config, self.dataset, self.prep, blank=True))
         name, held_out = self.dataset.split()
         split = open_split(held_out, self.compute.device, self.config.data, self.prep)
         result = self._score(model, split, name)
         with self.guard.critical():
+            measured = describe_measurement(self.config, self.dataset, self.compute, model, self.world.size)
+            result = replace(result, measured=weights | measured | {"skipped": len(split.bad)})
             self.record.result(result)
             self._lap(learner)
         return result
-
-    def _best(self, learner: Learner) -> nn.Module:
-        """The network of the best epoch, or of the last where none could be saved."""
-        weights: dict[str, Tensor] = {}
-
-        def read() -> bool:
-            if self.run.best.exists():
-                weights.update(load_checkpoint(self.run.best).evaluated)
-            return bool(weights)
-
-        if not self.world.from_main(read):
-            return learner.evaluated()
-        model = build_for(self.config, self.dataset, self.prep, blank=True)
-        apply_weights(model, self.world.broadcast_tensors(weights), str(self.run.best))
-        return model
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
         """Evaluate on images of which as large a part may be unreadable as in training (--data.max-bad)."""
@@ -310,17 +309,17 @@ class _Session:
             "names": list(self.dataset.names),
             "preprocessing": asdict(self.prep),
             "fingerprint": self.dataset.fingerprint,
+            "precision": number_format(self.compute),
         }
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
         self.faults.check_weights(learner.model)
-        self.record.last(learner.checkpoint(self._meta()))
+        self.saves.last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner.model)
-        whole = learner.checkpoint(self._meta())
-        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
+        return self.saves.best(learner)
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:

@@ -117,6 +117,10 @@ class Reporter:
         self._between = (time.monotonic() - self._started - self._seconds) / (self._epoch - self._first)
         self._start_epoch()
 
+    def say(self, text: str) -> None:
+        """Say something as it stands."""
+        self._say(text)
+
     def note(self, text: str) -> None:
         """Say something that is not progress."""
         self._say(Text.assemble(("note:", "yellow"), f" {text}"))
