@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alexnet.compute import bf16_unit, cpu_description
 from alexnet.config import DataConfig
 from alexnet.data.packing import prepare
 
@@ -57,13 +58,9 @@ def machine(device: torch.device) -> str:
     """Processor or GPU, threads and torch's version."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor()
+    name = cpu_description().get("model name") or platform.processor()
     kind = torch.backends.cpu.get_cpu_capability()
-    bf16 = " with bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+    bf16 = f" with {unit}" if (unit := bf16_unit(device)) else ""
     return f"{name} ({kind}{bf16}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -182,7 +181,7 @@ def test_one_value_serves_all_channels():
 
 def test_preprocessing_survives_json():
     prep = Preprocessing(28, 32, (0.1, 1 / 3, 0.3), (0.2, 0.2, 0.7))
-    assert Preprocessing.from_dict(json.loads(json.dumps(asdict(prep)))) == prep
+    assert Preprocessing.from_dict(json.loads(json.dumps(prep.to_dict()))) == prep
 
 
 # --- a resident split

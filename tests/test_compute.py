@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import ctypes
 import random
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -266,13 +264,6 @@ class Library:
         self.calls.append(arguments)
 
 
-@pytest.fixture
-def filters():
-    with warnings.catch_warnings():
-        yield
-
-
-@pytest.mark.usefixtures("filters")
 def test_configured_once_by_who_asks_for_it(monkeypatch):
     library = Library()
     monkeypatch.setattr(ctypes, "CDLL", lambda name: library if name is None else None)
@@ -280,7 +271,6 @@ def test_configured_once_by_who_asks_for_it(monkeypatch):
     assert sorted(library.calls) == [(-4, 0), (-1, -1)]  # M_MMAP_MAX, M_TRIM_THRESHOLD in glibc's malloc.h
 
 
-@pytest.mark.usefixtures("filters")
 @pytest.mark.parametrize("error", [TypeError, OSError])
 def test_systems_without_mallopt(monkeypatch, error):
     """Windows opens no library without a name; macOS's has no mallopt."""
@@ -294,15 +284,8 @@ def test_systems_without_mallopt(monkeypatch, error):
     configure_process()
 
 
-def test_pillows_warnings_are_silenced_by_configuring_alone():
-    code = (
-        "import warnings, alexnet.compute as c\n"
-        "before = list(warnings.filters); c.resolve_compute('cpu'); assert warnings.filters == before\n"
-        "c.configure_process(); assert warnings.filters != before\n"
-        "with warnings.catch_warnings(record=True) as said:\n"
-        "    warnings.warn_explicit('x', UserWarning, 'f', 1, module='PIL.Image')\n"
-        "    warnings.warn_explicit('y', UserWarning, 'f', 1, module='numpy')\n"
-        "assert [str(w.message) for w in said] == ['y'], said\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_what_the_program_warns_of_is_its_own_matter(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
+    before = list(warnings.filters)
+    configure_process()
+    assert warnings.filters == before

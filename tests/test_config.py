@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import alexnet.config
-from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, get, override
 from alexnet.data.sources import SOURCES
 from alexnet.errors import UsageError
@@ -141,7 +141,8 @@ NAN = float("nan")
         ("epochs", 0), ("batch_size", 0), ("accumulate", 0), ("accumulate", 129), ("label_smoothing", 1.0),
         ("label_smoothing", -0.1), ("label_smoothing", NAN), ("ema", 1.0), ("log_every", 0), ("save_minutes", 0.0),
         ("data.val_fraction", 1.0), ("data.val_fraction", -0.1), ("data.fraction", 0.0), ("data.fraction", 1.1),
-        ("data.resize", 0), ("data.crop", 0), ("data.pad", -1), ("data.std", [0.0]), ("data.std", [NAN]),
+        ("data.resize", 0), ("data.resize", 4097), ("data.crop", 0),
+        ("data.crop", 4097), ("data.workers", 0), ("data.pad", -1), ("data.std", [0.0]), ("data.std", [NAN]),
         ("optim.lr", 0.0), ("optim.lr", NAN), ("optim.lr", float("inf")), ("optim.momentum", 1.0),
         ("optim.weight_decay", -1e-9), ("optim.weight_decay", float("inf")), ("optim.factor", 1.0),
         ("optim.step_epochs", 0), ("optim.patience", -1), ("optim.max_drops", -1), ("optim.warmup_epochs", -1.0),
@@ -150,8 +151,37 @@ NAN = float("nan")
     ],
 )  # fmt: skip
 def test_ranges(name, value):
-    with pytest.raises(UsageError, match=f"{flag(name)} .*out of range"):
+    with pytest.raises(
+        UsageError, match=f"{flag(name)} .*out of range: it must be (at least|above|below|at most|finite)"
+    ):
         override(TrainConfig(), {name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epochs", 0, "at least 1."), ("data.workers", -1, "at least 1 and at most 1024."),
+        ("data.resize", 100_000, "at least 1 and at most 4096."), ("data.fraction", 0.0, "above 0 and at most 1."),
+        ("accumulate", 200, "at least 1 and at most 128."), ("optim.momentum", 1.0, "at least 0 and below 1."),
+        ("data.mean", [NAN], "finite."), ("optim.lr", 0.0, "above 0."),
+    ],
+)  # fmt: skip
+def test_ranges_are_named(name, value, said):
+    with pytest.raises(UsageError) as caught:
+        override(TrainConfig(), {name: value})
+    assert str(caught.value).endswith(f"it must be {said}")
+
+
+def test_folders_of_earlier_formats_are_taken_as_they_lie():
+    """They were trained on so: what they leave out does not have the meaning that it has today."""
+    for old in ({"data.source": "folder"}, {"format": 1, "data.source": "folder"},
+                {"format": 2, "data": {"source": "folder"}}):  # fmt: skip
+        assert load(old).data.orientation == "ignore"
+    assert load({"format": 2, "data": {"source": "folder", "orientation": "apply"}}).data.orientation == "apply"
+    assert load({"format": 2, "data": {"source": "imagenet"}}) == override(TrainConfig(), {"data.source": "imagenet"})
+    assert load({"format": 3, "data": {"source": "folder"}}).data.orientation is None
+    folder = recipe("folder")
+    assert load(dump(folder)) == folder
 
 
 def test_settings_that_contradict_each_other():
@@ -231,7 +261,7 @@ def test_recipes_name_data_that_exists():
                              "data.mean": (0.5, 0.5, 0.5), "data.std": (0.5, 0.5, 0.5)}),
         ("imagenet-paper", {"epochs": 90, "batch_size": 128, "optim.name": "paper-sgd", "optim.lr": 1e-2,
                             "optim.momentum": 0.9, "optim.weight_decay": 5e-4, "optim.max_drops": 3,
-                            "data.resize": 256, "data.crop": 224, "data.flip": True, "optim.decay_biases": True}),
+                            "data.resize": 256, "data.crop": 224, "data.flip": True, "optim.decay_biases": False}),
     ],
 )  # fmt: skip
 def test_published_settings(name, expected):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.data.images import find_images
 from alexnet.errors import DataError, UsageError
 from alexnet.files import LOCK, holding, keep_as, replacing, write_atomically
 
@@ -124,3 +125,13 @@ def test_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
     for _ in range(2):
         with holding(tmp_path, "training in", "use --run DIR"):
             pass
+
+
+def test_images_come_in_the_same_order_where_paths_ignore_case(tmp_path, monkeypatch):
+    """Windows compares paths without regard to case."""
+    for name in ("b.png", "A/z.png", "a/B.png", "a/a.png", "C.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(Path, "__lt__", lambda a, b: str(a).lower() < str(b).lower(), raising=False)
+    found = [p.relative_to(tmp_path).as_posix() for p in find_images([tmp_path])]
+    assert found == ["A/z.png", "C.png", "a/B.png", "a/a.png", "b.png"]

@@ -19,8 +19,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from alexnet.config import DataConfig
-from alexnet.data.imagenet import readable_names
 from alexnet.data.sources import load_dataset
+from alexnet.data.wnids import readable_names
 from alexnet.errors import DataError, UsageError
 
 WORDS = {  # WNID: (ILSVRC id, words)
@@ -491,6 +491,38 @@ def test_underscores_and_non_ascii_names(tmp_path):
 def test_readable_names_from_the_devkit(tmp_path, make):
     make(tmp_path)
     assert readable_names(tmp_path, WNIDS) == NAMES
+
+
+def test_names_of_tiny_imagenet_and_of_imagenet_100(tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "hundred").mkdir()
+    write(tmp_path / "tiny" / "words.txt", "n00000009\tentity\n" + MAPPING.replace(" ", "\t", 1))
+    write(tmp_path / "hundred" / "Labels.json", json.dumps({w: words for w, (_, words) in WORDS.items()}))
+    for folder in ("tiny", "hundred"):
+        assert readable_names(tmp_path / folder, WNIDS) == NAMES
+
+
+def test_names_of_ten_folders_without_a_list(tmp_path):
+    """Imagenette's classes are the ones that torchvision names by WNID."""
+    wnids = {"n01440764": "tench", "n02102040": "English springer", "n03394916": "French horn"}
+    assert readable_names(tmp_path, tuple(wnids)) == tuple(wnids.values())
+    assert readable_names(tmp_path, ("n01440764", "n09999999")) == ("n01440764", "n09999999")
+
+
+@pytest.mark.parametrize("layout", ["parts", "all"])
+def test_folders_of_ones_own_that_are_called_by_wnids_have_names(tmp_path, layout):
+    for wnid, names in TRAIN.items():
+        for name in names:
+            write(
+                tmp_path / ("train" if layout == "parts" else ".") / wnid / name.replace(".JPEG", ".jpg"), IMAGES[name]
+            )
+    write(tmp_path / "synset_words.txt", MAPPING)
+    data = load_dataset(DataConfig(source="folder", root=str(tmp_path), test_fraction=0.0, val_fraction=0.0))
+    assert data.classes == WNIDS
+    assert data.names == NAMES
+    (tmp_path / "synset_words.txt").unlink()
+    again = load_dataset(DataConfig(source="folder", root=str(tmp_path), test_fraction=0.0, val_fraction=0.0))
+    assert again.fingerprint == data.fingerprint  # names are for reading: a run goes on without them
 
 
 def test_names_of_all_1000_classes_without_a_list(tmp_path):

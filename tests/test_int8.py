@@ -1,24 +1,34 @@
 """Inference in 8 bits, beside torch's own simulation of it."""
 
+import copy
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import alexnet
 from alexnet.errors import UsageError
-from alexnet.models.int8 import _Fold, computes_int8, quantize
+from alexnet.models import onednn
+from alexnet.models.int8 import _Fold, _MaxPool, computes_int8, quantize
 from alexnet.models.lrn import LocalResponseNorm, fused, native
 from alexnet.models.network import AlexNet, build_model
-from alexnet.models.variants import VARIANTS, Conv, Linear, Pool
+from alexnet.models.variants import VARIANTS, Conv, Linear, Norm, Pool
+from test_tables import CIFAR18, NET145, ONE_HIDDEN, THREE_HIDDEN
 
 pytestmark = pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="the processor has no VNNI")
 
 
 def network(name="cifar", **fields):
     torch.manual_seed(0)
-    return build_model(name, **{"width": 0.125, "num_classes": 10, "init": "modern"} | fields).eval()
+    small = {"width": 0.125, "num_classes": 10} if isinstance(name, str) else {}
+    return build_model(name, **small | {"init": "modern"} | fields).eval()
 
 
 def images(model, count=3):
@@ -60,10 +70,12 @@ CASES = [(name, {}) for name in VARIANTS] + [
     ("paper", {"lrn": "off", "input_size": 99, "in_channels": 4}),
     ("paper", {"activation": "tanh", "input_size": 101}),
     ("torchvision", {"input_size": 131}),  # its last average is more than a name
+    *((table, {}) for table in (NET145, CIFAR18, THREE_HIDDEN, ONE_HIDDEN)),
+    (replace(NET145, convs=tuple(replace(row, then=(*row.then, "relu")) for row in NET145.convs)), {}),
 ]
 
 
-@pytest.mark.parametrize(("name", "fields"), CASES)
+@pytest.mark.parametrize(("name", "fields"), CASES, ids=lambda given: getattr(given, "about", str(given)))
 def test_is_what_torch_simulates(name, fields):
     compare(network(name, **fields))
 
@@ -122,6 +134,141 @@ def test_without_a_compiler(monkeypatch):
     monkeypatch.setattr(fused, "DTYPES", {})
     slow = quantize(model, x)(x)
     assert 0 < (fast - slow).norm() < 0.02 * slow.norm()
+
+
+GEOMETRIES = st.tuples(
+    st.sampled_from([1, 2, 3]),  # groups
+    st.sampled_from([4, 8, 12, 24]),  # channels in of a group
+    st.sampled_from([3, 8, 24]),  # and out
+    st.sampled_from([1, 3, 5]),  # kernel
+    st.sampled_from([0, 1, 2]),  # padding
+    st.sampled_from([1, 2]),  # stride
+)
+
+
+@given(GEOMETRIES, st.sampled_from([0, 7, 128, 255]), st.booleans(), st.sampled_from(["bytes", "float32"]))
+@example((2, 24, 24, 3, 1, 1), 128, False, "float32")  # where oneDNN's own padding goes wrong, with AMX
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_products_are_exact(geometry, zero, relu, kind):
+    """oneDNN's sums, and the plain ones, against torch's convolution of integers in float64."""
+    groups, into, out, kernel, padding, stride = geometry
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (2, groups * into, 7, 7), dtype=torch.uint8)
+    weight = torch.randint(-127, 128, (groups * out, into, kernel, kernel), dtype=torch.int8)
+    scales, bias = torch.rand(groups * out) / 100 + 1e-3, torch.randn(groups * out)
+    to = onednn.Grid(2.0, 100) if kind == "bytes" else torch.float32
+    weights = (weight, scales, bias)
+    product = onednn.Product(weights, onednn.Geometry(stride, padding, groups), onednn.Grid(0.02, zero), relu, to)
+    inputs, kernels = 0.02 * (x.double() - zero), scales.view(-1, 1, 1, 1) * weight.double()
+    real = torch.conv2d(inputs, kernels, bias.double(), stride, padding, 1, groups)
+    real = real.relu() if relu else real
+    fast = product(x)
+    with patch.object(onednn, "operators", lambda: None):
+        slow = product(x)
+    for ours in (fast, slow):
+        if kind == "bytes":
+            assert ours.dtype == torch.uint8
+            assert (ours.double() - (real / 2 + 100).clamp(0, 255)).abs().max() <= 0.5 + 1e-3
+        else:
+            torch.testing.assert_close(ours.double(), real, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("table", ["cifar", NET145, CIFAR18], ids=lambda table: getattr(table, "about", table))
+def test_without_torch_s_private_names(monkeypatch, table):
+    model = network(table)
+    x = images(model)
+    fast = quantize(model, x)
+    expected = fast(x)
+    monkeypatch.setattr(onednn, "OPERATORS", ("no_such_operator",))
+    slow = quantize(model, x)(x)
+    torch.testing.assert_close(slow, expected, rtol=1e-4, atol=2e-2 * expected.abs().max().item())
+    torch.testing.assert_close(fast(x), slow)  # one that was made before
+    monkeypatch.delattr(torch.cpu, "_is_vnni_supported")
+    assert computes_int8(torch.device("cpu"))
+    torch.testing.assert_close(quantize(model, x)(x), slow)
+
+
+@pytest.mark.parametrize("table", ["cifar", NET145], ids=lambda table: getattr(table, "about", table))
+def test_copies_and_files(table, tmp_path):
+    model = network(table)
+    x = images(model)
+    eight = quantize(model, x)
+    fresh = pickle.loads(pickle.dumps(eight))(x)  # before its weights were arranged
+    expected = eight(x)
+    assert torch.equal(fresh, expected)
+    torch.save(eight, tmp_path / "eight.pt")
+    for other in (copy.copy(eight), copy.deepcopy(eight), torch.load(tmp_path / "eight.pt", weights_only=False)):
+        assert torch.equal(other(x), expected)
+    code = (
+        "import sys, torch;"
+        "load = lambda name: torch.load(f'{sys.argv[1]}/{name}.pt', weights_only=False);"
+        "assert torch.equal(load('eight')(load('x')), load('y'))"
+    )
+    torch.save(x, tmp_path / "x.pt")
+    torch.save(expected, tmp_path / "y.pt")
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+    weights = sum(m.weight.numel() for m in model if isinstance(m, nn.Conv2d | nn.Linear))
+    held = sum(buffer.numel() for buffer in eight.buffers() if buffer.dtype == torch.int8)
+    assert weights <= held < 1.5 * weights  # a folded kernel is padded to whole squares
+    assert not any(parameter.requires_grad for parameter in eight.parameters())
+
+
+def test_arrangements_are_few():
+    model = network()
+    eight = quantize(model, images(model))
+    for count in range(1, 15):
+        eight(images(model, count))
+    assert {len(m._arranged) for m in eight if isinstance(m, onednn.Product)} == {1, 8}  # fully connected, convolution
+
+
+class Shifted(nn.ReLU):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("relu3", nn.GELU()),
+        ("relu3", Shifted()),
+        ("conv3", nn.Conv2d(32, 48, 3, padding=2, dilation=2)),
+        ("conv3", nn.Conv2d(32, 48, 3, padding=1, padding_mode="circular")),
+        ("conv3", nn.Conv2d(32, 48, (3, 1), padding=(1, 0))),
+        ("pool1", nn.MaxPool2d(3, 2, dilation=1, padding=1)),
+        ("norm2", nn.BatchNorm2d(32)),
+    ],
+    ids=str,
+)
+def test_unknown_layers_are_refused(name, module):
+    model = network()
+    setattr(model, name, module)
+    with pytest.raises(UsageError, match=f"does not know the layer {name}, {type(module).__name__}"):
+        quantize(model.eval(), images(model))
+
+
+def test_ceil_pooling_of_integers():
+    for side in range(2, 12):
+        for size, stride in [(3, 2), (2, 2), (2, 3), (1, 4), (3, 3), (3, 1)]:
+            for ceil in (True, False):
+                if side >= size or ceil:
+                    pool = nn.MaxPool2d(size, stride, ceil_mode=ceil)
+                    x = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8)
+                    try:
+                        theirs = pool(x.float())
+                    except RuntimeError:
+                        continue
+                    assert torch.equal(_MaxPool(pool)(x).float(), theirs)
+
+
+def test_the_fast_normalisation_takes_what_is_not_negative():
+    def kinds(table):
+        model = network(table)
+        return [type(step).__name__ for step in quantize(model, images(model))]
+
+    assert kinds("cifar").count("_RoundedNorm") == 2
+    linear = replace(VARIANTS["cifar"], convs=(Conv(16, 5, then=(Norm(), "relu")), Conv(16, 3, then=("relu", Norm()))))
+    assert kinds(linear).count("_RoundedNorm") == 1
+    assert kinds(NET145).count("_RoundedNorm") == 0  # before its ReLU, and before the normalisation in maps
 
 
 def test_an_image_is_judged_alone_and_in_any_layout():

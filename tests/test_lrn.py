@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet.models.lrn import LocalResponseNorm, fused, native
+from alexnet.models.lrn import (
+    LocalResponseNorm,
+    MapResponseNorm,
+    fused,
+    local_response_norm,
+    missing_kernel,
+    native,
+    tracing,
+)
 
-CASES = [  # size, alpha, beta, k
+CASES = [  # size, alpha, beta, k, columns
     (5, 1e-4, 0.75, 2.0),
     (5, 0.5, 0.75, 1.0),
     (1, 0.3, 0.5, 1.0),
@@ -30,6 +39,7 @@ CASES = [  # size, alpha, beta, k
     (7, 0.2, 0.5, 2.0),
     (8, 0.9, 0.75, 1.0),
     (9, 1.0, 1.0, 2.0),
+    (3, 0.6, 0.75, 1.0, 7),
 ]
 STRONG = CASES[1]  # the paper's window, far from the identity
 SHAPES = [
@@ -99,10 +109,15 @@ def sample(*shape, dtype=WIDE, layout=NCHW, scale=3.0):
     return x.to(dtype).to(memory_format=layout).requires_grad_()
 
 
+def torchs(x, size, alpha, beta, k, columns=1):
+    """Torch's own, a column at a time."""
+    return torch.cat([nn.LocalResponseNorm(size, alpha, beta, k)(column) for column in x.chunk(columns, 1)], 1)
+
+
 def reference(x, g, constants):
     """Output and input gradient of torch's own in float64."""
     exact = x.detach().double().requires_grad_()
-    y = nn.LocalResponseNorm(*constants)(exact)
+    y = torchs(exact, *constants)
     return y.detach(), *torch.autograd.grad(y, exact, g.double())
 
 
@@ -221,9 +236,9 @@ def test_by_hand():
 
 @pytest.mark.parametrize("constants", CASES, ids=str)
 def test_derivatives_by_differences(constants):
-    layer = LocalResponseNorm(*constants)
-    assert torch.autograd.gradcheck(layer, sample(2, 4, 3, 2), eps=1e-6, atol=1e-6)
-    assert torch.autograd.gradgradcheck(layer, sample(1, 3, 3, 2), atol=1e-6)
+    layer, channels = LocalResponseNorm(*constants), 7 if len(constants) == 5 else 3
+    assert torch.autograd.gradcheck(layer, sample(2, channels, 3, 2), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradgradcheck(layer, sample(1, channels, 2, 2), atol=1e-6)
 
 
 @both_layouts
@@ -234,12 +249,139 @@ def test_second_derivative(constants, form, dtype, layout):
 
     def second(layer, dtype):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (x, upstream)]
-        (first,) = torch.autograd.grad(layer(leaves[0]), *leaves, create_graph=True)
+        (first,) = torch.autograd.grad(layer(leaves[0], *constants), *leaves, create_graph=True)
         return torch.autograd.grad(first, leaves, direction.to(dtype))
 
-    ours = second(LocalResponseNorm(*constants), dtype)
-    for result, exact in zip(ours, second(nn.LocalResponseNorm(*constants), WIDE), strict=True):
+    ours = second(local_response_norm, dtype)
+    for result, exact in zip(ours, second(torchs, WIDE), strict=True):
         close(result, exact, arithmetic={WIDE: 1e-12, F32: 2e-6, BF16: 0.02}[dtype])
+
+
+# Columns, and windows within a map
+
+
+def by_hand(x, size, alpha, beta, k, columns):
+    """One channel at a time, in float64."""
+    x, y = x.detach().double(), torch.empty(x.shape, dtype=WIDE)
+    width = x.shape[1] // columns
+    for channel in range(x.shape[1]):
+        first = channel // width * width
+        window = range(max(first, channel - size // 2), min(first + width, channel + (size - 1) // 2 + 1))
+        y[:, channel] = x[:, channel] * (k + alpha / size * sum(x[:, j] ** 2 for j in window)) ** -beta
+    return y
+
+
+@both_layouts
+@forms(WIDE, F32, BF16)
+@pytest.mark.parametrize(("size", "columns"), [(5, 1), (5, 2), (4, 2), (3, 3), (5, 6), (9, 2), (5, 12)])
+def test_windows_stay_in_their_column(size, columns, form, dtype, layout):
+    constants = (size, 0.5, 0.75, 1.0, columns)
+    x = sample(3, 12, 3, 5, dtype=dtype, layout=layout)
+    close(check(x, constants), by_hand(x, *constants))
+
+
+def test_the_two_columns_of_the_original_code_differ_at_their_border():
+    x = sample(2, 96, 3, 3, dtype=F32).detach()
+    one, two = (LocalResponseNorm(5, 0.5, 0.75, 1.0, columns=columns)(x) for columns in (1, 2))
+    assert ((one - two).abs().amax((0, 2, 3)) > 0).nonzero().flatten().tolist() == [46, 47, 48, 49]
+
+
+@pytest.mark.parametrize("columns", [0, -1, 2, 3])
+def test_columns_that_do_not_divide_the_channels(columns):
+    with pytest.raises(ValueError, match=f"columns={columns} does not divide 7 channels"):
+        LocalResponseNorm(columns=columns)(torch.ones(1, 7, 2, 2))
+
+
+def by_hand_within_maps(x, size, alpha, beta, k):
+    x, y = x.detach().double(), torch.empty(x.shape, dtype=WIDE)
+    for row in range(x.shape[2]):
+        for column in range(x.shape[3]):
+            top, left = max(0, row - size // 2), max(0, column - size // 2)
+            window = x[:, :, top : row - size // 2 + size, left : column - size // 2 + size]
+            scale = k + alpha / size**2 * window.square().sum((2, 3))
+            y[:, :, row, column] = x[:, :, row, column] * scale**-beta
+    return y
+
+
+@both_layouts
+@pytest.mark.parametrize("dtype", [WIDE, F32, BF16, F16], ids=str)
+@pytest.mark.parametrize(
+    "constants", [(5, 1e-3, 0.75, 1.0), (5, 2.0, 0.75, 1.0), (4, 0.7, 0.5, 2.0), (1, 3.0, 1.0, 2.0)]
+)
+def test_within_a_map(constants, dtype, layout):
+    x = sample(2, 3, 7, 6, dtype=dtype, layout=layout)
+    with torch.autocast("cpu", BF16):
+        y = MapResponseNorm(*constants)(x)
+    assert y.dtype == dtype
+    close(y, by_hand_within_maps(x, *constants))
+
+
+def test_within_a_map_squares_beyond_float16_and_derivatives():
+    x = sample(1, 2, 6, 6, dtype=F16, scale=300)
+    assert x.abs().max() > 256
+    close(MapResponseNorm(5, 0.5)(x), by_hand_within_maps(x, 5, 0.5, 0.75, 1.0))
+    assert torch.autograd.gradcheck(MapResponseNorm(4, 0.5), sample(1, 2, 4, 3), atol=1e-6)
+
+
+def test_within_a_map_names_its_constants():
+    assert repr(MapResponseNorm()) == "MapResponseNorm(5, alpha=0.001, beta=0.75, k=1.0)"
+    assert repr(LocalResponseNorm(columns=2)).endswith("k=2.0, columns=2)")
+
+
+# Transformations of functions
+
+
+def weighed(y):
+    return (y * (torch.arange(y.numel()) % 7 - 3).view(y.shape)).sum()
+
+
+def loss(x):
+    return weighed(local_response_norm(x, *STRONG))
+
+
+def exact_loss(x):
+    return weighed(torchs(x, *STRONG))
+
+
+@both_layouts
+@forms(WIDE, F32, BF16)
+def test_gradients_of_each_sample(form, dtype, layout, launches):
+    x = torch.stack([sample(2, 7, 3, n, dtype=dtype, layout=layout).detach()[..., :5] for n in (5, 6, 7)])
+    launches.clear()
+    together = torch.func.vmap(torch.func.grad(loss))(x)
+    assert launches == (["forward", "backward"] if form == "native" else [])  # and not one sample after the other
+    for one, gradient in zip(x, together, strict=True):
+        exact = torch.func.grad(exact_loss)(one.double())
+        close(gradient, exact, term=6)
+    aside = torch.func.vmap(torch.func.grad(loss), in_dims=2, out_dims=1)(x.movedim(0, 2))
+    torch.testing.assert_close(aside.movedim(1, 0), together)
+
+
+@forms(WIDE, F32)
+def test_jacobians_and_second_derivatives_of_functions(form, dtype):
+    x, v = sample(1, 5, 2, 1, dtype=dtype).detach(), sample(1, 5, 2, 2, dtype=dtype).detach()[..., :1]
+    accuracy = 1e-12 if dtype == WIDE else 1e-5
+    ours = torch.func.jacrev(lambda x: local_response_norm(x, *STRONG))(x)
+    exact = torch.autograd.functional.jacobian(lambda x: torchs(x, *STRONG), x.double())
+    close(ours, exact, arithmetic=accuracy)
+    hessian = torch.func.jacrev(torch.func.grad(loss))(x)
+    close(hessian, torch.autograd.functional.hessian(exact_loss, x.double()), arithmetic=accuracy)
+    _, pull = torch.func.vjp(lambda x: local_response_norm(x, *STRONG), x)
+    close(pull(v)[0], reference(x, v, STRONG)[1], arithmetic=accuracy, term=6)
+    third = torch.func.grad(lambda x: (torch.func.grad(lambda x: (torch.func.grad(loss)(x) * v).sum())(x) * v).sum())
+    leaf = x.double().requires_grad_()
+    (first,) = torch.autograd.grad(exact_loss(leaf), leaf, create_graph=True)
+    (second,) = torch.autograd.grad((first * v.double()).sum(), leaf, create_graph=True)
+    close(third(x), torch.autograd.grad((second * v.double()).sum(), leaf)[0], arithmetic=accuracy)
+
+
+@forms(WIDE, F32)
+def test_many_gradients_at_once(form, dtype):
+    x = sample(2, 7, 3, 5, dtype=dtype)
+    upstream = torch.stack([sample(2, 7, 3, n, dtype=dtype).detach()[..., :5] for n in (5, 6)])
+    (together,) = torch.autograd.grad(local_response_norm(x, *STRONG), x, upstream, is_grads_batched=True)
+    for g, gradient in zip(upstream, together, strict=True):
+        close(gradient, reference(x, g, STRONG)[1], term=9)
 
 
 # The kernels for a GPU
@@ -261,10 +403,10 @@ compiler = "torch._dynamo" in sys.modules
 results = []
 for x, g, constants in torch.load(sys.argv[1]):
     from alexnet.models.lrn.gpu import Geometry, launch
-    seen = Geometry.of(x, 1)
+    seen = Geometry.of(x, *constants[4:] or [1])
     results.append((torch.empty_like(x), torch.empty_like(x)))
-    launch(x, None, results[-1][0], seen, *constants)
-    launch(x, g, results[-1][1], seen, *constants)
+    launch(x, None, results[-1][0], seen, *constants[:4])
+    launch(x, g, results[-1][1], seen, *constants[:4])
 torch.save((compiler, results), sys.argv[1])
 """
 
@@ -274,7 +416,8 @@ def new_process(tmp_path_factory):
     """What a process says of its first call; inputs of the kernels for a GPU, and results in Triton's interpreter."""
     kinds = [((2, 7, 5, 3), F32, constants) for constants in CASES]  # one in every other layout
     kinds += [((2, 7, 11, 9), dtype, STRONG) for dtype in (F32, F32, BF16, BF16, F16, F16)]  # more than a block
-    kinds += [((1, 257, 3, 3), F32, STRONG), ((3, 96, 1, 1), F32, STRONG), ((2, 1, 3, 2), F32, CASES[-1])]
+    kinds += [((2, 12, 5, 3), F32, (*STRONG, columns)) for columns in (2, 2, 3, 3)]
+    kinds += [((1, 257, 3, 3), F32, STRONG), ((3, 96, 1, 1), F32, STRONG), ((2, 1, 3, 2), F32, CASES[-2])]
     cases = [
         (*(sample(*shape, dtype=dtype, layout=(NCHW, NHWC)[i % 2], scale=s).detach() for s in (3, -1)), constants)
         for i, (shape, dtype, constants) in enumerate(kinds)
@@ -361,18 +504,22 @@ def test_a_broken_file_in_the_cache_is_made_again(content, copied, cache, launch
 
 def no_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "no-such-compiler --fast")
+    return "no C compiler was found (CC=no-such-compiler --fast)", "install one or set CC."
 
 
 def compiler_that_fails(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "false")
+    return "the C compiler failed (exit code 1)", "set CC to one that works."
 
 
 def compiler_that_makes_no_library(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "true")
+    return "the C kernel could not be kept or loaded ([Errno 2]", "set XDG_CACHE_HOME to a folder of yours."
 
 
 def unreadable_command(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "cc 'unclosed")
+    return "CC=cc 'unclosed is no command", "install one or set CC."
 
 
 def compiler_that_hangs(monkeypatch, tmp_path):
@@ -380,16 +527,24 @@ def compiler_that_hangs(monkeypatch, tmp_path):
         raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(native.subprocess, "run", run)
+    return "the C compiler did not end within a minute", "set CC to one that works."
+
+
+def no_ctypes(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    return "could not be kept or loaded (import of ctypes", "."
 
 
 def cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "cache").touch()
+    return "could not be kept or loaded ([Errno 20]", "set XDG_CACHE_HOME to a folder of yours."
 
 
 def nobody_s_home(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as for a number without a name
+    return "could not be kept or loaded (Could not determine home", "set XDG_CACHE_HOME to a folder of yours."
 
 
 @pytest.mark.parametrize(
@@ -400,17 +555,60 @@ def nobody_s_home(monkeypatch, tmp_path):
         compiler_that_makes_no_library,
         unreadable_command,
         compiler_that_hangs,
+        no_ctypes,
         cache_that_cannot_be_written,
         nobody_s_home,
     ],
 )
 def test_without_a_kernel_the_results_are_the_same(obstacle, cache, launches, monkeypatch, tmp_path):
-    obstacle(monkeypatch, tmp_path)
+    reason, mend = obstacle(monkeypatch, tmp_path)
     for dtype in (F32, BF16):
         check(sample(2, 7, 3, 5, dtype=dtype))
     assert native.library() is None
     assert not launches
-    assert not cache.is_dir() or not list(cache.iterdir())
+    assert obstacle is no_ctypes or not cache.is_dir() or not list(cache.iterdir())
+    said = missing_kernel()
+    assert reason in said
+    assert said.endswith(mend)
+    assert "runs as a convolution, several times slower" in said
+
+
+@in_c
+def test_where_there_is_a_kernel_nothing_is_said():
+    assert missing_kernel() is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks what is said without a GPU")
+def test_without_triton_a_gpu_has_its_own_sentence(monkeypatch):
+    monkeypatch.setattr(fused, "_missing", {})
+    assert "it needs a C compiler and Python's headers" in missing_kernel("cuda")
+    monkeypatch.setattr(fused, "_missing", {})
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    assert missing_kernel("cuda").startswith("Triton is not installed")
+
+
+@in_c
+@pytest.mark.parametrize("unknown", [["-fopenmp"], ["-march=native"], ["-fopenmp", "-march=native"]], ids=" ".join)
+def test_flags_that_the_compiler_does_not_know(unknown, cache, launches, monkeypatch, tmp_path):
+    """As Apple's, and some for other processors."""
+    script = tmp_path / "compiler"
+    tests = "".join(f'[ "$flag" = {flag} ] && echo "unknown {flag}" >&2 && exit 1\n' for flag in unknown)
+    script.write_text(f'#!/bin/sh\nfor flag; do\n{tests}:\ndone\nexec {shutil.which("cc")} -O0 "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("CC", str(script))
+    check(sample(2, 7, 3, 5, dtype=F32))
+    assert launches == ["forward", "backward"]
+    assert len(list(cache.iterdir())) == 1
+
+
+@in_c
+def test_without_proc(copied, cache, monkeypatch):
+    real = Path.read_text
+    away = lambda path, *rest: real(Path("/nowhere") if str(path).startswith("/proc") else path, *rest)  # noqa: E731
+    monkeypatch.setattr(Path, "read_text", away)
+    monkeypatch.setattr(native.platform, "processor", lambda: "arm")
+    check(sample(2, 7, 3, 5, dtype=F32))
+    assert len(copied) == 1
 
 
 # As a part of torch
@@ -514,14 +712,83 @@ def test_compiled_whole_it_is_the_same(backend, form, dtype, launches):
             assert a.stride() == b.stride()
 
 
+@forms(F32, BF16)
+def test_compiled_whole_without_gradients(form, dtype, launches):
+    torch._dynamo.reset()
+    layer, x = LocalResponseNorm(*STRONG, columns=7), sample(2, 7, 3, 5, dtype=dtype)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            launches.clear()
+            assert torch.equal(compiled(x), layer(x))
+            assert launches == (["forward"] * 2 if form == "native" else [])
+
+
+@forms(F32)
+def test_compiled_gradients_of_each_sample(form, dtype):
+    torch._dynamo.reset()
+    x = torch.stack([sample(2, 7, 3, n, dtype=dtype).detach()[..., :5] for n in (5, 6, 7)])
+    gradients = torch.compile(torch.func.vmap(torch.func.grad(loss)), backend="aot_eager", fullgraph=True)(x)
+    for one, gradient in zip(x, gradients, strict=True):
+        close(gradient, torch.func.grad(exact_loss)(one.double()), term=6)
+
+
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
-def test_exported_it_needs_nothing_of_ours(dtype):
+def test_exported_it_needs_nothing_of_ours(dtype, strict):
     x = sample(2, 7, 3, 5, dtype=dtype).detach()
     layer = LocalResponseNorm(*STRONG).eval()
-    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=strict)
     assert "alexnet" not in program.graph_module.code
     for batch in (x, sample(5, 7, 3, 5, dtype=dtype).detach()):
         close(program.module()(batch), reference(batch, batch, STRONG)[0])
+
+
+def record_with_fx(layer, x):
+    traced = torch.fx.symbolic_trace(layer)
+    assert [node.op for node in traced.graph.nodes] == ["placeholder", "call_function", "output"]
+    return traced
+
+
+def record_with_jit(layer, x):
+    return torch.jit.trace(layer, (x,))
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+@pytest.mark.parametrize("record", [record_with_fx, record_with_jit])
+@pytest.mark.parametrize("layer", [LocalResponseNorm(*STRONG), LocalResponseNorm(4, 0.5, columns=2), MapResponseNorm()])
+def test_recorded_it_can_be_kept(record, layer, tmp_path):
+    x = sample(2, 8, 3, 5, dtype=F32).detach()
+    program = record(layer, x)
+    if record is record_with_jit:
+        torch.jit.save(program, tmp_path / "program")
+        copies = [torch.jit.load(tmp_path / "program")]
+        assert "alexnet" not in copies[0].code
+    else:
+        copies = [copy.deepcopy(program), pickle.loads(pickle.dumps(program))]
+    for kept in (program, *copies):
+        close(kept(x), layer(x.double()))
+
+
+@pytest.fixture
+def unmarked(monkeypatch):
+    """As on a torch that does not know the mark of a function whose result is constant."""
+    for function in (fused.missing, tracing.runs_elsewhere, tracing._transformed):
+        monkeypatch.delattr(function, "_dynamo_marked_constant")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@in_c
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_torch_may_not_know_what_is_constant(unmarked, monkeypatch):
+    x, layer = sample(2, 7, 3, 5, dtype=F32), LocalResponseNorm(*STRONG)
+    expected = layer(x).detach().double()
+    close(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), expected)  # the kernel has been looked for
+    monkeypatch.setattr(fused, "_missing", {})
+    torch._dynamo.reset()
+    close(torch.compile(layer, backend="aot_eager")(x), expected)
 
 
 def test_the_first_call_does_not_import_torchs_compiler(new_process):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -168,16 +169,44 @@ def test_published_initialisation(scheme):
         assert (layer.bias == bias).all(), name
 
 
+@pytest.mark.parametrize(("init", "head"), [("he", 1.0), ("modern", 0.01)])
 @pytest.mark.parametrize(("activation", "gain"), [("relu", 2**0.5), ("tanh", 5 / 3)])
-def test_modern_initialisation_is_he_normal(activation, gain):
+def test_he_s_normal_with_and_without_a_head_near_zero(activation, gain, init, head):
     torch.manual_seed(0)
-    model = build_model("paper", init="modern", width=0.5, activation=activation, num_classes=100)
+    model = build_model("paper", init=init, width=0.5, activation=activation, num_classes=100)
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             fan_in = layer.weight[0].numel()
-            expected = (1.0 if name == "fc8" else gain) / fan_in**0.5
+            expected = (head if name == "fc8" else gain) / fan_in**0.5
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.03), name
             assert (layer.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("classes", [5, 1000])
+def test_modern_starts_at_the_loss_of_a_guess(name, classes):
+    """ln K on inputs of the network's own size, in training with dropout; with all of He's head it is far from that."""
+    x, labels = torch.randn(16, 3, *[VARIANTS[name].input_size] * 2), torch.arange(16) % classes
+    losses = {}
+    for init in ("modern", "he"):
+        torch.manual_seed(0)
+        model = build_model(name, init=init, width=0.25, num_classes=classes)
+        with torch.no_grad():
+            losses[init] = F.cross_entropy(model(x), labels).item()
+        assert model.fc8.weight.all()  # gradients reach the layers before it
+    assert losses["modern"] == pytest.approx(math.log(classes), abs=0.05)
+    assert losses["he"] > math.log(classes) + 0.2
+
+
+def test_caffenet_starts_as_its_published_file():
+    """models/bvlc_reference_caffenet/train_val.prototxt: fc6 and fc7 .005 with bias 1; everything else the paper's."""
+    torch.manual_seed(0)
+    own, text = (build_model("caffenet", width=0.5, num_classes=100, **f) for f in ({}, {"init": "text"}))
+    for name in [f"conv{i}" for i in range(1, 6)] + ["fc6", "fc7", "fc8"]:
+        hidden, positive = name in ("fc6", "fc7"), name in ("conv2", "conv4", "conv5", "fc6", "fc7")
+        assert own.get_submodule(name).weight.std().item() == pytest.approx(0.005 if hidden else 0.01, rel=0.03), name
+        assert text.get_submodule(name).weight.std().item() == pytest.approx(0.01, rel=0.03), name
+        assert (own.get_submodule(name).bias == float(positive)).all(), name
 
 
 def test_torch_initialisation_is_the_layers_default():
@@ -207,7 +236,7 @@ def test_default_initialisations_and_seed():
 ABLATIONS = [
     {}, {"lrn": "off"}, {"lrn": "code"}, {"lrn": "formula"}, {"overlap": False}, {"activation": "tanh"},
     {"groups": 1}, {"groups": 2}, {"init": "text"}, {"init": "code"}, {"init": "caffe"}, {"init": "modern"},
-    {"init": "torch"}, {"in_channels": 1}, {"dropout": 0.0},
+    {"init": "he"}, {"init": "torch"}, {"in_channels": 1}, {"dropout": 0.0},
 ]  # fmt: skip
 
 

@@ -17,12 +17,13 @@ import torch
 import yaml
 
 from alexnet import build_model, evaluate, extract_features, load_run, load_weights
-from alexnet.config import FORMAT, DataConfig, TrainConfig, dump, load
+from alexnet.config import FORMAT, DataConfig, ModelConfig, TrainConfig, dump, load
+from alexnet.config.values import override
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
-from alexnet.recipes import RECIPES
+from alexnet.recipes import RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import load_config
+from alexnet.runs.folder import load_config, settled
 from alexnet.runs.provenance import environment
 from alexnet.training.loop import train
 from conftest import TIMES, assert_consistent, tensors
@@ -110,8 +111,61 @@ def test_configurations_under_records(path):
     assert config.name in RECIPES
     for group in ("data", "model", "optim"):
         for key, value in said[group].items():
+            if (group, key) == ("model", "init"):  # whose words have changed: test_starts_of_earlier_formats
+                continue
             found = getattr(getattr(config, group), key)
             assert (list(found) if isinstance(found, tuple) else found) == value
+
+
+STARTS = [
+    ("cifar", None, "he"), ("cifar", "modern", "he"), ("cifar", "torch", "torch"), ("cifar-resized", None, "he"),
+    ("torchvision", "modern", "he"), ("torchvision", None, None), ("paper", None, None), ("owt", None, None),
+    ("bvlc", None, None), ("caffenet", None, "text"), ("caffenet", "caffe", "caffe"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [{}, {"format": 1}, {"format": 2}], ids=str)
+@pytest.mark.parametrize(("variant", "init", "meant"), STARTS)
+def test_starts_of_earlier_formats(variant, init, meant, form):
+    """Where a word or a table's own start has changed, the file means what it meant; today's means what it says."""
+    written = {"epochs": 3, "model": {"variant": variant, "init": init}}
+    upgraded = load({**written, **form})
+    assert upgraded.model == ModelConfig(variant=variant, init=meant)
+    assert load({"model.variant": variant, "model.init": init, **form}).model == upgraded.model
+    assert load(dump(upgraded)) == upgraded
+    assert load({**written, "format": FORMAT}).model.init == init
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
+def test_starts_under_records(path):
+    """Recorded networks of today's default, and today's "modern", start with all of He's weights."""
+    config, said = load_config(path), yaml.safe_load(path.read_text())["model"]
+    if said["init"] == "modern" or (said["init"] is None and said["variant"].startswith("cifar")):
+        assert config.model.init == "he"
+    else:
+        assert config.model.init == said["init"]
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "said"),
+    [
+        ("imagenet-paper", {"optim": {"decay_biases": True}}, ["--optim.decay-biases True (the recipe has False)"]),
+        ("digits", {"model": {"init": None}}, ["--model.init he (the recipe has None)"]),
+        ("dogs", {"model": {"init": "modern"}}, ["--model.init he (the recipe has modern)"]),
+        ("imagenet-torchvision", {}, []),
+    ],
+)
+def test_a_run_of_an_earlier_format_keeps_its_settings_and_says_so(tmp_path, name, written, said):
+    """The recipe has changed since: the paper's biases are not decayed, and a head starts near zero."""
+    stored = dump(recipe(name)) | {"format": 2}
+    for group, values in written.items():
+        stored[group] |= values
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    config, note = settled(recipe(name), tmp_path, {"epochs": 200})
+    assert config == override(load(stored), {"epochs": 200})
+    assert note == (f"{tmp_path} goes on with its own settings: {', '.join(said)}." if said else None)
+    config, note = settled(recipe(name), tmp_path, {"model.init": "text", "optim.decay_biases": False})
+    assert (config.model.init, config.optim.decay_biases, note) == ("text", False, None)  # the user's word counts
 
 
 def test_formats(tiny):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from alexnet.config import DataConfig
 from alexnet.data import packing
-from alexnet.data.packed import PackedStore, is_prepared
+from alexnet.data.packed import PackedStore, is_prepared, signed
 from alexnet.data.packing import prepare
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
@@ -121,7 +121,7 @@ def test_file_is_as_described(original, tmp_path):
     assert listing(out) == {"train.arrow", "val.arrow", "report.json"}
     for part in ("train", "val"):
         rows = table(out / f"{part}.arrow")
-        assert rows.column_names == ["image", "label", "source"]
+        assert rows.column_names == ["image", "label", "source", "crc32"]
         paths = sorted((original / part).rglob("*.jpg"))
         assert rows["source"].to_pylist() == [str(p) for p in paths]
         assert rows["label"].to_pylist() == [["cat", "dog", "owl"].index(p.parent.name) for p in paths]
@@ -135,7 +135,7 @@ def test_file_is_as_described(original, tmp_path):
         meta = described(out / f"{part}.arrow")
         assert (meta["classes"], meta["names"]) == (["cat", "dog", "owl"], ["cat", "dog", "owl"])
         assert (meta["source"], meta["part"], meta["parts"]) == ("folder", part, ["train", "val"])
-        assert (meta["format"], meta["side"], meta["quality"]) == (1, 256, 90)
+        assert (meta["format"], meta["side"], meta["quality"], meta["orientation"]) == (2, 256, 90, "apply")
         assert report[part] == meta["report"]
         assert report[part]["images"] == len(rows)
         assert report[part]["bad"] == report[part]["converted"] == []
@@ -151,7 +151,7 @@ def test_statistics_are_numpys(original, done):
     pixels = np.stack(squares).astype(np.float64)
     flat = pixels.reshape(-1, 3)
     store = PackedStore(done / "train.arrow")
-    assert np.array_equal(store.mean_image(), pixels.mean(axis=0).astype(np.float32))
+    assert np.array_equal(store.mean_image, pixels.mean(axis=0).astype(np.float32))
     found = described(done / "train.arrow")["statistics"]
     covariance = np.cov(flat.T, bias=True)
     values, vectors = np.linalg.eigh(covariance)
@@ -294,7 +294,7 @@ def test_progress(original, tmp_path, monkeypatch):
 def test_again_does_nothing(original, copy, monkeypatch):
     before = files(copy)
     states = [(copy / name).stat() for name in ("train.arrow", "val.arrow")]
-    monkeypatch.setattr(packing, "decode", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(packing, "encode", lambda *_: pytest.fail("decoded"))
     seen = []
     report = pack(original, copy, on_progress=lambda *said: seen.append(said))
     assert files(copy) == before
@@ -398,7 +398,7 @@ def with_a_limit(whole, seconds):
     assert "all.arrow" not in left
     parts = sum(".parts/" in name and name.endswith(".arrow") for name in left)
     def nothing_twice():
-        packing._Packing._encode = lambda *_: os._exit(9)
+        packing.encode = lambda *_: os._exit(9)
     assert child(nothing_twice) == 0
     return parts, [] if content() == whole else [sorted(content())]
 
@@ -466,7 +466,7 @@ def test_full_disk(original, tmp_path, monkeypatch):
     pack(original, whole)
     out = tmp_path / "out"
     write, calls, encoded = packing.write_atomically, [], []
-    encode = packing._Packing._encode
+    encode = packing.encode
 
     def full(path, content):
         calls.append(path)
@@ -474,9 +474,9 @@ def test_full_disk(original, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(path, content)
 
-    def counted(self, row):
+    def counted(photos, row, *settings):
         encoded.append(row)
-        return encode(self, row)
+        return encode(photos, row, *settings)
 
     monkeypatch.setattr(packing, "write_atomically", full)
     with pytest.raises(DataError) as caught:
@@ -487,7 +487,7 @@ def test_full_disk(original, tmp_path, monkeypatch):
     assert len([n for n in files(out) if n.endswith(".arrow")]) == 2  # what was done
     assert ".lock" not in files(out)
     monkeypatch.setattr(packing, "write_atomically", write)
-    monkeypatch.setattr(packing._Packing, "_encode", counted)
+    monkeypatch.setattr(packing, "encode", counted)
     pack(original, out)
     assert sorted(encoded) == sorted([*range(8, 16), *range(5)])  # two parts of train were there
     assert files(out) == files(whole)
@@ -565,8 +565,9 @@ def test_what_cannot_be_prepared(original, done, tmp_path):
     for source in ("cifar10", "digits", "nothing"):
         with pytest.raises(UsageError, match=rf"{source}.*imagenet, stanford-dogs, folder"):
             prepare(config(original, source=source), tmp_path / "out")
-    for options in ({"side": 8}, {"side": 5000}, {"quality": 0}, {"quality": 101}):
-        with pytest.raises(UsageError, match="--side"):
+    for options in ({"side": 8}, {"side": 5000}, {"quality": 0}, {"quality": 101}, {"workers": -1}, {"workers": 0}):
+        (name,) = options
+        with pytest.raises(UsageError, match=f"--{name} .* at least"):
             pack(original, tmp_path / "out", **options)
     with pytest.raises(DataError, match=r"absent.*--data\.root"):
         pack(tmp_path / "absent", tmp_path / "out")
@@ -710,11 +711,11 @@ def rewrite(path: Path, change) -> None:
 
 def test_newer_format(copy):
     def newer(metadata):
-        return metadata | {b"alexnet": json.dumps({"format": 2, "all": "else"}).encode()}
+        return metadata | {b"alexnet": json.dumps({"format": 3, "all": "else"}).encode()}
 
     for part in ("train", "val"):
         rewrite(copy / f"{part}.arrow", newer)
-    refused(copy, copy, "has format 2, this version reads up to 1", "upgrade")
+    refused(copy, copy, "has format 3, this version reads up to 2", "upgrade")
 
 
 BODY = b'{"format": 1, "source": "folder", "part": "train", "parts": ["train", "val"], "classes": 3}'
@@ -733,7 +734,9 @@ def test_arrow_file_of_someone_else(copy):
 
 def test_other_columns_under_our_metadata(copy):
     rows = table(copy / "train.arrow")
-    other = pa.table({"label": rows["label"]}, rows.schema.with_metadata(None).empty_table().schema.remove(0).remove(1))
+    other = pa.table(
+        {"label": rows["label"]}, rows.schema.with_metadata(None).empty_table().schema.remove(0).remove(1).remove(1)
+    )
     other = other.replace_schema_metadata(rows.schema.metadata)
     with pa.OSFile(str(copy / "train.arrow"), "wb") as sink, pa.ipc.new_file(sink, other.schema) as writer:
         writer.write_table(other)
@@ -745,6 +748,7 @@ def test_labels_outside_the_classes(copy):
     labels = rows["label"].to_numpy().copy()
     labels[3] = 3
     rows = rows.set_column(1, rows.schema.field(1), pa.array(labels))
+    rows = rows.replace_schema_metadata(signed(rows.schema.metadata, rows.to_batches()))
     with pa.OSFile(str(copy / "train.arrow"), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     refused(copy, "train labels run from 0 to 3", "3 classes")
@@ -764,7 +768,7 @@ def test_a_damaged_file_is_prepared_again_as_the_message_says(original, done, co
 @pytest.mark.parametrize("whose", ["newer", "other"])
 def test_a_whole_file_of_something_else_is_not_replaced(original, copy, whose):
     """A damaged file is made again; one of a newer version or of another program is somebody's."""
-    newer = {b"alexnet": json.dumps({"format": 2}).encode()}
+    newer = {b"alexnet": json.dumps({"format": 3}).encode()}
     rewrite(copy / "val.arrow", lambda _: newer if whose == "newer" else {})
     before = files(copy)
     with pytest.raises(DataError, match=r"val\.arrow"):

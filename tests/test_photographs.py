@@ -25,7 +25,8 @@ from alexnet.recipes import ORIGINS, RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.training import loop
-from alexnet.training.learner import Learner, freeze
+from alexnet.training.faults import Faults
+from alexnet.training.learner import Counters, Learner, freeze
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
 from conftest import Blank, assert_consistent, assert_same_tensors, differ, tensors, text, timeless
@@ -300,13 +301,8 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
             return str.__hash__(self)
 
     bad[0] = Reason("reason 0")
-    session = SimpleNamespace(
-        _bad_noted=set(),
-        learner=SimpleNamespace(counters=SimpleNamespace(epoch=0, step=0)),
-        reporter=SimpleNamespace(note=lambda _: None),
-        record=SimpleNamespace(metrics=lambda _: None),
-        config=PHOTOS,
-    )
+    record = SimpleNamespace(metrics_so_far=[], metrics=lambda _: None)
+    faults = Faults(record, SimpleNamespace(note=lambda _: None), max_bad=0)
 
     class Split:
         def __init__(self):
@@ -315,8 +311,8 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
         def __len__(self):
             return 10**6
 
-    with pytest.raises(DataError, match="of 1000000"):  # max_bad is 0
-        loop._Session._note_bad(session, Split())
+    with pytest.raises(DataError, match="of 1000000"):
+        faults.unreadable(Split(), Counters())
 
 
 def test_evaluation_stops_at_a_bad_photograph_unless_told(trained, spoilt, tmp_path):

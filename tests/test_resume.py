@@ -59,7 +59,7 @@ class Forked:
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["alexnet.training.loop", "torch.utils.tensorboard", "sklearn.datasets", "matplotlib.backends.backend_agg"]
+        ["alexnet.training.loop", "torch.utils.tensorboard", "alexnet.data.digits", "matplotlib.backends.backend_agg"]
     )
 
     def __init__(self, arguments, log):

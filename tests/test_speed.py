@@ -1,5 +1,6 @@
 """The benchmark: the peer computes the same, the numbers fit together, the commands print them, the scripts run."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from alexnet.compute import configure_process
 from alexnet.errors import UsageError
 from alexnet.models.ablations import resolve
 from alexnet.models.int8 import computes_int8
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
+from alexnet.speed import peer
 from alexnet.speed.limits import training_bound
 from alexnet.speed.networks import Rates, Speed
 from alexnet.speed.peer import Peer, Request, _torchvision
@@ -133,3 +136,14 @@ def test_tables_show_the_kept_results(tmp_path, scripts):
     for name in ("README.md", "benchmarks/README.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text()
     assert {"networks", "lrn", "loop", "whole"} == {path.stem for path in (tmp_path / "benchmarks/results").iterdir()}
+
+
+def test_the_reference_process_keeps_torchs_own_allocator(monkeypatch):
+    """What the command sets up for our speed must not speed up what it is compared with."""
+    asked = []
+    monkeypatch.setattr(ctypes.CDLL, "__getattr__", lambda _, name: asked.append(name))
+    request = {"network": "cifar", "training": True, "count": 2, "steps": 1, "device": "cpu", "tuned": False}
+    assert peer._answer(json.dumps(request)) > 0
+    assert "mallopt" not in asked
+    configure_process()
+    assert "mallopt" in asked

@@ -420,7 +420,7 @@ def test_evaluation_within_inference_mode_next_to_bad_ones(spoilt):
 
 def test_without_settings_256_224_and_imagenets_statistics(photos):
     prep = StreamedSplit(photos, CPU, DataConfig()).prep
-    assert prep == Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std)
+    assert prep == Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std, upright=False)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import resource
+import struct
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alexnet.errors import CheckpointError
-from alexnet.inference.trained import load_weights, read_weights
+from alexnet.inference.trained import load_weights, open_trained, read_weights, weights_file
+from alexnet.models import weights as weights_module
 from alexnet.models.network import build_model
 from alexnet.models.weights import TORCHVISION_NAMES
-from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 FIELDS = {"name": "cifar", "width": 0.125}
 
@@ -266,3 +274,383 @@ def test_no_such_file(tmp_path):
     for path in (tmp_path / "nothing.pth", tmp_path):
         with pytest.raises(CheckpointError, match=r"there is no .*weights file"):
             load_weights(network(), path)
+
+
+# Files that lie.
+
+
+def refusal(path, target=None, **fields):
+    """The one line that a file is refused with; a network to be loaded is as before."""
+    model = target or network(**fields)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # none of numpy's, about numbers that float32 cannot hold
+        with pytest.raises(CheckpointError) as caught:
+            load_weights(model, path)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    said = str(caught.value)
+    assert said.startswith(str(path))
+    assert "\n" not in said
+    assert len(said) < 600
+    return said
+
+
+BAD_NUMBERS = {
+    "nan": (float("nan"), torch.float32), "inf": (float("inf"), torch.float32), "minus": (-float("inf"), torch.float16),
+    "too large for float32": (1e300, torch.float64),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS)
+@pytest.mark.parametrize("kind", ["pth", "safetensors", "checkpoint", "npz"])
+def test_numbers_that_are_none(trained, tmp_path, kind, bad):
+    value, dtype = BAD_NUMBERS[bad]
+    state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
+    state["fc7.weight"].view(-1)[-1] = value
+    path = tmp_path / ("file." + ("safetensors" if kind == "checkpoint" else kind))
+    if kind == "pth":
+        torch.save(state, path)
+    elif kind == "safetensors":
+        save_file(state, path)
+    elif kind == "npz":
+        np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
+    else:
+        save_checkpoint(path, Checkpoint(state, {}, {}))
+    assert "fc7.weight" in (said := refusal(path))
+    assert "not finite" in said
+
+
+def test_a_head_that_is_replaced_may_hold_anything(trained, tmp_path):
+    state = trained.state_dict() | {"fc8.weight": torch.full((3, 1), float("nan")), "fc8.bias": torch.ones(3).int()}
+    torch.save(state, tmp_path / "diverged.pth")
+    model = network()
+    load_weights(model, tmp_path / "diverged.pth", replace_head=True)
+    assert torch.equal(model.fc7.weight, trained.fc7.weight)
+    assert model.fc8.weight.isfinite().all()
+
+
+@pytest.fixture
+def diverged(finished, tmp_path):
+    """A checkpoint in order but for one number."""
+    content = load_checkpoint(finished.best)
+    content.weights["fc8.weight"][3, 2] = float("nan")
+    save_checkpoint(tmp_path / "diverged.safetensors", content)
+    Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+    return tmp_path / "diverged.safetensors"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate {file}", "evaluate {file} --precision int8", "evaluate {digits} --recipe digits",
+        "predict {file} {picture}", "features {file} {picture} --out {folder}/out.npz", "compare digits {file}",
+        "train digits --init {file} --model.width 0.125 --run {folder}/run",
+        "train digits --init {bare} --model.width 0.125 --run {folder}/run",
+    ],
+)  # fmt: skip
+def test_every_command_says_that_weights_are_not_finite(call, diverged, command):
+    folder, bare = diverged.parent, diverged.with_name("bare.pth")
+    torch.save(load_file(diverged), bare)
+    model = build_model("cifar", width=0.25, in_channels=1)  # as the recipe has it
+    nn.init.constant_(model.fc6.bias, float("nan"))
+    torch.save(model.state_dict(), folder / "digits.pth")
+    named = {"file": diverged, "bare": bare, "folder": folder, "digits": folder / "digits.pth"}
+    code, out, err = call(*command.format(**named, picture=folder / "picture.png").split())
+    assert code == 4, err
+    said = " ".join(err.split())
+    assert "not finite" in said
+    assert "Traceback" not in said + out
+    assert not (folder / "run").exists()
+    assert not (folder / "out.npz").exists()
+
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_other_floating_point_numbers_are_taken(trained, tmp_path, dtype):
+    torch.save({name: value.to(HALVES[dtype]) for name, value in trained.state_dict().items()}, tmp_path / "other.pth")
+    model = network()
+    load_weights(model, tmp_path / "other.pth")
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, trained.state_dict()[name].to(HALVES[dtype]).float())
+
+
+ODD = {
+    "int64": (lambda t: t.long(), "holds int64"), "bool": (lambda t: t.bool(), "holds bool"),
+    "complex": (lambda t: t.to(torch.complex64), "holds complex64"), "int8": (lambda t: t.char(), "holds int8"),
+    "float8": (lambda t: t.to(torch.float8_e4m3fn), "holds float8_e4m3fn"),
+    "quantized": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.quint8), "holds quint8"),
+    "sparse": (lambda t: t.to_sparse(), "no plain tensor"), "meta": (lambda t: t.to("meta"), "no plain tensor"),
+    "expanded": (lambda t: t[:1].clone().expand(t.shape), "larger than the numbers"),
+    "scalar": (lambda t: t[0, 0], r"fc7.weight is \[\] there"), "empty": (lambda t: t[:0], r"is \[0, \d+\] there"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, about the kinds of tensors that it gives up
+@pytest.mark.parametrize("odd", ODD)
+def test_tensors_of_other_kinds(trained, tmp_path, odd):
+    change, said = ODD[odd]
+    torch.save(trained.state_dict() | {"fc7.weight": change(trained.fc7.weight.detach().clone())}, tmp_path / "odd.pth")
+    model, before = network(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(model, tmp_path / "odd.pth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # KiB
+    assert model.fc7.weight.isfinite().all()
+
+
+def test_views_and_transposed_tensors_are_taken(trained, tmp_path):
+    """Strides are only wrong where the file holds too few numbers for them."""
+    state = dict(trained.state_dict())
+    state["fc7.weight"] = state["fc7.weight"].t().contiguous().t()
+    state["conv2.weight"] = state["conv2.weight"].to(memory_format=torch.channels_last)
+    torch.save(state, tmp_path / "strided.pth")
+    model = network()
+    load_weights(model, tmp_path / "strided.pth")
+    assert same(model, trained)
+
+
+TWICE = {
+    "module": ("module.conv1.weight", "conv1.weight"), "torchvision": ("features.0.weight", "conv1.weight"),
+    "prefixes": ("_orig_mod.fc8.bias", "module.fc8.bias"), "both": ("module.classifier.6.bias", "fc8.bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names", TWICE)
+def test_the_same_tensor_under_two_names(trained, tmp_path, names):
+    one, two = TWICE[names]
+    state = dict(trained.state_dict())
+    value = state.pop(two.removeprefix("module."))
+    torch.save(state | {one: value, two: value + 1}, tmp_path / "two.pth")
+    said = refusal(tmp_path / "two.pth")
+    assert f"as {one!r} and as {two!r}" in said
+
+
+@pytest.mark.parametrize("names", [("conv1/0", "conv1_w"), ("fc8/1", "fc8.bias"), ("fc8/1", "fc8/1")])
+def test_the_same_blob_under_two_names(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "two.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's, about the name it writes twice
+        for name in names:
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, np.zeros(3, np.float32))
+    assert "twice" in refusal(tmp_path / "two.npz")
+
+
+def bomb(path, name, size):
+    """An archive of zeros that unpacks to `size` bytes."""
+    archive = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9)
+    with archive, archive.open(name, "w", force_zip64=True) as stream:
+        for _ in range(size >> 20):
+            stream.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("name", ["bomb.npz", "bomb.pth"])
+def test_archives_that_unpack_to_gigabytes(tmp_path, monkeypatch, name):
+    """The limit lowered from 2 GiB, so that the test takes no minute; nothing may be unpacked."""
+    monkeypatch.setattr(weights_module, "_LARGEST", 64 << 20)
+    bomb(tmp_path / name, "conv1/0.npy" if name.endswith("npz") else "archive/data.pkl", 200 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "would unpack to 0.2 GiB" in refusal(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 50_000
+
+
+def test_compressed_weights_are_taken(trained, tmp_path):
+    """Also where they are mostly zeros, and small once packed."""
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(parameter.abs() > 3)
+    np.savez_compressed(tmp_path / "small.npz", **{n: v.flip(1).numpy() if n == "conv1.weight" else v.numpy()
+                                                   for n, v in trained.state_dict().items()})  # fmt: skip
+    model = network()
+    load_weights(model, tmp_path / "small.npz")
+    assert same(model, trained)
+
+
+def test_npz_whose_array_claims_terabytes(tmp_path):
+    header = np.lib.format.header_data_from_array_1_0(np.zeros(1, np.float32)) | {"shape": (2**40,)}
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive, archive.open("conv1/0.npy", "w") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+    refusal(tmp_path / "claim.npz")
+
+
+def test_npz_of_no_or_flat_blobs(tmp_path):
+    np.savez(tmp_path / "empty.npz")
+    assert "holds no blob" in refusal(tmp_path / "empty.npz")
+    with pytest.raises(CheckpointError, match="holds no blob"):
+        open_trained(tmp_path / "empty.npz", "bvlc")
+    np.savez(tmp_path / "flat.npz", **{"conv1/0": np.zeros(3), "fc8/1": np.zeros(3)})
+    refusal(tmp_path / "flat.npz")
+
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+HEADERS = {
+    "longer than the file": (struct.pack("<Q", 2**62) + b"{", b""),
+    "gigabytes": (struct.pack("<Q", 2**33) + b"{", b""),
+    "megabytes of nothing": (b"{" + b" " * 30_000_000 + b"}", b""),
+    "nested": (b'{"a":' + b"[" * 50_000, b""),
+    "tensor of terabytes": (json.dumps({"conv1.weight": F32 | {"shape": [2**40]}}).encode(), bytes(8)),
+    "overflow": (json.dumps({"conv1.weight": F32 | {"shape": [2**63, 4]}}).encode(), bytes(8)),
+    "outside": (json.dumps({"conv1.weight": F32 | {"data_offsets": [8, 16]}}).encode(), bytes(8)),
+    "backwards": (json.dumps({"conv1.weight": F32 | {"data_offsets": [8, 0]}}).encode(), bytes(8)),
+    "unknown numbers": (json.dumps({"conv1.weight": F32 | {"dtype": "F7"}}).encode(), bytes(8)),
+    "six bits": (json.dumps({"a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}).encode(), bytes(3)),
+    "metadata of numbers": (json.dumps({"__metadata__": {"alexnet": 3}}).encode(), b""),
+    "many names": (json.dumps({f"{i}": F32 | {"shape": [0], "data_offsets": [0, 0]} for i in range(99)}).encode(), b""),
+    "description of no JSON": (json.dumps({"__metadata__": {"alexnet": "{", "sha256": "0"}}).encode(), b""),
+    "description of a list": (json.dumps({"__metadata__": {"alexnet": "[1]", "sha256": "0"}}).encode(), b""),
+    "endless format": (json.dumps({"__metadata__": {"alexnet": '{"format": Infinity}', "sha256": "0"}}).encode(), b""),
+    "nested description": (json.dumps({"__metadata__": {"alexnet": "[" * 99_999, "sha256": "0"}}).encode(), b""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_safetensors_headers_that_lie(tmp_path, name):
+    header, body = HEADERS[name]
+    start = b"" if name in ("longer than the file", "gigabytes") else struct.pack("<Q", len(header))
+    path = tmp_path / "lie.safetensors"
+    path.write_bytes(start + header + body)
+    refusal(path)
+    with pytest.raises(CheckpointError, match=r"lie\.safetensors"):
+        open_trained(path)
+
+
+DESCRIPTIONS = {
+    "no model": (["model"], None), "no preprocessing": (["preprocessing"], None), "no classes": (["classes"], None),
+    "no config": (["config"], None), "model a list": (["model"], []), "model a number": (["model"], 3),
+    "no name": (["model", "name"], None), "unknown variant": (["model", "name"], "alexnet2"),
+    "variant a list": (["model", "name"], ["cifar"]), "variant a number": (["model", "name"], 1),
+    "unknown field": (["model", "heads"], 3), "width a word": (["model", "width"], "wide"),
+    "width of terabytes": (["model", "width"], 1e6), "width endless": (["model", "width"], 1e308),
+    "classes of terabytes": (["model", "num_classes"], 10**12), "classes a word": (["model", "num_classes"], "ten"),
+    "classes a fraction": (["model", "num_classes"], 10.0), "classes true": (["model", "num_classes"], True),
+    "size too small": (["model", "input_size"], 3), "size another": (["model", "input_size"], 40),
+    "size a fraction": (["model", "input_size"], 32.0), "channels": (["model", "in_channels"], 3),
+    "channels a list": (["model", "in_channels"], [1]), "dropout a word": (["model", "dropout"], "half"),
+    "dropout nan": (["model", "dropout"], float("nan")), "lrn": (["model", "lrn"], 3),
+    "k a word": (["model", "lrn_k"], "two"),
+    "rows": (["model", "convs"], [[96, 5]]), "no rows": (["model", "convs"], []),
+    "hidden words": (["model", "hidden"], ["a"]), "hidden fractions": (["model", "hidden"], [16.0]),
+    "output": (["model", "output"], 10), "adaptive": (["model", "adaptive_pool"], "6"),
+    "crop another": (["preprocessing", "size"], 31), "crop a word": (["preprocessing", "size"], "32"),
+    "resize": (["preprocessing", "resize"], 10**7), "resize a word": (["preprocessing", "resize"], "32"),
+    "mean a number": (["preprocessing", "mean"], 0.5), "mean words": (["preprocessing", "mean"], ["a"]),
+    "mean of three": (["preprocessing", "mean"], [0.1, 0.2, 0.3]),
+    "mean nan": (["preprocessing", "mean"], [float("nan")]),
+    "std zero": (["preprocessing", "std"], [0.0]), "std empty": (["preprocessing", "std"], []),
+    "upright a word": (["preprocessing", "upright"], "yes"), "no mean image": (["preprocessing", "mean_image"], True),
+    "one class less": (["classes"], list("012345678")), "classes numbers": (["classes"], list(range(10))),
+    "classes a text": (["classes"], "0123456789"), "classes nothing": (["classes"], {}),
+    "one name more": (["names"], list("0123456789x")), "names lists": (["names"], [[]] * 10),
+    "config a list": (["config"], [1]), "config of the future": (["config", "format"], 99),
+    "unknown setting": (["config", "speed"], 3), "setting of another type": (["config", "epochs"], "many"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_descriptions_that_make_no_sense(finished, tmp_path, call, name):
+    """Each is under a valid checksum. One line names the file; nothing large is asked of the machine's memory."""
+    (*way, key), value = DESCRIPTIONS[name]
+    content = load_checkpoint(finished.best)
+    place = content.meta
+    for step in way:
+        place = place[step]
+    if value is None:
+        del place[key]
+    else:
+        place[key] = value
+    path = tmp_path / "lie.safetensors"
+    save_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match=r"lie\.safetensors") as caught:
+        open_trained(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+    code, _, err = call("evaluate", path)
+    assert code == 4, err
+
+
+@pytest.mark.parametrize(
+    "image", [torch.zeros(1, 31, 32), torch.zeros(3, 32, 32), torch.full((1, 32, 32), float("nan")),
+              torch.zeros(1, 32, 32).long()],
+)  # fmt: skip
+def test_mean_images_that_do_not_suit(finished, tmp_path, image):
+    content = load_checkpoint(finished.best)
+    content.meta["preprocessing"]["mean_image"] = True
+    path = tmp_path / "lie.safetensors"
+    content.extra["mean_image"] = torch.zeros(1, 32, 32)
+    save_checkpoint(path, content)
+    assert open_trained(path).preprocessing.mean_image is not None
+    content.extra["mean_image"] = image
+    save_checkpoint(path, content)
+    with pytest.raises(CheckpointError, match=r"lie\.safetensors.*preprocessing.* does not suit"):
+        open_trained(path)
+
+
+def test_initial_weights_of_a_checkpoint_without_classes(finished, tmp_path, call):
+    content = load_checkpoint(finished.best)
+    for number, theirs in enumerate([None, "0123456789", [0, 1], {}]):
+        content.meta["classes"] = theirs
+        path = tmp_path / f"{number}.safetensors"
+        save_checkpoint(path, content)
+        code, _, err = call("train", "digits", "--model.width", "0.125", "--init", path, "--run", tmp_path / "run")
+        assert code == 4
+        assert "was trained on the classes" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("outputs", [0, 10**12])
+def test_bare_weights_that_claim_many_classes(tmp_path, outputs):
+    shapes = {"conv1.weight": (64, 3, 11, 11), "conv2.weight": (192, 64, 5, 5), "fc8.bias": (outputs,)}
+    state = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    torch.save(state, tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match=r"many\.pth"):
+        open_trained(tmp_path / "many.pth")
+
+
+def test_whole_network_of_one_number_a_tensor(tmp_path):
+    """The right shapes, by strides of zero: the file holds one number for each."""
+    model = build_model("torchvision", width=0.125, num_classes=5)
+    state = {name: torch.ones(1).expand(value.shape) for name, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "thin.pth")
+    assert (tmp_path / "thin.pth").stat().st_size < 50_000
+    assert "larger than the numbers" in refusal(tmp_path / "thin.pth", model)
+
+
+def test_thousands_of_strange_names_are_one_short_line(trained, tmp_path):
+    torch.save({f"layer\n{i}": torch.zeros(1) for i in range(5_000)}, tmp_path / "strange.pth")
+    said = refusal(tmp_path / "strange.pth")
+    assert "(5000 in all)" in said
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "x" * 5000])
+def test_names_that_no_file_can_have(call, tmp_path, name):
+    for read in (weights_file, open_trained, read_weights):
+        with pytest.raises(CheckpointError, match=r"there is no run, checkpoint or weights file"):
+            read(name)
+    if "\0" not in name:
+        for command in (["evaluate", name], ["predict", name, "picture.png"]):
+            code, _, err = call(*command)
+            assert code == 4, err
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, suffix):
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    for read in (weights_file, open_trained, read_weights):
+        with pytest.raises(CheckpointError, match="there is no run, checkpoint or weights file"):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+def test_files_that_may_not_be_read(trained, tmp_path, monkeypatch, suffix):
+    """As PermissionError, which a superuser who runs the tests would never meet."""
+    path = tmp_path / f"secret{suffix}"
+    torch.save(trained.state_dict(), path)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
+    assert "Permission denied" in refusal(path)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from alexnet.compute import configure_process
     from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from alexnet.data.packing import prepare
     from alexnet.errors import AlexNetError
@@ -38,6 +39,7 @@ __all__ = [
     "TrainConfig",
     "build_model",
     "compare",
+    "configure_process",
     "evaluate",
     "extract_features",
     "list_models",
@@ -52,6 +54,7 @@ __all__ = [
 
 _HOMES = {
     "alexnet.inference.comparison": ("Compared", "compare"),
+    "alexnet.compute": ("configure_process",),
     "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "alexnet.errors": ("AlexNetError",),
     "alexnet.inference.evaluation": ("evaluate",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -105,7 +104,7 @@ def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.ones(1, device=place).item()  # "meta" makes tensors too, but none with values
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"--device {device} cannot be used: {str(problem).splitlines()[0]}") from None
     if precision != "auto":
@@ -131,10 +130,16 @@ def has_feature(name: str) -> bool:
     torch asks the processor under names that are private and have changed; where it does not know the name the
     operating system's list decides, and where there is none (Windows, macOS) the answer is no.
     """
-    probe = getattr(torch.cpu, f"_is_{name}_supported", None)
-    if probe is not None:
-        return bool(probe())
+    told = torch_tells(name)
+    if told is not None:
+        return told
     return any(flag.endswith(name) for flag in cpu_description().get("flags", "").split())
+
+
+def torch_tells(feature: str) -> bool | None:
+    """What torch says of an instruction set of the CPU; None where it does not know the name."""
+    probe = getattr(torch.cpu, f"_is_{feature}_supported", None)
+    return None if probe is None else bool(probe())
 
 
 def cpu_description() -> dict[str, str]:
@@ -149,13 +154,11 @@ def cpu_description() -> dict[str, str]:
 
 
 def configure_process() -> None:
-    """Set up this process for training and inference: memory allocation, and no warnings of Pillow's about odd files.
+    """Set up memory allocation of this process for training and inference.
 
     The command does this once at its start. A program that uses the package as a library is left as it is, unless it
     calls this itself: on Linux a training step on a CPU then takes up to a third less time.
     """
-    # About large images, palettes and odd EXIF: what cannot be read raises.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     # By default glibc maps every large tensor afresh, with pages that the kernel must clear, and returns it when freed.
     trim_threshold, mmap_max = -1, -4  # from malloc.h
     # Other systems have no mallopt, and other habits; a Python may have been built without ctypes.

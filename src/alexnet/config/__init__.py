@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import inf, isfinite
 from typing import Any, Literal
 
+from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.rules import parse_rule
-from alexnet.config.values import flag, override
+from alexnet.config.values import dotted, flag, override
 from alexnet.errors import UsageError, unknown
 
-FORMAT = 3  # 2: without legs; 1: by dotted names too
+FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
+LARGEST_SIDE = 4096  # pixels
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class DataConfig:
     """Pool the published training and test photographs and split them anew with the seed."""
     test_fraction: float = 0.1
     """Part held out for testing where the photographs come without splits, or with --data.resplit."""
+    orientation: Literal["apply", "ignore"] | None = None
+    """Turn photographs upright as their EXIF tag says, or take the pixels as they lie; without it photographs of source
+    folder are turned, as predict turns pictures, and published data sets are not, and prepared ones keep what they
+    were prepared with."""
     resize: int | None = None
     """Resize the short side to this many pixels; photographs: 256 unless given."""
     crop: int | None = None
@@ -60,30 +65,34 @@ class DataConfig:
     """Mean per channel on the 0-1 scale; without it the training split's own."""
     std: tuple[float, ...] | None = None
     """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
+    mean_image: bool = False
+    """Subtract the training set's mean image where the photographs were prepared, which makes one: every crop has the
+    centre of it subtracted, as the released code does. Elsewhere the mean per channel."""
     workers: int | None = None
     """Threads that decode photographs; without it one a core, at most 16."""
     max_bad: float = 0.001
     """Part of the training photographs that may be unreadable before the run stops."""
 
     def __post_init__(self) -> None:
-        _check(
+        side = Range(least=1, most=LARGEST_SIDE)
+        check_ranges(
             self,
             "data.",
-            val_fraction=0 <= self.val_fraction < 1,
-            split_seed=self.split_seed >= 0,
-            fraction=0 < self.fraction <= 1,
-            top_classes=self.top_classes is None or self.top_classes >= 1,
-            test_fraction=0 <= self.test_fraction < 1,
-            resize=self.resize is None or self.resize >= 1,
-            crop=self.crop is None or self.crop >= 1,
-            min_area=0 < self.min_area <= 1,
-            pad=self.pad >= 0,
-            colour_noise=0 <= self.colour_noise < inf,
-            noise_probability=0 <= self.noise_probability <= 1,
-            mean=self.mean is None or all(isfinite(m) for m in self.mean),
-            std=self.std is None or all(0 < s < inf for s in self.std),
-            workers=self.workers is None or self.workers >= 1,
-            max_bad=0 <= self.max_bad <= 1,
+            val_fraction=Range(least=0, below=1),
+            split_seed=Range(least=0),
+            fraction=Range(above=0, most=1),
+            top_classes=Range(least=1),
+            test_fraction=Range(least=0, below=1),
+            resize=side,
+            crop=side,
+            min_area=Range(above=0, most=1),
+            pad=Range(least=0, most=LARGEST_SIDE),
+            colour_noise=Range(least=0),
+            noise_probability=Range(least=0, most=1),
+            mean=Range(),
+            std=Range(above=0),
+            workers=Range(least=1, most=1024),
+            max_bad=Range(least=0, most=1),
         )
 
 
@@ -109,10 +118,22 @@ class ModelConfig:
     """Activation function."""
     groups: int | None = None
     """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
-    init: Literal["text", "code", "caffe", "torch", "modern"] | None = None
-    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, or He's."""
+    init: Literal["text", "code", "caffe", "torch", "he", "modern"] | None = None
+    """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, He's, or He's with an output
+    layer near zero (modern)."""
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "model.",
+            num_classes=Range(least=1, most=1_000_000),
+            in_channels=Range(least=1, most=1024),
+            width=Range(above=0, most=16),
+            dropout=Range(least=0, below=1),
+            groups=Range(least=1, most=1024),
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +155,7 @@ class OptimConfig:
     weight_decay: float = 5e-4
     """Weight decay."""
     decay_biases: bool = True
-    """Decay the biases too, as the paper; --optim.no-decay-biases leaves them out."""
+    """Decay the biases too, as torch does; --optim.no-decay-biases leaves them out, as the paper's code did."""
     rules: tuple[str, ...] = ()
     """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
     "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
@@ -154,20 +175,20 @@ class OptimConfig:
     """Where one-cycle reaches its peak, as a part of the run."""
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             "optim.",
-            lr=0 < self.lr < inf,
-            head_lr=self.head_lr is None or 0 < self.head_lr < inf,
-            momentum=0 <= self.momentum < 1,
-            betas=all(0 <= b < 1 for b in self.betas),
-            weight_decay=0 <= self.weight_decay < inf,
-            factor=0 < self.factor < 1,
-            step_epochs=self.step_epochs >= 1,
-            patience=self.patience >= 0,
-            max_drops=self.max_drops >= 0,
-            warmup_epochs=0 <= self.warmup_epochs < inf,
-            peak=0 < self.peak < 1,
+            lr=Range(above=0),
+            head_lr=Range(above=0),
+            momentum=Range(least=0, below=1),
+            betas=Range(least=0, below=1),
+            weight_decay=Range(least=0),
+            factor=Range(above=0, below=1),
+            step_epochs=Range(least=1),
+            patience=Range(least=0),
+            max_drops=Range(least=0),
+            warmup_epochs=Range(least=0),
+            peak=Range(above=0, below=1),
         )
         if any(rule.momentum for rule in map(parse_rule, self.rules)) and self.name not in ("sgd", "paper-sgd"):
             raise UsageError(f"a momentum in {flag('optim.rules')} needs {flag('optim.name')} sgd or paper-sgd.")
@@ -253,18 +274,18 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        _check(
+        check_ranges(
             self,
             "",
-            epochs=self.epochs >= 1,
-            stop_after=self.stop_after is None or self.stop_after >= 1,
-            batch_size=self.batch_size >= 1,
-            seed=0 <= self.seed < 2**63,
-            accumulate=1 <= self.accumulate <= self.batch_size,
-            label_smoothing=0 <= self.label_smoothing < 1,
-            ema=0 <= self.ema < 1,
-            log_every=self.log_every >= 1,
-            save_minutes=self.save_minutes > 0,
+            epochs=Range(least=1),
+            stop_after=Range(least=1),
+            batch_size=Range(least=1),
+            seed=Range(least=0, below=2**63),
+            accumulate=Range(least=1, most=self.batch_size),
+            label_smoothing=Range(least=0, below=1),
+            ema=Range(least=0, below=1),
+            log_every=Range(least=1),
+            save_minutes=Range(above=0),
         )
         schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
         if self.stop_after is not None and self.stop_after > self.horizon:
@@ -303,10 +324,18 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
     format = values.pop("format", 1)  # the first one was written without
     if not isinstance(format, int) or format > FORMAT:
         raise UsageError(f"this configuration has format {format!r}, known is up to {FORMAT}: upgrade alexnet.")
-    return override(TrainConfig(), values)
+    settings = dotted(values)
+    if format < FORMAT:
+        _upgrade(settings, format)
+    return override(TrainConfig(), settings)
 
 
-def _check(config: Any, prefix: str, **rules: bool) -> None:
-    for name, holds in rules.items():
-        if not holds:
-            raise UsageError(f"{flag(prefix + name)} {getattr(config, name)} is out of range.")
+def _upgrade(settings: dict[str, Any], format: int) -> None:
+    """Say in settings of an earlier format, by dotted names, what they meant when they were written."""
+    if format < 3:
+        if settings.get("data.source") == "folder":  # photographs were trained on as they lie
+            settings.setdefault("data.orientation", "ignore")
+        # "modern" was all of He's weights, the output layer's too, and some tables had another start of their own.
+        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(settings.get("model.variant")))
+        init = settings.get("model.init") or own
+        settings["model.init"] = "he" if init == "modern" else init

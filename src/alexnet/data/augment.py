@@ -7,7 +7,8 @@ on earlier draws: so a resumed run and a run on several processes see the same p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -24,18 +25,36 @@ CACHED = 2**18  # numbers that a processor's cache holds beside other things
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What evaluation does to an image, saved with the weights: resize (short side, pixels), central square crop of
-    `size` pixels, then (image / 255 - mean) / std per channel."""
+    """What evaluation does to an image, saved with the weights: turn it upright, resize (short side, pixels), central
+    square crop of `size` pixels, then (image / 255 - mean) / std per channel."""
 
     size: int
     resize: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    upright: bool | None = None
+    """Whether photographs are turned as EXIF says; None where nobody decided: as the data at hand would be."""
+    mean_image: Tensor | None = field(default=None, compare=False)
+    """The centre of the training set's mean image, float32 [C, size, size] on the 0-255 scale, which every crop has
+    subtracted in the place of `mean`, wherever it was cut (convdata_jpeg.py of the released code)."""
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Undo `dataclasses.asdict` after JSON."""
-        return cls(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"]))
+    def from_dict(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Preprocessing:
+        """Undo `to_dict`, after JSON, and `tensors`, among others. Before `upright` was kept nothing was turned."""
+        mean_image = (tensors or {}).get("mean_image") if values.get("mean_image") else None
+        return cls(
+            *(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"])),
+            upright=values.get("upright", False),
+            mean_image=mean_image,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the mean image, of which it says whether there is one."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"mean_image": self.mean_image is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold beside `to_dict`."""
+        return {} if self.mean_image is None else {"mean_image": self.mean_image}
 
     def normalise(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
         """uint8 [..., C, H, W] to float32 of the same shape and layout.
@@ -43,24 +62,37 @@ class Preprocessing:
         `shift` [N, C] (0-255 scale) is added to the pixels of each image first: the colour noise.
         """
         mean, std = _constants(self.mean, self.std, images.shape[-3], images.device)
+        image = None if self.mean_image is None else _on_device(self.mean_image, images.device)
+        if image is not None:
+            mean = torch.zeros_like(mean)
         if shift is not None:  # [N, 1, C], else [C]
             mean = mean - shift[:, None]
         pixels = images.movedim(-3, -1)  # [..., H, W, C]
         if not pixels.is_contiguous():
             centre = mean[..., None, None] if shift is None else mean.movedim(1, 2)[..., None]
-            return images.float().sub_(centre).div_(std[..., None, None])
+            centred = images.float().sub_(centre)
+            return (centred if image is None else centred.sub_(image)).div_(std[..., None, None])
         # Whole rows at a time, because a channel axis of 3 is too short for vector instructions, and on a CPU a few
         # images at a time, because a batch of photographs does not fit its cache: ten times faster together.
         rows = pixels.flatten(-2)
         normalised = torch.empty(rows.shape, device=images.device)
         width = pixels.shape[-2]
         mean, std = mean.repeat(*[1] * (mean.dim() - 1), width), std.repeat(width)
+        image_rows = None if image is None else image.movedim(0, -1).flatten(-2)  # [H, W * C]
         if shift is None:
             mean = mean.expand(len(rows), *[1] * (rows.dim() - 2), -1)
         few = max(1, len(rows) if images.device.type == "cuda" else CACHED * len(rows) // max(1, rows.numel()))
         for out, values, centre in zip(normalised.split(few), rows.split(few), mean.split(few), strict=True):
-            out.copy_(values).sub_(centre).div_(std)
+            out.copy_(values).sub_(centre)
+            if image_rows is not None:
+                out.sub_(image_rows)
+            out.div_(std)
         return normalised.view(pixels.shape).movedim(-1, -3)
+
+
+@lru_cache(maxsize=4)  # made once, as the constants below; a tensor is its own key
+def _on_device(image: Tensor, device: torch.device) -> Tensor:
+    return image.to(device, memory_format=torch.contiguous_format)
 
 
 @lru_cache(maxsize=64)  # made once: a copy to a GPU for every batch would stop its queue

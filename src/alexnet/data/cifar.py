@@ -6,6 +6,7 @@ The files are pickles, which can execute code: none is unpickled before its chec
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import tarfile
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class CifarFiles:
 
     def _contents(self, config: DataConfig) -> dict[str, tuple[Path, bytes]]:
         """Each published file's place and bytes: from the unpacked folder, the archive, or a download of it."""
-        root, (url, md5) = Path(config.root).expanduser(), self.archive
+        root, (url, md5) = Path(os.path.expanduser(config.root)), self.archive
         if root.name == self.folder:  # the folder itself was named
             root = root.parent
         folder, archive = root / self.folder, root / url.rpartition("/")[2]

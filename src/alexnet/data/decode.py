@@ -31,14 +31,20 @@ T = TypeVar("T")
 # Not all that Pillow knows: PostScript, for one, would start another program.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 LARGEST = 178_956_970  # pixels; Pillow's own limit against decompression bombs
+ORIENTATION = 0x0112  # the EXIF tag
+# What EXIF or XMP data hold if an image is not upright: the tag, one number of any type, which is not 1; or its name.
+_NOT_UPRIGHT = re.compile(
+    rb"\x01\x12\x00[\x01-\x0c]\x00\x00\x00\x01(?!\x00\x01)|\x12\x01[\x01-\x0c]\x00\x01\x00\x00\x00(?!\x01\x00)|tiff:Orientation",
+    re.DOTALL,
+)
 
 
 class BadImageError(DataError):
     """Bytes are not an image, or not one that can be read."""
 
 
-def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
-    """RGB pixels of a JPEG, PNG or any other file that Pillow reads; EXIF orientation is ignored.
+def decode(content: bytes | memoryview, shrink: float = 1.0, upright: bool = False) -> Pixels:
+    """RGB pixels of a JPEG, PNG or any other file that Pillow reads, with `upright` turned as EXIF says.
 
     With `shrink` of 2 or more the image may come that many times smaller (never more), which saves time with large
     JPEGs. CMYK, grey, palette, 16-bit and transparent images become RGB as Pillow converts them; of an animation the
@@ -50,11 +56,52 @@ def decode(content: bytes | memoryview, shrink: float = 1.0) -> Pixels:
             if space in ("YCbCr", "Gray") and height * width <= LARGEST:
                 least = (int(height / shrink), int(width / shrink)) if shrink >= 2 else (0, 0)
                 pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1])
-                return pixels
+                return turned(pixels, jpeg_orientation(content)) if upright else pixels
         except ValueError:  # Pillow decides whether it is bad
             pass
+    image = open_image(content)
     # A copy that may be written to, as torch wants.
-    return despite_warnings(lambda: np.array(open_image(content).convert("RGB")))
+    pixels = despite_warnings(lambda: np.array(image.convert("RGB")))
+    return turned(pixels, orientation(image)) if upright else pixels
+
+
+def orientation(image: Image.Image) -> int:
+    """How an image lies, as its EXIF (or XMP) data say: 1 is upright, 2 to 8 mirrored or turned, which `turned` undoes.
+
+    Data that cannot be read say nothing: 1.
+    """
+    try:
+        found = despite_warnings(lambda: image.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises a dozen kinds
+        return 1
+    return int(found) if found in range(1, 9) else 1
+
+
+def jpeg_orientation(content: bytes | memoryview) -> int:
+    """`orientation` of a JPEG from its header alone, in microseconds where it lies upright."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != 0xDA:  # up to the pixels
+        if content[at + 1] == 0xFF:  # filling
+            at += 1
+            continue
+        end = at + 2 + (content[at + 2] << 8 | content[at + 3])
+        if content[at + 1] == 0xE1 and _NOT_UPRIGHT.search(content, at, end):  # APP1: EXIF or XMP
+            try:
+                return orientation(despite_warnings(lambda: Image.open(io.BytesIO(content), formats=("JPEG",))))
+            except Exception:  # whoever decodes it says what is wrong
+                return 1
+        at = end
+    return 1
+
+
+def turned(pixels: Pixels, how: int) -> Pixels:
+    """[H, W, C] upright, given how it lies (EXIF's 1 to 8); 5 to 8 exchange height and width."""
+    if how == 1:
+        return pixels
+    if how >= 5:  # as 1 to 4, and mirrored at the diagonal
+        pixels, how = pixels.swapaxes(0, 1), how - 4
+    rows, columns = (-1 if how in (3, 4) else 1), (-1 if how in (2, 3) else 1)
+    return np.ascontiguousarray(pixels[::rows, ::columns])
 
 
 def open_image(content: bytes | memoryview) -> Image.Image:
@@ -138,10 +185,13 @@ class Square:
     side: int
     crop: int
     exact: bool = True
+    upright: bool = False
+    """Turn the image as EXIF says first."""
 
     def __call__(self, content: bytes | memoryview, row: int = 0) -> Pixels:
         """Encoded bytes to [side, side, 3], the same for every `row`."""
-        return self.cut(decode(content) if self.exact else decode(content, _shrink_to(content, 2 * self.resize)))
+        shrink = 1.0 if self.exact else _shrink_to(content, 2 * self.resize)
+        return self.cut(decode(content, shrink, self.upright))
 
     def cut(self, pixels: Pixels) -> Pixels:
         """[H, W, 3] to [side, side, 3]."""
@@ -194,17 +244,21 @@ class RandomArea:
     side: int
     min_area: float
     key: int
+    upright: bool = False
+    """Turn the image as EXIF says first."""
 
     def __call__(self, content: bytes | memoryview, row: int) -> Pixels:
         """Encoded bytes to [side, side, 3]."""
         rng = np.random.Generator(np.random.Philox(key=self.key, counter=[0, row, 0, 0]))
         size = jpeg_size(content)
         if size is None:
-            pixels = decode(content)
+            pixels = decode(content, upright=self.upright)
             top, left, height, width = random_area(pixels.shape[0], pixels.shape[1], self.min_area, rng)
         else:
+            if self.upright and jpeg_orientation(content) >= 5:
+                size = size[::-1]
             top, left, height, width = random_area(*size, self.min_area, rng)
-            pixels = decode(content, min(height, width) / (2 * self.side))
+            pixels = decode(content, min(height, width) / (2 * self.side), self.upright)
             if pixels.shape[:2] != size:  # decoded at a half, a quarter or an eighth
                 down, across = pixels.shape[0] / size[0], pixels.shape[1] / size[1]
                 top, left = int(top * down), int(left * across)

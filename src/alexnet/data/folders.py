@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from alexnet.config import DataConfig
-from alexnet.data.photos import FileStore, Photos
+from alexnet.data.photos import FileStore, Photos, file_size
 from alexnet.data.splits import Published
-from alexnet.errors import DataError, UsageError, listed
+from alexnet.data.wnids import are_wnids, matlab_reader, readable_names
+from alexnet.errors import DataError, listed
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -28,10 +28,15 @@ def read_folder(config: DataConfig) -> Published:
                 f"{root} has {', '.join(p.name for p in found.values())} but no train: add it or rename it."
             )
         classes, photos = read_classes(root)
-        return Published(classes, {"all": photos})
+        return Published(classes, {"all": photos}, _names(root, classes))
     classes, train = read_classes(found["train"])
     parts = {"train": train} | {n: read_classes(found[n], classes)[1] for n in ("val", "test") if n in found}
-    return Published(classes, {"all": train} if len(parts) == 1 else dict(parts))
+    return Published(classes, {"all": train} if len(parts) == 1 else dict(parts), _names(root, classes))
+
+
+def _names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Readable names for folders that are called by WNIDs; others are read as they are."""
+    return readable_names(root, classes) if are_wnids(classes) else ()
 
 
 def read_dogs(config: DataConfig) -> Published:
@@ -72,24 +77,14 @@ def read_dogs(config: DataConfig) -> Published:
 
 def _size(path: Path, named_in: Path) -> int:
     try:
-        return path.stat().st_size
+        return file_size(path)
     except OSError as problem:
         raise DataError(f"{named_in.name} names {path}, which cannot be read ({problem.strerror}).") from None
 
 
-def matlab_reader() -> Any:
-    """scipy's function that reads MATLAB's files, in which Stanford Dogs and ImageNet publish their lists. Raises
-    UsageError if scipy is not installed."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UsageError("the published .mat lists need scipy: pip install 'alexnet[photos]'") from None
-    return loadmat
-
-
 def existing(config: DataConfig) -> Path:
     """The folder that `config.root` names. Raises DataError if it is not there."""
-    root = Path(config.root).expanduser()
+    root = Path(os.path.expanduser(config.root))
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: point --data.root to the one that holds the photographs.")
     return root
@@ -147,7 +142,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], names: list[str], s
                 _walk(folder / entry.name, f"{prefix}/{entry.name}", (*above, here), names, sizes)
             elif entry.name.lower().endswith(EXTENSIONS):
                 names.append(f"{prefix}/{entry.name}")
-                sizes.append(entry.stat().st_size)
+                sizes.append(file_size(entry.path))
     except OSError as problem:  # ELOOP too: a link that leads to itself
         raise DataError(
             f"cannot read {problem.filename or folder}: {problem.strerror}; mend or remove it (a broken link?)."

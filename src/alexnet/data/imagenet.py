@@ -1,28 +1,24 @@
 """ImageNet (ILSVRC2012) in the layouts it is found in: class folders by WNID, or the published archives read in place.
 
-A WNID (n01440764) is WordNet's name for a class; readable names come from whichever published list lies beside.
+A WNID (n01440764) is WordNet's name for a class; `data/wnids.py` has readable names for them.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from alexnet.config import DataConfig
-from alexnet.data.folders import EXTENSIONS, existing, matlab_reader, read_classes
-from alexnet.data.photos import ArchiveStore, FileStore, Photos
-from alexnet.data.splits import Published, unique_names
+from alexnet.data.folders import EXTENSIONS, existing, read_classes
+from alexnet.data.photos import ArchiveStore, FileStore, Photos, file_size
+from alexnet.data.splits import Published
+from alexnet.data.wnids import DEVKIT_TAR, devkit_file, devkit_synsets, readable_names
 from alexnet.errors import AlexNetError, DataError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-DEVKIT_TAR, DEVKIT = "ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12"
 FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 HOW_TO_LABEL = (
     f"put the published {DEVKIT_TAR}, Caffe's val.txt or Kaggle's LOC_val_solution.csv beside it, or sort the images "
@@ -53,7 +49,7 @@ def read_imagenet(config: DataConfig) -> Published:
     flat = sorted(f.name for f in (base / "val").glob("*.JPEG")) if (base / "val").is_dir() else []
     if flat:
         try:
-            sizes = [(base / "val" / name).stat().st_size for name in flat]
+            sizes = [file_size(base / "val" / name) for name in flat]
         except OSError as problem:
             raise DataError(f"cannot read {problem.filename}: {problem.strerror}; mend or remove it.") from None
         val = Photos.whole(FileStore(base / "val", flat, sizes), labels.of(flat, base / "val"))
@@ -170,74 +166,10 @@ class _ValidationLabels:
 
     def _devkit(self) -> dict[str, int] | None:
         """ILSVRC ids from the ground truth, WNIDs from meta.mat."""
-        found = _devkit_file(self.root, "ILSVRC2012_validation_ground_truth.txt")
-        synsets = _synsets(self.root)
+        found = devkit_file(self.root, "ILSVRC2012_validation_ground_truth.txt")
+        synsets = devkit_synsets(self.root)
         if found is None or synsets is None:
             return None
         wnids = {number: wnid for number, wnid, _ in synsets}
         ids = [int(line) for line in found.read().split()]
         return {f"ILSVRC2012_val_{i:08d}.JPEG": self._index(wnids.get(n, "")) for i, n in enumerate(ids, 1)}
-
-
-def _devkit_file(root: Path, name: str) -> IO[bytes] | None:
-    """A file of the development kit, unpacked or in its archive."""
-    unpacked = root / DEVKIT / "data" / name
-    if unpacked.is_file():
-        return io.BytesIO(unpacked.read_bytes())
-    if not (root / DEVKIT_TAR).is_file():
-        return None
-    try:
-        with tarfile.open(root / DEVKIT_TAR) as archive:
-            stream = archive.extractfile(f"{DEVKIT}/data/{name}")
-            return io.BytesIO(stream.read()) if stream else None
-    except (tarfile.TarError, zlib.error, KeyError, OSError, EOFError) as problem:
-        raise DataError(f"{root / DEVKIT_TAR} is damaged or not the published archive ({problem}).") from None
-
-
-def _synsets(root: Path) -> list[tuple[int, str, str]] | None:
-    """(ILSVRC id, WNID, words) of the 1,000 classes in the development kit's meta.mat."""
-    stream = _devkit_file(root, "meta.mat")
-    if stream is None:
-        return None
-    loadmat = matlab_reader()
-    try:
-        synsets = loadmat(stream, squeeze_me=True)["synsets"]
-        leaves = [s for s in synsets if int(s["num_children"]) == 0]
-        return [(int(s["ILSVRC2012_ID"]), str(s["WNID"]), str(s["words"])) for s in leaves]
-    except Exception as problem:  # scipy raises a dozen kinds for a file that is not MATLAB's
-        raise DataError(f"meta.mat of the development kit under {root} cannot be read ({problem}).") from None
-
-
-def readable_names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """A name for each WNID: from the metadata beside the images, from torchvision's list if all 1,000 classes are
-    there, else the WNID itself."""
-    try:
-        known = _known_names(root, classes)
-    except AlexNetError:
-        raise
-    except (ValueError, AttributeError, TypeError, OSError) as problem:
-        raise DataError(f"the list of class names in {root} cannot be read ({problem}); remove or mend it.") from None
-    return unique_names([known.get(c, c) for c in classes], classes)
-
-
-def _known_names(root: Path, classes: tuple[str, ...]) -> dict[str, str]:
-    if (file := root / "imagenet_class_index.json").is_file():
-        return {wnid: name.replace("_", " ") for wnid, name in json.loads(file.read_text("utf-8")).values()}
-    for listing in (root / "synset_words.txt", root / "LOC_synset_mapping.txt"):
-        if listing.is_file():
-            lines = (line.partition(" ") for line in listing.read_text("utf-8").splitlines())
-            return {wnid: words.split(",")[0].strip() for wnid, _, words in lines}
-    if synsets := _synsets(root):
-        return {wnid: words.split(",")[0] for _, wnid, words in synsets}
-    names = published_names() if len(classes) == 1000 else None
-    return dict(zip(classes, names, strict=True)) if names else {}
-
-
-def published_names() -> list[str] | None:
-    """The 1,000 readable class names in the order of sorted WNIDs, or None where torchvision is not installed."""
-    try:
-        from torchvision.models import AlexNet_Weights
-    except ImportError:
-        return None
-    names: list[str] = AlexNet_Weights.IMAGENET1K_V1.meta["categories"]
-    return names

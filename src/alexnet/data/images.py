@@ -10,12 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from alexnet.data.augment import Preprocessing, central_views
-from alexnet.data.decode import FORMATS, BadImageError, Pixels, Square, despite_warnings, open_image
+from alexnet.data.decode import (
+    FORMATS,
+    BadImageError,
+    Pixels,
+    Square,
+    despite_warnings,
+    open_image,
+    orientation,
+    turned,
+)
 from alexnet.data.folders import EXTENSIONS
+from alexnet.data.photos import file_size
 from alexnet.errors import DataError
 
 LARGEST = 50_000_000  # pixels
@@ -31,23 +41,23 @@ class Picture:
 
 
 def find_images(names: Sequence[str | Path]) -> list[Path]:
-    """Files named one by one, by folder (all images under it, sorted) or by pattern. Raises DataError."""
+    """The image files that are named one by one, by folder (all images under it, sorted) or by pattern.
+
+    Raises DataError for a name that stands for no file.
+    """
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            inside = sorted(
-                p
-                for p in path.rglob("*")
-                if p.suffix.lower() in EXTENSIONS and p.is_file() and not p.name.startswith(".")
-            )
+        path = Path(os.path.expanduser(name))
+        if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
+            inside = [p for p in path.rglob("*") if _may_be_image(p) and not p.name.startswith(".")]
+            inside.sort(key=lambda p: p.parts)  # Windows would sort paths without regard to case
             if not inside:
                 raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
             found += inside
-        elif path.exists():
+        elif os.path.exists(path):
             found.append(path)
         elif matches := sorted(glob.glob(str(path), recursive=True)):
-            found += [Path(m) for m in matches if os.path.isfile(m)]
+            found += [Path(m) for m in matches if not os.path.isdir(m)]
         else:
             raise DataError(f"there is no image, folder or match for {name}.")
     if not found:
@@ -55,11 +65,22 @@ def find_images(names: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def _may_be_image(path: Path) -> bool:
+    """Whether a path has an image's name. A pipe that has one is refused when it is read, not passed over."""
+    return path.suffix.lower() in EXTENSIONS and os.path.exists(path) and not os.path.isdir(path)
+
+
 def read_picture(path: Path, channels: int = 3) -> Picture:
     """An image with its EXIF orientation applied, in grey if `channels` is 1.
 
-    Raises DataError for a file that is not an image or has more than 50 megapixels.
+    Raises DataError for a file that is not an image or has more than 50 megapixels, and for pipes and devices.
     """
+    try:
+        file_size(path)  # nothing is opened before this
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}.") from None
+    except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
+        raise DataError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}.") from None
     try:
         width, height = despite_warnings(lambda: _size(path))  # nothing large is decoded before this
         if width * height > LARGEST:
@@ -67,8 +88,6 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
         content = path.read_bytes()
     except DataError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}.") from None
     except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
         content = _bytes(path)
     try:
@@ -91,12 +110,12 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the first of {frames} frames")
-    if image.getexif().get(0x0112, 1) in range(2, 9):
+    if (how := orientation(image)) != 1:
         notes.append("turned upright (EXIF orientation)")
-        image = ImageOps.exif_transpose(image)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
-    return np.array(image.convert("RGB" if channels == 3 else "L")), notes
+    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    return turned(pixels, how), notes
 
 
 def _bytes(path: Path) -> bytes:

@@ -11,52 +11,27 @@ import io
 import json
 import os
 import shutil
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from alexnet.config import DataConfig
-from alexnet.data.decode import (
-    BadImageError,
-    decode,
-    despite_warnings,
-    jpeg_size,
-    open_image,
-    resize_exactly,
-    short_side_size,
-)
-from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema
+from alexnet.config import LARGEST_SIDE, DataConfig
+from alexnet.config.ranges import Range
+from alexnet.data.encoding import Encoded, encode
+from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema, signed
 from alexnet.data.photos import Photos
-from alexnet.data.sources import SOURCES, read_published
+from alexnet.data.sources import SOURCES, read_published, turned_upright
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding, remove_leftovers, replacing, write_atomically
 
 CHUNK = 256  # images a part: some 8 MB and a second of work
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One photograph as it was prepared, or why it was left out."""
-
-    source: str
-    label: int
-    jpeg: bytes = b""
-    bad: str | None = None
-    """Why it was left out."""
-    converted: str | None = None
-    """What it was, if not a plain RGB or grey JPEG."""
-    pixels: NDArray[np.uint8] | None = None
-    """The central square [side, side, 3] before encoding."""
-    products: NDArray[np.int64] | None = None
-    """Sums of its colours' products, [3, 3]."""
 
 
 def prepare(
@@ -71,18 +46,23 @@ def prepare(
     """Prepare a source's photographs in the folder `out`; the same call goes on after a kill.
 
     `on_progress` is called with the split's name, images done and images in all. Returns the report that is also
-    written to report.json: images, bytes, what was left out and what was converted, by split. Raises UsageError and
-    DataError.
+    written to report.json: images, bytes, what was left out and what was converted, by split. Whether photographs are
+    turned upright is said by `config` or their source (`turned_upright`). Raises UsageError and DataError.
     """
     pa = arrow()
     if config.source not in SOURCES or not SOURCES[config.source].photographs:
         known = ", ".join(name for name, source in SOURCES.items() if source.photographs)
         raise UsageError(f"cannot prepare {config.source!r}: choose a source of photographs ({known}).")
-    if not 16 <= side <= 4096 or not 1 <= quality <= 100:
-        raise UsageError(f"--side {side} must be 16 to 4096 and --quality {quality} 1 to 100.")
+    for flag, value, allowed in (
+        ("--side", side, Range(least=16, most=LARGEST_SIDE)),
+        ("--quality", quality, Range(least=1, most=100)),
+        ("--workers", workers, Range(least=1, most=1024)),
+    ):
+        if value is not None and value not in allowed:
+            raise UsageError(f"{flag} {value} is out of range: it must be {allowed}.")
     if is_prepared(config.root):
         raise UsageError(f"{config.root} is prepared already: --data.root names the original photographs.")
-    if out.resolve().is_relative_to(Path(config.root).expanduser().resolve()):
+    if out.resolve().is_relative_to(Path(os.path.expanduser(config.root)).resolve()):
         raise UsageError(f"--out {out} lies inside {config.root}, among the photographs: choose a folder outside.")
     published = read_published(config)
     with holding(out, "preparing", "choose another --out", unwritable=DataError):
@@ -92,7 +72,7 @@ def prepare(
             _refuse_others(published, config.source, out)
             for name, part in published.parts.items():
                 assert isinstance(part, Photos)
-                packing = _Packing(published, name, part, config.source, out, side, quality)
+                packing = _Packing(published, name, part, config, out, side, quality)
                 report[name] = packing.work(workers or min(os.cpu_count() or 1, 16), on_progress)
             write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
             return report
@@ -130,25 +110,29 @@ class _Packing:
     """The work on one split."""
 
     def __init__(
-        self, published: Published, name: str, photos: Photos, source: str, out: Path, side: int, quality: int
+        self, published: Published, name: str, photos: Photos, config: DataConfig, out: Path, side: int, quality: int
     ) -> None:
         self.name, self.photos, self.side, self.quality = name, photos, side, quality
-        self.path = out / f"{name}.arrow"
+        self.path, self.upright = out / f"{name}.arrow", turned_upright(config)
+        orientation, settings = "apply" if self.upright else "ignore", [side, quality, CHUNK]
         digest = hashlib.sha256(
-            json.dumps([FORMAT, source, name, published.classes, published.names, side, quality, CHUNK]).encode()
+            json.dumps(
+                [FORMAT, config.source, name, published.classes, published.names, *settings, orientation]
+            ).encode()
         )
         photos.identify(digest)
         self.identity = digest.hexdigest()
         self.parts = out / f".{name}.parts" / self.identity[:16]
         self.described = {
             "format": FORMAT,
-            "source": source,
+            "source": config.source,
             "part": name,
             "parts": sorted(published.parts),
             "classes": list(published.classes),
             "names": list(published.names or published.classes),
             "side": side,
             "quality": quality,
+            "orientation": orientation,
             "fingerprint": self.identity,
         }
 
@@ -188,6 +172,10 @@ class _Packing:
     def _part(self, number: int) -> Path:
         return self.parts / f"{number:06d}.arrow"
 
+    def _batch(self, number: int) -> Any:
+        pa = arrow()
+        return pa.ipc.open_file(pa.memory_map(str(self._part(number)))).get_batch(0)
+
     def _rows(self, number: int) -> range:
         return range(number * CHUNK, min((number + 1) * CHUNK, len(self.photos)))
 
@@ -197,36 +185,13 @@ class _Packing:
         with ThreadPoolExecutor(workers, "prepare") as pool:
             try:
                 for row in rows:
-                    pending.append(pool.submit(self._encode, row))
+                    pending.append(pool.submit(encode, self.photos, row, self.side, self.quality, self.upright))
                     if len(pending) >= 8 * workers:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    def _encode(self, row: int) -> Encoded:
-        photos, side = self.photos, self.side
-        source, label = photos.place(row), int(photos.labels[row])
-        try:
-            content = photos.read(row)
-            height, width = jpeg_size(content) or (0, 0)
-            # A huge photograph is decoded at a half or less, never below twice the size that is kept.
-            pixels = decode(content, min(height, width) / (2 * side))
-            converted = None if bytes(content[:2]) == b"\xff\xd8" and _is_plain(content) else _kind(content)
-        except (BadImageError, DataError) as problem:
-            return Encoded(source, label, bad=str(problem))
-        size = short_side_size(pixels, side)
-        if max(size) > 65_000:  # what JPEG can hold
-            return Encoded(source, label, bad=f"{pixels.shape[1]}x{pixels.shape[0]} is too long for its width")
-        pixels = resize_exactly(pixels, *size)
-        top, left = ((length - side) // 2 for length in size)
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "JPEG", quality=self.quality)
-        square = pixels[top : top + side, left : left + side]
-        flat = square.reshape(-1, 3).astype(np.float64)
-        products = np.rint(flat.T @ flat).astype(np.int64)
-        return Encoded(source, label, stream.getvalue(), converted=converted, pixels=square, products=products)
 
     def _write_part(self, number: int, images: list[Encoded]) -> None:
         pa = arrow()
@@ -249,7 +214,13 @@ class _Packing:
             b"products": products.tobytes(),
         }
         table = pa.record_batch(
-            [[i.jpeg for i in good], [i.label for i in good], [_text(i.source) for i in good]], schema=schema({})
+            [
+                [i.jpeg for i in good],
+                [i.label for i in good],
+                [i.source for i in good],
+                [zlib.crc32(i.jpeg) for i in good],
+            ],
+            schema=schema({}),
         )
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, schema(metadata)) as writer:
@@ -283,17 +254,17 @@ class _Packing:
             "report": report,
             "statistics": _statistics(mean, products, report["images"] * self.side**2),
         }
-        metadata = {
-            b"alexnet": json.dumps(described, sort_keys=True).encode(),
-            b"mean_image": stream.getvalue(),
-        }
+        metadata = signed(
+            {b"alexnet": json.dumps(described, sort_keys=True).encode(), b"mean_image": stream.getvalue()},
+            (self._batch(n) for n in numbers),
+        )
         with (
             replacing(self.path) as partial,
             pa.OSFile(str(partial), "wb") as sink,
             pa.ipc.new_file(sink, schema(metadata)) as writer,
         ):
             for n in numbers:
-                batch = pa.ipc.open_file(pa.memory_map(str(self._part(n)))).get_batch(0)
+                batch = self._batch(n)
                 if batch.num_rows:
                     writer.write_batch(batch.replace_schema_metadata(metadata))
         return report
@@ -317,23 +288,3 @@ def _statistics(
         "eigenvectors": vectors.tolist(),
         "colour_axes": (vectors * np.sqrt(values)).tolist(),
     }
-
-
-def _text(path: str) -> str:
-    """A path as UTF-8 can hold it: bytes that are none as backslash escapes."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _is_plain(content: bytes | memoryview) -> bool:
-    """Whether a JPEG is RGB or grey, going by its number of components."""
-    try:
-        with despite_warnings(lambda: Image.open(io.BytesIO(content))) as image:
-            return image.mode in ("RGB", "L")
-    except Exception:  # it was decoded a moment ago
-        return False
-
-
-def _kind(content: bytes | memoryview) -> str:
-    image = open_image(content)
-    frames = getattr(image, "n_frames", 1)
-    return f"{image.format} {image.mode}" + (f", first of {frames} frames" if frames > 1 else "")

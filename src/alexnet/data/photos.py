@@ -5,8 +5,10 @@ They are read one by one as encoded bytes; `data/decode.py` makes pixels of them
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,8 +45,26 @@ class Store(Protocol):
         """The short side of all images in pixels if they were prepared, else None."""
 
     @property
+    def upright(self) -> bool | None:
+        """Whether all images were turned as EXIF says when they were prepared; None if they were not prepared."""
+
+    @property
     def statistics(self) -> Statistics | None:
         """Statistics of the images' pixels if they were prepared as a training set, else None."""
+
+    @property
+    def mean_image(self) -> NDArray[np.float32] | None:
+        """The mean of the images' central squares, float32 [side, side, 3], 0-255, if they were prepared as a training
+        set, else None."""
+
+
+def file_size(path: str | Path) -> int:
+    """The size in bytes of a file. Raises OSError if it cannot be read, and for pipes, sockets and devices, which bear
+    an image's name now and then: opening one may wait for ever."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is not a file but a folder, a pipe, a socket or a device", str(path))
+    return found.st_size
 
 
 class Strings:
@@ -71,7 +91,9 @@ class _Originals:
     """Photographs as they were found, by name and size in bytes."""
 
     side: int | None = None
+    upright: bool | None = None
     statistics: Statistics | None = None
+    mean_image: NDArray[np.float32] | None = None
 
     def __init__(self, names: list[str], sizes: list[int]) -> None:
         self._names, self._sizes = Strings(names), np.array(sizes, dtype=np.int64)
@@ -81,7 +103,8 @@ class _Originals:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of names and sizes alone: reading every byte would take as long as an epoch."""
+        """A digest of names and sizes alone: reading every byte would take as long as an epoch. A photograph that is
+        replaced by another of the same size under its name goes unseen; prepared photographs have checksums."""
         digest = hashlib.sha256()
         self._names.update(digest)
         digest.update(self._sizes.data)
@@ -126,7 +149,9 @@ class ArchiveStore(_Originals):
 class JoinedStore:
     """Several stores one after the other."""
 
-    statistics: Statistics | None = None  # those of pooled training and test images would tell of the test
+    # Those of pooled training and test images would tell of the test.
+    statistics: Statistics | None = None
+    mean_image: NDArray[np.float32] | None = None
 
     def __init__(self, stores: list[Store]) -> None:
         self._stores = stores
@@ -155,6 +180,10 @@ class JoinedStore:
     def side(self) -> int | None:
         sides = {s.side for s in self._stores}
         return sides.pop() if len(sides) == 1 else None
+
+    @property
+    def upright(self) -> bool | None:
+        return self._stores[0].upright  # the parts of one preparation agree
 
 
 @dataclass(frozen=True)

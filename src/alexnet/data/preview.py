@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +22,26 @@ from alexnet.data.streamed import StreamedSplit
 from alexnet.errors import UsageError
 
 CPU = torch.device("cpu")
+MOST = 100  # images that one figure shows
 SPREAD = 2.5  # standard deviations that the last column shows from black to white
+
+
+class Stage(NamedTuple):
+    """An image on its way: what has been done to it, and how it looks then, uint8 [H, W, C]."""
+
+    title: str
+    pixels: Pixels
+    remark: str = ""
+    """What the title says of images like this one and does not hold for it."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What becomes of one training image: its `place` and class `name`, and its stages, each a title and uint8 pixels
-    [H, W, C]."""
+    """What becomes of one training image: its `place` and class `name`, and its stages."""
 
     place: str
     name: str
-    stages: list[tuple[str, Pixels]]
+    stages: list[Stage]
 
 
 def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
@@ -40,8 +50,8 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
 
     Raises UsageError and DataError.
     """
-    if count < 1:
-        raise UsageError(f"--images {count} must be at least 1.")
+    if not 1 <= count <= MOST:
+        raise UsageError(f"--images {count} is out of range: it must be at least 1 and at most {MOST}.")
     dataset = load_dataset(config.data)
     train = dataset.train
     loader = open_split(train, CPU, config.data)
@@ -54,15 +64,17 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
         draws, one = plan.draws[row : row + 1], slice(row, row + 1)
         crop = random_crops(square, draws, prep.size, config.data.pad, config.data.flip)
         shift = None if plan.shifts is None else plan.shifts[one]
-        shown = [("original", original)]
+        shown = [Stage("original", original)]
         if prep.resize:
-            shown.append((f"short side {prep.resize}", resized))
-        shown.append(("training crop", _pixels(crop)))
+            shown.append(Stage(f"short side {prep.resize}", resized))
+        shown.append(Stage("training crop", _pixels(crop)))
         if shift is not None:
-            shown.append(("colour noise", _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))))
+            noisy = _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))
+            # --data.noise-probability leaves some images as they are.
+            shown.append(Stage("colour noise", noisy, "" if shift.any() else "no noise drawn"))
         seen = prep.normalise(crop, shift)
-        shown.append(("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
-        shown.append(("evaluation crop", _pixels(central)))
+        shown.append(Stage("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
+        shown.append(Stage("evaluation crop", _pixels(central)))
         (place,) = train.places(np.array([row]))
         stages.append(Stages(str(place), dataset.names[train.labels[row]], shown))
     return stages
@@ -78,7 +90,7 @@ def _cut(train: Split | Photos, loader: Loader, seed: int, row: int) -> tuple[Pi
     assert isinstance(loader, StreamedSplit)
     content = train.read(row)
     try:
-        original = decode(content)
+        original = decode(content, upright=loader.upright)
     except BadImageError as problem:
         raise BadImageError(f"cannot decode {train.place(row)}: {problem}.") from None
     assert prep.resize is not None

@@ -37,6 +37,9 @@ class Source:
     photographs: bool = False
     """Whether it consists of encoded images of any size (`Photos`), which are decoded as they are needed; otherwise of
     small images of one size in memory (`Split`)."""
+    upright: bool = False
+    """Whether photographs are turned upright as EXIF says unless --data.orientation decides it; published figures of
+    published data sets were obtained without."""
 
     def read(self, config: DataConfig) -> Published:
         """The data set as it was published. Raises DataError for files that are missing or damaged."""
@@ -69,11 +72,28 @@ def load_dataset(config: DataConfig) -> Dataset:
     )
 
 
+def turned_upright(config: DataConfig, prepared: bool | None = None) -> bool:
+    """Whether photographs are turned upright as EXIF says: as configured, or as they were `prepared`, or as is the rule
+    of their source."""
+    if config.orientation is not None:
+        return config.orientation == "apply"
+    return SOURCES[config.source].upright if prepared is None else prepared
+
+
 def read_published(config: DataConfig) -> Published:
     """A data set as it was published, from a prepared folder if the root is one. Raises UsageError and DataError."""
     if config.source not in SOURCES:
         raise UsageError(unknown("data source", config.source, SOURCES))
-    source = SOURCES[config.source]
+    if "\0" in config.root:
+        raise DataError(f"--data.root {config.root!r} is no path: it holds a NUL.")
+    try:
+        return _read(SOURCES[config.source], config)
+    except OSError as problem:  # permissions, names of more than 255 bytes
+        where = problem.filename or config.root
+        raise DataError(f"cannot read {where}: {problem.strerror or problem}; check --data.root.") from None
+
+
+def _read(source: Source, config: DataConfig) -> Published:
     if not source.photographs:
         if config.random_resized_crop or config.top_classes is not None or config.resplit:
             raise UsageError(
@@ -160,5 +180,6 @@ SOURCES: dict[str, Source] = {
         "your photographs: train/val[/test] folders of class folders, or one folder of class folders that is split",
         "alexnet.data.folders:read_folder",
         photographs=True,
+        upright=True,
     ),
 }

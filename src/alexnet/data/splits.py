@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alexnet.errors import UsageError, unknown
+from alexnet.errors import DataError, UsageError, unknown
 
 if TYPE_CHECKING:  # `alexnet list` does not wait for numpy
     import numpy as np
@@ -93,11 +93,21 @@ class Dataset:
         split: Split | Photos = getattr(self, name)
         if len(split) == 0:
             mend = {
-                "val": "set --data.val-fraction above 0 to hold one out",
+                "val": "raise --data.val-fraction to hold one out",
                 "test": "this data has none; name another with --split",
             }.get(name, "")
             raise UsageError(f"the {name} split is empty; {mend}.")
         return name, split
+
+    def check_trainable(self) -> None:
+        """Raise DataError if there are no classes to tell apart, and UsageError if nothing was held out to measure the
+        trained network on: both would be found after the last epoch only."""
+        if len(self.classes) < 2:
+            raise DataError(
+                f"{self.name} has a single class ({', '.join(self.names or self.classes)}): a network learns to tell "
+                "classes apart, so give it two or more."
+            )
+        self.split()
 
 
 def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

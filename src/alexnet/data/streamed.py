@@ -9,8 +9,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from alexnet.config import DataConfig
 from alexnet.config.colours import IMAGENET
@@ -24,6 +27,7 @@ from alexnet.data.augment import (
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
 from alexnet.data.photos import Photos
+from alexnet.data.sources import turned_upright
 from alexnet.errors import DataError, UsageError
 from alexnet.seeds import mixed_seed
 
@@ -44,6 +48,16 @@ class StreamedSplit(Loader):
         self.workers = data.workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 16)
         self.labels = torch.from_numpy(photos.labels)
         self.prep = prep or self._preprocessing()
+        prepared = photos.store.upright
+        self.upright = turned_upright(data, prepared) if self.prep.upright is None else self.prep.upright
+        if prepared not in (None, self.upright):
+            asked, found = ("apply" if turn else "ignore" for turn in (self.upright, prepared))
+            mend = f"prepare them again with --data.orientation {asked}"
+            raise UsageError(
+                f"these photographs were prepared with --data.orientation {found}, and this network "
+                f"{'sees' if prep else 'would see'} them with {asked}: {mend}"
+                f"{'' if prep else f', or use --data.orientation {found}'}."
+            )
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -61,8 +75,13 @@ class StreamedSplit(Loader):
                 f"--side {resize}, or use --data.resize {side}."
             )
         self.check_channels(3)
-        own = self.photos.store.statistics or IMAGENET
-        return Preprocessing(size, resize, data.mean or own.mean, data.std or own.std)
+        store = self.photos.store
+        own = store.statistics or IMAGENET
+        return Preprocessing(
+            *(size, resize, data.mean or own.mean, data.std or own.std),
+            upright=turned_upright(data, store.upright),
+            mean_image=_centre(store.mean_image, resize, size) if data.mean_image else None,
+        )
 
     def training_batches(self, steps: Steps) -> Iterator[Batch]:
         data, prep = self.data, self.prep
@@ -79,15 +98,15 @@ class StreamedSplit(Loader):
     def training_cut(self, seed: int, epoch: int) -> RandomArea | Square:
         """What the threads do to a training image: all that the crop on the device needs, and no more."""
         if self.data.random_resized_crop:
-            return RandomArea(self.prep.size, self.data.min_area, mixed_seed(seed, epoch, 1))
+            return RandomArea(self.prep.size, self.data.min_area, mixed_seed(seed, epoch, 1), self.upright)
         assert self.prep.resize is not None
-        return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False)
+        return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False, upright=self.upright)
 
     def evaluation_cut(self, views: int = 1) -> Square:
         """Likewise in evaluation: the crop itself, or the square that the paper's ten views are cut from."""
         prep = self.prep
         assert prep.resize is not None
-        return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size)
+        return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size, upright=self.upright)
 
     def noise(self) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""
@@ -145,6 +164,16 @@ class StreamedSplit(Loader):
             good[bad] = False
             batch, rows = batch[good], rows[good]
         return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2), rows
+
+
+def _centre(mean_image: NDArray[np.float32] | None, resize: int, size: int) -> Tensor | None:
+    """The part of a mean image [side, side, 3] that a central crop of `size` sees after a resize, [3, size, size]."""
+    if mean_image is None:
+        return None
+    planes = torch.from_numpy(mean_image).permute(2, 0, 1)[None]
+    if planes.shape[-1] != resize:
+        planes = F.interpolate(planes, (resize, resize), mode="bilinear", antialias=True)
+    return central_views(planes, size)[0, 0].contiguous()
 
 
 def _quiet_threads(count: int) -> ThreadPoolExecutor:

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 
 def draw_curves(epochs: list[dict[str, Any]]) -> Figure:
-    """A figure of loss, accuracy and learning rate from a run's epoch rows, at least one.
+    """A figure of loss, accuracy and learning rate from a run's epoch rows; empty without rows.
 
     Raises UsageError without matplotlib.
     """
     figure = new_figure(11, 3.4)
+    if not epochs:
+        return figure
     loss, accuracy, rate = figure.subplots(1, 3)
     x = [row["epoch"] for row in epochs]
     for axes, name, scale in ((loss, "loss", 1), (accuracy, "top1", 100)):

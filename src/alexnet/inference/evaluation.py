@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def evaluate(
     computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
     training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
     """
-    if isinstance(target, str | Path) and Path(target).is_dir():
+    if isinstance(target, str | Path) and os.path.isdir(target):
         target = load_run(target)
     trained: Trained | None = None
     if not isinstance(target, AlexNet):
@@ -139,12 +140,26 @@ def evaluate(
             model = quantize(model, _typical(dataset.train, prep, config.data))
         loader = open_split(chosen, compute.device, config.data, prep)
         result = score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
-    measured = describe_measurement(config, dataset, compute, model) | {"skipped": len(loader.bad)}
+    measured = describe_measurement(config, dataset, compute, model)
+    measured |= {"skip_bad": skip_bad, "skipped": len(loader.bad)}
     if in_8_bits:
         measured["arithmetic"] |= {"format": "int8", "reason": "int8: as asked"}
     if not isinstance(target, AlexNet):
-        measured = describe_weights(path, trained.epoch if trained is not None else None) | measured
-    return replace(result, measured=measured)
+        weights = describe_weights(path, trained.epoch if trained is not None else None)
+        measured = {"target": str(path.absolute())} | weights | measured
+    notes = [f"{len(loader.bad)} image(s) could not be read and were left out."] if loader.bad else []
+    return replace(result, measured=measured, notes=(*notes, *mirror_notes(trained, views)))
+
+
+def mirror_notes(trained: Trained | None, views: int) -> list[str]:
+    """A sentence where mirrored views are asked of a network that has never seen a mirrored image."""
+    if views == 1 or trained is None or trained.config is None or trained.config.data.flip:
+        return []
+    return [
+        f"half of the {views} views are mirrored, and {trained.origin} was trained without mirrored images "
+        "(--data.flip): where mirroring changes what an image shows, as of digits, they lower the accuracy; "
+        "--views 1 has none."
+    ]
 
 
 def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from alexnet.config import TrainConfig, load
+from alexnet.config import LARGEST_SIDE, TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
-from alexnet.data.imagenet import published_names
 from alexnet.data.splits import Dataset
+from alexnet.data.wnids import published_names
 from alexnet.download import download, verify
-from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.errors import CheckpointError, DataError, UsageError, listed
+from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
-from alexnet.models.weights import apply_weights, read_foreign
-from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
+from alexnet.models.summary import parameter_shapes
+from alexnet.models.variants import Variant
+from alexnet.models.weights import apply_weights, build_from, read_foreign
+from alexnet.runs.checkpoint import Checkpoint, completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
@@ -44,6 +50,12 @@ class Trained:
     epoch: int | None = None
     """After how many epochs of training, where the file says so."""
 
+    def known_class(self, name: str) -> str | None:
+        """The class to be read that a folder's name stands for, be it the identity (a WNID) or the readable name; None
+        if it is neither."""
+        identities = dict(zip(self.classes or (), self.names, strict=False))
+        return identities.get(name, name if name in self.names else None)
+
 
 def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     """A run, a run folder, a checkpoint, a weights file, or "torchvision" for its published weights.
@@ -53,12 +65,13 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     """
     path = weights_file(target)
     if is_checkpoint(path):
-        network, meta = restore(path)
+        network, checkpoint = restore(path)
+        meta = checkpoint.meta
         return Trained(
             str(path),
             meta["model"]["name"],
             network.eval(),
-            Preprocessing.from_dict(meta["preprocessing"]),
+            Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
@@ -68,9 +81,8 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     weights = read_weights(path)
     name = model or _recognise(weights, path)
     # The head goes by its place: another network's last layer may bear another name.
-    outputs = len(torch.atleast_1d(weights.get("fc8.bias", list(weights.values())[-1])))
-    network = blank_model(name, num_classes=outputs)
-    apply_weights(network, weights, str(path))
+    outputs = weights.get("fc8.bias", list(weights.values())[-1]).shape[:1].numel()
+    network = build_from(resolve(name, num_classes=max(1, outputs)), weights, str(path))
     size = network.variant.input_size
     seen = CAFFE if name in ("bvlc", "caffenet", "paper") else IMAGENET
     known = published_names() if outputs == 1000 else None
@@ -78,21 +90,78 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
 
 
-def restore(path: Path) -> tuple[AlexNet, dict[str, Any]]:
-    """The network of a checkpoint with its weights, and its description."""
+def restore(path: Path) -> tuple[AlexNet, Checkpoint]:
+    """The network of a checkpoint with its weights, and the checkpoint. Raises CheckpointError."""
     checkpoint = load_checkpoint(path)
-    model = blank_model(**checkpoint.meta["model"])
-    apply_weights(model, checkpoint.evaluated, str(path))
-    return model, checkpoint.meta
+    return build_from(_described(checkpoint, path), checkpoint.evaluated, str(path)), checkpoint
 
 
-def load_weights(model: AlexNet, path: str | Path, replace_head: bool = False) -> None:
+def _described(checkpoint: Checkpoint, path: Path) -> Variant:
+    """The table of a checkpoint's network. Raises CheckpointError if its description makes no sense: its checksum says
+    that nothing has changed since it was written, not that it was written by us."""
+    meta = checkpoint.meta
+    try:
+        table = resolve(**meta["model"])
+        parameter_shapes(table)  # can be built
+        sound = {
+            "preprocessing": _sees(Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra), table)
+            and ("mean_image" in checkpoint.extra or not meta["preprocessing"].get("mean_image")),
+            "classes": _name_outputs(meta["classes"], table),
+            "names": _name_outputs(meta.get("names", meta["classes"]), table),
+        }
+        load(meta["config"])
+    except KeyError as missing:
+        problem = f"{missing} is missing"
+    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
+        problem = str(reason)
+    else:
+        wrong = [f"{what} {meta[what]!r:.80}" for what, holds in sound.items() if not holds]
+        if not wrong:
+            return table
+        problem = f"{wrong[0]} does not suit a network of {table.num_classes} classes on {table.input_size} pixels"
+    raise CheckpointError(f"{path} cannot be used: its description of the network makes no sense ({problem}).")
+
+
+def _sees(preprocessing: Preprocessing, table: Variant) -> bool:
+    """Whether what it makes of an image is what the network takes."""
+    seen, image = preprocessing, preprocessing.mean_image
+    sides = (seen.size, seen.size if seen.resize is None else seen.resize)
+    return (
+        seen.size == table.input_size
+        and all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides)
+        and {len(seen.mean), len(seen.std)} <= {1, table.in_channels}
+        and all(isinstance(value, int | float) and isfinite(value) for value in (*seen.mean, *seen.std))
+        and min(seen.std) > 0
+        and seen.upright in (True, False, None)
+        and (image is None or image.shape == (table.in_channels, seen.size, seen.size))
+        and (image is None or (image.dtype == torch.float32 and bool(image.isfinite().all())))
+    )
+
+
+def _name_outputs(names: Any, table: Variant) -> bool:
+    """Whether they are one name for each output."""
+    return isinstance(names, list) and len(names) == table.num_classes and all(isinstance(name, str) for name in names)
+
+
+def load_weights(
+    model: AlexNet, path: str | Path, replace_head: bool = False, classes: Sequence[str] | None = None
+) -> None:
     """Copy the weights of a file into a model; layer names and shapes must agree.
 
-    With `replace_head` the last layer keeps the model's own weights, whatever the file has there.
-    Raises CheckpointError naming what differs.
+    With `replace_head` the last layer keeps the model's own weights, whatever the file has there; without it, `classes`
+    are what the outputs of the model stand for, and a checkpoint of other classes is refused. Raises CheckpointError
+    naming what differs.
     """
-    apply_weights(model, read_weights(Path(path)), str(path), replace_head)
+    weights, meta = _read(Path(path))
+    if meta is not None and classes is not None and not replace_head:
+        theirs = meta.get("classes")
+        if theirs != list(classes):
+            shown = listed([str(name) for name in theirs]) if isinstance(theirs, list) else repr(theirs)
+            raise CheckpointError(
+                f"{path} was trained on the classes {shown}, the data has {listed(classes)}: --replace-head "
+                "starts the last layer afresh."
+            )
+    apply_weights(model, weights, str(path), replace_head)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -100,9 +169,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     Raises CheckpointError for anything that is not such a file.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
-    return load_checkpoint(path).evaluated if is_checkpoint(path) else read_foreign(path)
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """Tensors, and the description where it is one of our checkpoints."""
+    _require_file(path)
+    if not is_checkpoint(path):
+        return read_foreign(path), None
+    checkpoint = load_checkpoint(path)
+    return checkpoint.evaluated, checkpoint.meta
 
 
 def weights_file(target: Run | str | Path) -> Path:
@@ -111,9 +187,10 @@ def weights_file(target: Run | str | Path) -> Path:
     if isinstance(target, Run):
         return target.checkpoint()
     path = Path(target)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Run(path).checkpoint()
-    if str(target) not in PUBLISHED or path.exists():
+    if str(target) not in PUBLISHED or os.path.exists(path):
+        _require_file(path)
         return path
     url, digest = PUBLISHED[str(target)]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -125,6 +202,12 @@ def weights_file(target: Run | str | Path) -> Path:
     except (DataError, OSError) as problem:
         raise CheckpointError(str(problem)) from None
     return path
+
+
+def _require_file(path: Path) -> None:
+    """Raise CheckpointError for what is not there, has an impossible name, or is no regular file and would block."""
+    if not os.path.isfile(path):  # unlike Path.is_file it raises nothing, whatever the name
+        raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
 
 
 def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from math import inf
+from numbers import Integral, Real
 from typing import Any, get_args, get_type_hints
 
+from alexnet.config.ranges import Range
 from alexnet.errors import UsageError, unknown
 from alexnet.models.variants import (
     NORM,
@@ -55,12 +57,12 @@ def _check(field: str, value: Any) -> None:
     choices = get_args(FIELDS[field])
     if choices and isinstance(choices[0], str) and value not in choices:
         raise UsageError(unknown(f"value for model field {field}:", str(value), choices))
-    low, high = _RANGES.get(field, (None, None))
-    if (low is not None and value < low) or (high is not None and value >= high):
-        raise UsageError(
-            f"model field {field} = {value} is out of range: at least {low}"
-            + (f" and below {high}." if high is not None else ".")
-        )
+    kinds, words = _KINDS.get(FIELDS[field], (object, ""))
+    if not isinstance(value, kinds) or (isinstance(value, bool) and FIELDS[field] in (int, float)):
+        raise UsageError(f"model field {field} = {value!r}: it takes {words}.")
+    allowed = _RANGES.get(field)
+    if allowed is not None and value not in allowed:
+        raise UsageError(f"model field {field} = {value} is out of range: it must be {allowed}.")
 
 
 def _groups(table: Variant, value: int | None) -> Variant:
@@ -77,8 +79,12 @@ def _groups(table: Variant, value: int | None) -> Variant:
 
 def _hidden(table: Variant, value: Sequence[int | Linear]) -> Variant:
     """Other hidden layers: rows, or widths of rows like the table's last."""
+    if not all(isinstance(row, Integral | Linear) for row in value):
+        raise UsageError(f"model field hidden = {value!r}: it takes widths or rows (Linear).")
     like = (table.hidden or (Linear(0),))[-1]
-    return replace(table, hidden=tuple(replace(like, width=row) if isinstance(row, int) else row for row in value))
+    return replace(
+        table, hidden=tuple(row if isinstance(row, Linear) else replace(like, width=int(row)) for row in value)
+    )
 
 
 def _num_classes(table: Variant, value: int) -> Variant:
@@ -203,4 +209,13 @@ FIELDS: dict[str, Any] = {f.name: get_type_hints(Variant)[f.name] for f in field
 }
 """Every field of `resolve` and `build_model` with its type."""
 
-_RANGES = {"num_classes": (1, None), "in_channels": (1, None), "input_size": (1, None), "dropout": (0, 1)}
+_RANGES = {
+    **dict.fromkeys(("num_classes", "in_channels", "input_size"), Range(least=1)),
+    "dropout": Range(least=0, below=1),
+}
+_KINDS: dict[Any, tuple[Any, str]] = {
+    int: (Integral, "a whole number"),
+    int | None: ((Integral, type(None)), "a whole number or nothing"),
+    float: (Real, "a number"),
+    bool: (bool, "true or false"),
+}

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet.compute import torch_tells
+
 OPERATORS = ("qconv_prepack", "qconv2d_pointwise", "qlinear_prepack", "qlinear_pointwise")
 _ARRANGED = 8  # batch sizes whose arrangement of a convolution's weights is kept
 
@@ -35,8 +37,7 @@ class Geometry(NamedTuple):
 
 def has_vnni() -> bool | None:
     """Whether the processor adds products of bytes without saturation (VNNI); None where torch does not say."""
-    probe = getattr(torch.cpu, "_is_vnni_supported", None)
-    return None if probe is None else bool(probe())
+    return torch_tells("vnni")
 
 
 def operators() -> Any | None:

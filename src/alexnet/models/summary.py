@@ -38,17 +38,21 @@ class Layer:
     most 3x3 that work on maps, "conv" those with larger kernels and the first one, which works on pixels."""
 
     @property
+    def weight_shape(self) -> Shape | None:
+        """(out, in, kernel, kernel) or (out, in) as torch has it, of a layer with weights."""
+        if self.kind == "conv":
+            return (self.out_shape[0], self.in_shape[0] // self.groups, self.kernel, self.kernel)
+        return (*self.out_shape, *self.in_shape) if self.kind == "linear" else None
+
+    @property
     def parameters(self) -> int:
         """Weights and biases."""
-        if self.kind == "conv":
-            return self.out_shape[0] * (self.in_shape[0] // self.groups * self.kernel**2 + 1)
-        return self.out_shape[0] * (self.in_shape[0] + 1) if self.kind == "linear" else 0
+        return prod(self.weight_shape) + self.out_shape[0] if self.weight_shape else 0
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image: convolutions and fully connected layers, biases not counted."""
-        weights = self.parameters - self.out_shape[0] if self.parameters else 0
-        return weights * prod(self.out_shape[1:])
+        return prod(self.weight_shape) * prod(self.out_shape[1:]) if self.weight_shape else 0
 
     @property
     def neurons(self) -> int:
@@ -75,6 +79,15 @@ def trace(variant: Variant) -> tuple[Layer, ...]:
             f"an input of {variant.input_size}x{variant.input_size} is too small for this network ({problem}); "
             f"the smallest that works is {smallest}x{smallest}: enlarge the images (--data.resize {smallest})."
         ) from None
+
+
+def parameter_shapes(variant: Variant) -> dict[str, Shape]:
+    """The shape of every weight and bias by its name (conv1.weight ... fc8.bias), in order. Raises as `trace`."""
+    shapes: dict[str, Shape] = {}
+    for layer in trace(variant):
+        if layer.weight_shape:
+            shapes |= {f"{layer.name}.weight": layer.weight_shape, f"{layer.name}.bias": layer.weight_shape[:1]}
+    return shapes
 
 
 def smallest_input(variant: Variant) -> int:

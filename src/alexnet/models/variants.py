@@ -14,7 +14,7 @@ from typing import Literal
 
 Lrn = Literal["off", "code", "formula"]
 Activation = Literal["relu", "tanh"]
-Init = Literal["text", "code", "caffe", "torch", "modern"]
+Init = Literal["text", "code", "caffe", "torch", "he", "modern"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ class Variant:
     """Average-pool the last maps to this side, so that the first hidden layer has one shape for every input size."""
     init: Init = "text"
     """Initial weights: "text" as the paper says (section 5), "code" as released, "caffe", "torch" (its layers' own
-    defaults, which public ports train from), or "modern" (He)."""
+    defaults, which public ports train from), "he" (He's normal), or "modern" (the same with an output layer near zero,
+    so that the loss starts at ln K)."""
 
     @property
     def num_classes(self) -> int:
@@ -178,6 +179,8 @@ VARIANTS: dict[str, Variant] = {
             Conv(256, 5, padding=2, groups=2, then=("relu", POOL, _CAFFE), positive_bias=True),
             *PAPER.convs[2:],
         ),
+        # train_val.prototxt: the paper's text but for these two
+        hidden=(Linear(4096, start=Start(0.005, bias=1.0)), Linear(4096, start=Start(0.005, bias=1.0))),
         init="text",
     ),
     "cifar": replace(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.colours import CAFFE, IMAGENET
 
-# ILSVRC2012's mean colour, as Caffe publishes it; the paper subtracts the mean image, which is nearly flat, and does
-# not scale: pixels run over -123..151.
+# The paper subtracts the mean image (nearly flat: where the photographs were not prepared there is none, and its mean
+# colour is taken as Caffe publishes it) and does not scale: pixels run over -123..151.
 PAPER = TrainConfig(
     name="imagenet-paper",
     epochs=90,
@@ -20,9 +20,11 @@ PAPER = TrainConfig(
         colour_noise=0.1,
         mean=CAFFE.mean,
         std=CAFFE.std,
+        mean_image=True,
     ),
-    model=ModelConfig(variant="paper", num_classes=1000, in_channels=3, init="text"),
-    optim=OptimConfig(name="paper-sgd", lr=1e-2, schedule="plateau", max_drops=3),
+    model=ModelConfig(variant="paper", init="text"),
+    # The released code decays no bias (layer.cu:565); the text leaves it open.
+    optim=OptimConfig(name="paper-sgd", lr=1e-2, decay_biases=False, schedule="plateau", max_drops=3),
 )
 # csm-kr/alexnet_pytorch: torchvision's network from torch's initial weights, RandomResizedCrop and flip, batches of
 # 128, SGD with momentum .9 and weight decay 5e-4, 1e-2 divided by ten every 30 epochs (StepLR; ReduceLROnPlateau:
@@ -40,7 +42,7 @@ TORCHVISION = TrainConfig(
         mean=IMAGENET.mean,
         std=IMAGENET.std,
     ),
-    model=ModelConfig(variant="torchvision", num_classes=1000),
+    model=ModelConfig(variant="torchvision"),
     optim=OptimConfig(lr=1e-2, schedule="step", step_epochs=30),
 )
 RECIPES = [PAPER, TORCHVISION]

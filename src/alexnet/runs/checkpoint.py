@@ -78,7 +78,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         meta: dict[str, Any] = json.loads(described["alexnet"])
         format = int(meta["format"])
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as problem:
         raise CheckpointError(f"{path} is damaged: its description cannot be read ({problem!r}).") from None
     if format > FORMAT:  # first: a newer format may hash otherwise
         raise CheckpointError(f"{path} has format {format}, this version reads up to {FORMAT}: upgrade alexnet.")

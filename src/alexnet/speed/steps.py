@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet.compute import Compute
+from alexnet.compute import Compute, set_in_place
 from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
@@ -23,6 +23,7 @@ Step = Callable[[], object]
 def usual(model: AlexNet) -> nn.Module:
     """The same network as public ports write it, with torch's own normalisation."""
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    set_in_place(plain)
     for name, module in plain.named_children():
         if isinstance(module, LocalResponseNorm):
             setattr(plain, name, nn.LocalResponseNorm(module.size, module.alpha, module.beta, module.k))
@@ -36,7 +37,8 @@ def batch(variant: Variant, count: int, device: torch.device) -> tuple[Tensor, T
 
 
 def training_step(model: nn.Module, compute: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
-    """A step of SGD with momentum on a fixed batch."""
+    """A step of SGD with momentum on a fixed batch; the model is ours alone."""
+    set_in_place(model)
     optimizer = Optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
 

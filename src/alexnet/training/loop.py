@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class _Session:
         self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world)
-        self.saves = Saves(self.record, reporter, world, self._meta)
+        self.saves = Saves(self.record, reporter, world, self._meta, lambda: self.prep.tensors())
 
     def work(self) -> None:
         """The story of a run."""
@@ -173,6 +173,7 @@ class _Session:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
+        self.dataset.check_trainable()
         if point and point.meta.get("fingerprint") != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
@@ -307,7 +308,7 @@ class _Session:
             "model": model_fields(self.config, self.dataset, self.prep),
             "classes": list(self.dataset.classes),
             "names": list(self.dataset.names),
-            "preprocessing": asdict(self.prep),
+            "preprocessing": self.prep.to_dict(),
             "fingerprint": self.dataset.fingerprint,
             "precision": number_format(self.compute),
         }

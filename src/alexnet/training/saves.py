@@ -4,17 +4,18 @@ weights the test result is of."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import index
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet.distributed import World
-from alexnet.errors import CheckpointError, listed
+from alexnet.errors import CheckpointError
 from alexnet.inference.trained import load_weights, weights_file
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
-from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.folder import set_aside
 from alexnet.runs.provenance import describe_weights
 from alexnet.runs.recorder import Recorder
@@ -25,26 +26,24 @@ from alexnet.training.progress import Reporter
 def start_from(model: AlexNet, init: str, replace_head: bool, classes: tuple[str, ...]) -> None:
     """Give a network initial weights from a file; one of ours says what classes its last layer stands for. Raises
     CheckpointError."""
-    path = weights_file(init)
-    if is_checkpoint(path) and not replace_head:
-        theirs = load_checkpoint(path).meta["classes"]
-        if theirs != list(classes):
-            raise CheckpointError(
-                f"{path} was trained on the classes {listed(theirs)}, the data has {listed(classes)}: --replace-head "
-                "starts the last layer afresh."
-            )
-    load_weights(model, path, replace_head)
+    load_weights(model, weights_file(init), replace_head, classes)
 
 
 class Saves:
     """The checkpoints of one run. All is read, written and decided by the main process of `world`, for all of them."""
 
     def __init__(
-        self, record: Recorder, reporter: Reporter, world: World, describe: Callable[[], dict[str, Any]]
+        self,
+        record: Recorder,
+        reporter: Reporter,
+        world: World,
+        describe: Callable[[], dict[str, Any]],
+        carried: Callable[[], dict[str, Tensor]],
     ) -> None:
         """`describe` gives what a checkpoint says of its weights: configuration, network, classes, preprocessing, the
-        data's fingerprint."""
-        self.record, self._reporter, self._world, self._describe = record, reporter, world, describe
+        data's fingerprint; `carried` the tensors that belong to the preprocessing."""
+        self.record, self._reporter, self._world = record, reporter, world
+        self._describe, self._carry = describe, carried
         self._run = record.run
 
     def resume_point(self) -> Checkpoint | None:
@@ -82,12 +81,16 @@ class Saves:
 
     def last(self, learner: Learner) -> None:
         """Save all that is needed to go on."""
-        self.record.last(learner.checkpoint(self._describe()))
+        self.record.last(self._whole(learner))
 
     def best(self, learner: Learner) -> bool:
         """Save the weights that validation saw. Returns whether they could be written."""
+        whole = self._whole(learner)
+        return self.record.best(Checkpoint(whole.evaluated, self._carry(), whole.meta))
+
+    def _whole(self, learner: Learner) -> Checkpoint:
         whole = learner.checkpoint(self._describe())
-        return self.record.best(Checkpoint(whole.evaluated, {}, whole.meta))
+        return replace(whole, extra=whole.extra | self._carry())
 
     def check_best(self, counters: Counters) -> None:
         """Where the best weights of earlier sessions are lost, say so, and let the epochs from here on choose anew."""

@@ -4,14 +4,14 @@
 that of neighbouring pixels in the same channel (the released layer files have it after the second convolution).
 """
 
-from __future__ import annotations
+# Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.models.lrn import banded, derivatives, fused
-from alexnet.models.lrn.tracing import onnx_has, runs_elsewhere
+from alexnet.models.lrn.tracing import takes_plain_operations
 
 __all__ = ["LocalResponseNorm", "MapResponseNorm", "local_response_norm", "map_response_norm", "missing_kernel"]
 
@@ -69,7 +69,7 @@ def local_response_norm(
     if columns != 1 and (columns < 1 or x.shape[1] % columns):
         raise ValueError(f"columns={columns} does not divide {x.shape[1]} channels")
     constants = size, alpha, beta, k, columns
-    if runs_elsewhere() and not onnx_has(size, columns):
+    if takes_plain_operations(size, columns):
         return banded.normalise(x, *constants)
     return derivatives.normalise(x, *constants)
 

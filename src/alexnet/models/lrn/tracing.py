@@ -33,10 +33,28 @@ def runs_elsewhere() -> bool:
     return torch.compiler.is_exporting() or _traced()
 
 
-def onnx_has(size: int, columns: int) -> bool:
+def takes_plain_operations(size: int, columns: int) -> bool:
+    """Whether local response normalisation with these constants has to be made of torch's own operations alone."""
+    if torch.compiler.is_dynamo_compiling() and _transformed():
+        return True
+    return runs_elsewhere() and not _onnx_has(size, columns)
+
+
+def _onnx_has(size: int, columns: int) -> bool:
     """Whether what is recorded is for ONNX by way of TorchScript, and one operator of ONNX, LRN, does all of it."""
     # Its even windows reach further to the other side than ours.
     return size % 2 == 1 and columns == 1 and _traced() and torch.onnx.is_in_onnx_export()
+
+
+@constant
+def _transformed() -> bool:
+    """Whether torch.func (grad, vmap) is at work around or within what torch.compile traces.
+
+    That compiler knows no vmap of a torch.autograd.Function. Where a torch has another name for the question, the
+    answer is no, and torch.compile raises.
+    """
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
 
 
 def _traced() -> bool:

@@ -1,0 +1,127 @@
+"""Speed of this checkout beside another one's: the same measurements in two processes that take turns.
+
+git worktree add ../old REVISION && (cd ../old && uv sync)
+uv run python benchmarks/revisions.py --old ../old/.venv/bin/python --pairs 12
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import torch
+
+CASES = [  # network, what, format, images, steps a turn
+    *((net, "training", form, 128, 2) for net in ("paper", "torchvision", "cifar") for form in ("fp32", "bf16")),
+    *((net, "inference", form, 64, 8) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
+    *((net, "inference", form, 1, 60) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
+    ("norm1", "normalisation", "fp32", 32, 20),
+    ("norm2", "normalisation", "fp32", 32, 20),
+]
+PAUSE = 0.3  # seconds, for the threads of the other process to go to sleep
+
+
+def step_of(network: str, what: str, form: str, count: int) -> Callable[[], object]:
+    """One step to be timed. Names of earlier revisions are known too."""
+    from alexnet.models.int8 import quantize
+    from alexnet.models.lrn import LocalResponseNorm
+    from alexnet.models.network import build_model
+    from alexnet.speed.steps import batch, inference_step, training_step
+
+    try:
+        from alexnet.compute import resolve_compute
+    except ImportError:
+        from alexnet.precision import choose_precision as resolve_compute  # type: ignore[import-not-found,no-redef]
+    with suppress(ImportError):  # where resolving did it too
+        from alexnet.compute import configure_process
+
+        configure_process()
+    torch.manual_seed(0)
+    compute = resolve_compute("cpu", "fp32" if form == "int8" else form)
+    if what == "normalisation":
+        shape = {"norm1": (96, 55, 55), "norm2": (256, 27, 27)}[network]
+        x = torch.randn(count, *shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+        layer, g = LocalResponseNorm(), torch.ones_like(x)
+        return lambda: torch.autograd.grad(layer(x), x, g)
+    model = build_model(network)
+    compute.place(model)
+    images, labels = batch(model.variant, count, compute.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if what == "training":
+        return training_step(model, compute, images, labels)
+    return inference_step(quantize(model, images) if form == "int8" else model.eval(), compute, images)
+
+
+def answer() -> None:
+    """Seconds a step for every case that is asked for on standard input."""
+    steps: dict[str, Callable[[], object]] = {}
+    for line in sys.stdin:
+        *case, turns = json.loads(line)
+        key = json.dumps(case)
+        if key not in steps:
+            steps.clear()
+            steps[key] = step_of(*case)
+            steps[key]()
+        start = time.perf_counter()
+        for _ in range(turns):
+            steps[key]()
+        print((time.perf_counter() - start) / turns, flush=True)
+
+
+class Revision:
+    """A process of one revision's Python that answers."""
+
+    def __init__(self, python: str) -> None:
+        command = [python, str(Path(__file__).resolve()), "--answer"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def seconds(self, case: tuple[Any, ...]) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        time.sleep(PAUSE)
+        print(json.dumps(case), file=self._process.stdin, flush=True)
+        return float(self._process.stdout.readline())
+
+
+def compare(old: str, *, pairs: int = 12, only: str = "") -> None:
+    """Measure every case in turn and print speed new / old: median, quartiles and extremes over the pairs.
+
+    Parameters
+    ----------
+    old
+        Python of the other revision's environment.
+    pairs
+        Turns of each that count; one before them warms up.
+    only
+        Cases whose name holds this.
+    """
+    new, other = Revision(sys.executable), Revision(old)
+    print("| case | new / old | quartiles | extremes | images/s new, old |\n|---|---:|---:|---:|---:|", flush=True)
+    for case in CASES:
+        name = f"{case[0]}: {case[1]} of {case[3]}, {case[2]}"
+        if only not in name:
+            continue
+        taken = [(new.seconds(case), other.seconds(case)) for _ in range(pairs + 1)][1:]
+        ratios = sorted(b / a for a, b in taken)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        rates = [case[3] / statistics.median(times) for times in zip(*taken, strict=True)]
+        print(
+            f"| {name} | {middle:.3f} | {low:.3f}-{high:.3f} | {ratios[0]:.3f}-{ratios[-1]:.3f} "
+            f"| {rates[0]:,.1f}, {rates[1]:,.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--answer"]:
+        answer()
+    else:
+        cyclopts.run(compare)
