@@ -82,7 +82,7 @@ def test_two_processes_stopped_and_resumed_equal_one(single, tmp_path):
     finish(launch(config, path, log), log)
     run = Run(path)
     assert_consistent(run)
-    assert len(list(path.glob("events.*"))) == 2  # one process writes, in two sessions
+    assert len(list(path.glob("tensorboard/train/events.*"))) == 2  # one process writes, in two sessions
     a, b = tensors(run.last), tensors(single.last)
     assert a.keys() == b.keys()
     for name in a:
