@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,14 +20,14 @@ import yaml
 from alexnet import evaluate
 from alexnet.config import load
 from alexnet.data.augment import Preprocessing
-from alexnet.errors import AlexNetError, CheckpointError, NumericsError, UsageError
+from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
 from alexnet.training import loop
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
-from conftest import STEPS, TINY, assert_consistent, assert_same_run, tensors, text, timeless
+from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
 CURVES = {"curves.png", "test-confusion.png"}
@@ -43,6 +44,7 @@ def test_everything_is_there(finished):
         "previous.safetensors",
         "sessions.jsonl",
         "status.json",
+        "tensorboard",
         "test-confusion.csv",
         "test.json",
     }
@@ -79,10 +81,10 @@ def test_metrics_hold_steps_and_epochs(finished):
 # TensorBoard.
 
 
-def events(run):
+def events(run, split):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(run.path))
+    accumulator = EventAccumulator(str(run.path / "tensorboard" / split))
     accumulator.Reload()
     return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
 
@@ -92,12 +94,42 @@ def test_tensorboard_reads_the_events(tiny, tmp_path, reporter):
     run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
     time.sleep(1.1)  # event files go by second, then by a number that is sorted as text
     train(tiny(), run.path, reporter=reporter)
-    read = events(run)
-    for name in ("train_loss", "val_loss", "val_top1", "lr"):
-        values = {e.step: e.value for e in read[f"epoch/{name}"]}
+    read = {split: events(run, split) for split in ("train", "val")}
+    for split, tag, name in (
+        ("train", "loss", "train_loss"),
+        ("train", "top1", "train_top1"),
+        ("train", "lr", "lr"),
+        ("train", "images_per_second", "images_per_second"),
+        ("val", "loss", "val_loss"),
+        ("val", "top1", "val_top1"),
+        ("val", "top5", "val_top5"),
+    ):
+        values = {e.step: e.value for e in read[split][tag]}
         assert values == pytest.approx({row["step"]: row[name] for row in run.epochs}, rel=1e-6)
-        assert len(read[f"epoch/{name}"]) == 2
-    assert [e.step for e in read["step/train_loss"]] == [3, 6, 9, 12]
+        assert len(read[split][tag]) == 2
+    assert [e.step for e in read["train"]["within the epoch/loss"]] == [3, 6, 9, 12]
+    assert not [tag for tags in read.values() for tag in tags if tag.endswith(("epoch", "step", "seconds"))]
+
+
+def test_tensorboard_draws_the_splits_into_one_chart(finished):
+    """What bears the same tag under different folders is one chart; the test result is a point at the last step."""
+    tags = {split: set(events(finished, split)) for split in ("train", "val", "test")}
+    assert tags["train"] & tags["val"] == {"loss", "top1"}
+    assert tags["test"] == {"loss", "top1", "top5"} == tags["val"]
+    for name, (event,) in events(finished, "test").items():
+        assert (event.step, event.value) == (2 * STEPS, pytest.approx(finished.test[name], rel=1e-6))
+
+
+def test_tensorboard_tables_the_settings(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    accumulator = EventAccumulator(str(finished.path / "tensorboard" / "test"))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["optim.lr"].number_value == finished.config.optim.lr
+    assert settings["model.variant"].string_value == finished.config.model.variant
 
 
 def test_tensorboard_not_installed(tiny, tmp_path, reporter, monkeypatch):
@@ -118,7 +150,7 @@ def test_tensorboard_cannot_write(tiny, tmp_path, reporter, monkeypatch, call):
     monkeypatch.setattr(SummaryWriter, call, fail)
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     assert_consistent(run)
-    assert text(reporter).count("TensorBoard") == (0 if call == "close" else 1)
+    assert text(reporter).count("TensorBoard") == 1
 
 
 def test_matplotlib_not_installed(tiny, tmp_path, reporter, monkeypatch):
@@ -161,6 +193,8 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
     other = {
         "name": "other",
         "epochs": 9,
+        "then": ["10"],
+        "stop_after": 8,
         "device": "auto",
         "accumulate": 2,
         "log_every": 1,
@@ -223,13 +257,13 @@ def test_refused_run_leaves_no_folder(tiny, tmp_path, reporter):
 
 
 def test_finished_run_is_not_trained_over(finished, reporter):
-    before = {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"}
+    before = {f: f.read_bytes() for f in finished.path.rglob("*") if f.is_file() and f.name != ".lock"}
     train(finished.config, finished.path, reporter=reporter)
     said = " ".join(text(reporter).split())
     assert "is finished" in said
     assert "--epochs 4" in said
     assert "--run DIR" in said
-    assert {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"} == before
+    assert {f: f.read_bytes() for f in finished.path.rglob("*") if f.is_file() and f.name != ".lock"} == before
 
 
 def test_more_epochs_go_on(tiny, tmp_path, reporter):
@@ -245,6 +279,123 @@ def test_fewer_epochs_than_done_change_nothing(tiny, finished, reporter):
     train(tiny(epochs=1), finished.path, reporter=reporter)
     assert finished.config.epochs == 2
     assert "is finished (2 epochs)" in " ".join(text(reporter).split())
+
+
+# Legs: what goes on beyond a schedule's end.
+
+
+def test_run_of_two_legs_is_the_run_planned_so(tiny, tmp_path, reporter):
+    """A finished run that is given a second leg equals, to the bit, one that had it from the beginning."""
+    values = {"optim.schedule": "one-cycle", "epochs": 2}
+    whole = train(tiny(then=["2 lr=1e-3"], **values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(**values), tmp_path / "run", reporter=reporter)
+    train(tiny(then=["2 lr=1e-3"], **values), run.path, reporter=reporter)
+    assert "2 + 2 epochs" in text(reporter)
+    assert_consistent(run)
+    assert_same_run(run, whole)
+    assert (run.config.epochs, run.config.then) == (2, ("2 lr=1e-3",))
+
+
+def test_first_leg_is_not_bent_by_the_second(tiny, tmp_path, reporter):
+    values = {"optim.schedule": "cosine", "epochs": 2}
+    run = train(tiny(**values), tmp_path / "run", reporter=reporter)
+    before = [row["lr"] for row in run.metrics]
+    train(tiny(then=["1 schedule=constant lr=1e-4"], **values), run.path, reporter=reporter)
+    rates = [row["lr"] for row in run.metrics]
+    assert rates[: len(before)] == before
+    assert set(rates[len(before) :]) == {1e-4}
+
+
+def test_stop_before_the_horizon_bends_nothing(tiny, tmp_path, reporter):
+    values = {"optim.schedule": "one-cycle", "epochs": 3}
+    whole = train(tiny(**values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(stop_after=1, **values), tmp_path / "run", reporter=reporter)
+    assert (run.status["state"], run.status["epoch"], run.status["epochs"]) == ("finished", 1, 1)
+    assert run.test["count"] == 359
+    assert [row["lr"] for row in run.metrics] == [row["lr"] for row in whole.metrics if row["step"] <= STEPS]
+    train(tiny(stop_after=1, **values), run.path, reporter=reporter)
+    assert "To go on: --stop-after 3." in " ".join(text(reporter).split())
+    train(tiny(stop_after=3, **values), run.path, reporter=reporter)
+    assert_consistent(run)
+    assert timeless(run.metrics) == timeless(whole.metrics)
+    assert_same_tensors(run.last, whole.last)
+    assert_same_tensors(run.best, whole.best)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "plateau"])
+def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, schedule):
+    values = {"optim.schedule": schedule, "optim.patience": 0, "optim.step_epochs": 1}
+    whole = train(tiny(epochs=3, **values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(epochs=2, **values), tmp_path / "run", reporter=reporter)
+    train(tiny(epochs=2, **values), run.path, reporter=reporter)
+    assert "To go on: --epochs 4." in " ".join(text(reporter).split())
+    train(tiny(epochs=3, **values), run.path, reporter=reporter)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize(
+    ("then", "asked", "mend"),
+    [
+        ([], {"epochs": 5}, "--then 2."),
+        ([], {"epochs": 2}, "--stop-after 2."),
+        (["2 lr=0.1"], {"epochs": 3, "then": ["9"]}, "--then '2 lr=0.1' --then 7."),
+        (["2"], {"epochs": 4, "then": ["2"]}, "--then 2 --then 1."),
+    ],
+)
+def test_bending_is_refused_with_what_to_type(tiny, tmp_path, schedule, then, asked, mend):
+    values = {"optim.schedule": schedule, "epochs": 3}
+    with open_run(tiny(then=then, **values), tmp_path / "run") as run:
+        run.write_config(tiny(then=then, **values))
+        run.last.touch()
+    with (
+        pytest.raises(UsageError, match="would bend its learning rate after the fact") as refused,
+        open_run(tiny(**(values | asked)), run.path),
+    ):
+        pass
+    assert mend in str(refused.value)
+    assert "--run DIR" in str(refused.value)
+    assert run.config == tiny(then=then, **values)
+
+
+def test_what_has_learned_nothing_yet_may_change(tiny, tmp_path):
+    """A slip of the pen that was stopped before the first checkpoint costs no new folder."""
+    values = {"optim.schedule": "cosine", "epochs": 3}
+    with open_run(tiny(**values), tmp_path / "run") as run:
+        run.write_config(tiny(**values))
+    with open_run(tiny(**(values | {"epochs": 30})), run.path):
+        pass
+
+
+def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
+    """The refusal's own words, and then the bare command, which resumes what was asked for."""
+    path = tmp_path / "run"
+    recipe, given = tiny(**{"optim.schedule": "cosine", "epochs": 1}), {}
+    run = train(recipe, path, given=given, reporter=reporter)
+    with pytest.raises(UsageError, match=r"own: --then 2\. "):
+        train(recipe, path, given={"epochs": 3}, reporter=reporter)
+    train(recipe, path, given={"then": ("2",)}, reporter=reporter)
+    assert len(run.epochs) == 3
+    said = len(text(reporter))
+    train(recipe, path, given={}, reporter=reporter)
+    assert "is finished (3 epochs)" in " ".join(text(reporter)[said:].split())
+    assert "To go on: --then 2 --then 2." in " ".join(text(reporter)[said:].split())
+    train(recipe, path, given={"then": ("2", "1")}, reporter=reporter)
+    assert len(run.epochs) == 4
+    assert_consistent(run)
+
+
+@pytest.mark.parametrize("values", [{"epochs": 1}, {"stop_after": 1}])
+def test_end_that_lies_in_the_past_is_refused(tiny, tmp_path, reporter, monkeypatch, values):
+    """Else config.yaml would tell of a shorter run than it was."""
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "line", lambda row: os.kill(os.getpid(), signal.SIGTERM) if row["step"] == 9 else None)
+        with pytest.raises(TrainingStopped):
+            train(tiny(), tmp_path / "run", reporter=reporter)
+    run = load_run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"in its epoch 2 already.* --stop-after 2 ends it"):
+        train(tiny(**values), run.path, reporter=reporter)
+    assert run.config == tiny()
 
 
 def test_smaller_parts_may_go_on(tiny, tmp_path, reporter):

@@ -32,7 +32,7 @@ def train(
     recipe
         A name of `alexnet list recipes`, or a YAML file such as an earlier run's config.yaml.
     run
-        Run folder; without it runs/RECIPE. The same command again goes on there, a larger --epochs too.
+        Run folder; without it runs/RECIPE. The same command again goes on there, and --then beyond its end.
     """
     from alexnet.config.values import override
     from alexnet.recipes import recipe as named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
@@ -19,11 +18,15 @@ from alexnet.config.values import flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
 
+# How long a run goes on, which may change as far as that bends no schedule that is under way.
+LENGTH = {"epochs", "then", "stop_after"}
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
-    *("name", "epochs", "device", "accumulate", "log_every", "save_minutes"),
+    *LENGTH,
+    *("name", "device", "accumulate", "log_every", "save_minutes"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 
@@ -193,7 +196,7 @@ def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[
     if stored is None or stored.name != config.name:
         return override(config, given), None
     old, new = flatten(stored), flatten(config)
-    differing = [n for n in new if n not in (*FREE - {"epochs"}, *given) and old[n] != new[n]]
+    differing = [n for n in new if n not in (*FREE - LENGTH, *given) and old[n] != new[n]]
     shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
     return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 
@@ -212,6 +215,8 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         if changed:
             shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
+        if run.last.exists() or run.previous.exists():
+            check_legs(path, run.config, config)
     elif path.exists():
         try:
             foreign = any(_foreign(file) for file in path.iterdir())
@@ -267,60 +272,3 @@ def _read_object(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
-
-
-class RunLog:
-    """Writes a run's metrics: metrics.jsonl, metrics.csv (epochs) and TensorBoard events."""
-
-    def __init__(self, run: Run, step: int, epoch: int) -> None:
-        """Open the logs after so many steps and epochs; later lines, from before a kill, will be written again."""
-        self.run = run
-        kept = [row for row in run.metrics if row["step"] <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch)]
-        write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._write_csv([row for row in kept if row["kind"] == "epoch"])
-        self.warnings: list[str] = []
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run.path), purge_step=step + 1)
-        except ImportError:
-            self.warnings.append("no TensorBoard events: pip install 'alexnet[tensorboard]'")
-        except OSError as problem:
-            self.warnings.append(f"no TensorBoard events: {problem}")
-
-    @property
-    def _jsonl(self) -> Path:
-        return self.run.path / "metrics.jsonl"
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row with "kind", "epoch" and "step"; an epoch's row goes to the CSV too."""
-        with self._jsonl.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        if row["kind"] == "epoch":
-            self._write_csv(self.run.epochs)
-        if self._board is not None:
-            try:
-                for name, value in row.items():
-                    if isinstance(value, int | float) and name not in ("step", "kind"):
-                        self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-                self._board.flush()
-            except OSError as problem:
-                self._board = None
-                self.warnings.append(f"TensorBoard events stop here: {problem}")
-
-    def _write_csv(self, rows: list[dict[str, Any]]) -> None:
-        from io import StringIO
-
-        text = StringIO()
-        if rows:
-            writer = csv.DictWriter(text, [name for name in rows[0] if name != "kind"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        write_atomically(self.run.path / "metrics.csv", text.getvalue().encode())
-
-    def close(self) -> None:
-        """Release the files."""
-        if self._board is not None:
-            with suppress(OSError):  # what could not be written has been said
-                self._board.close()

@@ -14,7 +14,8 @@ from alexnet.figures.confusion import draw_confusion
 from alexnet.files import write_atomically
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import Checkpoint, in_streak, load_checkpoint, save_checkpoint
-from alexnet.runs.folder import Run, RunLog
+from alexnet.runs.folder import Run
+from alexnet.runs.log import RunLog
 from alexnet.runs.provenance import now
 from alexnet.runs.results import write_result
 from alexnet.runs.rows import read_rows
@@ -90,9 +91,12 @@ class Recorder:
             self._log.write(row)
         except OSError as problem:
             self._log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
-        for warning in self._log.warnings:
+        self._say_warnings(self._log)
+
+    def _say_warnings(self, log: RunLog) -> None:
+        for warning in log.warnings:
             self._say(warning)
-        self._log.warnings.clear()
+        log.warnings.clear()
 
     def status(self, **fields: Any) -> None:
         """Replace status.json."""
@@ -146,6 +150,9 @@ class Recorder:
             write_result(result, self.run.path, result.split)
         except OSError as problem:
             self._say(f"could not write the result to {self.run.path} ({problem.strerror})")
+        if self._log is not None:
+            self._log.result(result)
+            self._say_warnings(self._log)
         self.figure(f"{result.split}-confusion.png", lambda: draw_confusion(result))
 
     def figure(self, name: str, draw: Callable[[], Figure]) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from alexnet.data.batches import Loader
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
 from alexnet.distributed import World
 from alexnet.errors import DataError, NumericsError
+from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
 from alexnet.training.progress import Reporter
 
 BAD_IN_A_ROW = 3  # losses that are not finite, which end a run
+ENOUGH_STEPS = 100  # before a network that answers alike is worth a note: every one does at first
 
 
 class Faults:
@@ -71,13 +75,24 @@ class Faults:
         good = f"{last} is the last good checkpoint. " if last else ""
         return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
-    def stalled(self, model: AlexNet, loss: float, classes: int) -> None:
-        """Note a training loss that stays where a network begins: the paper's initial weights (.01 everywhere, section
-        5) can leave one predicting all classes alike."""
-        chance = math.log(classes)
-        if abs(loss / chance - 1) < 0.01:
+    def stalled(self, model: AlexNet, val: Result, steps: int) -> None:
+        """Note a network that has not begun to learn after enough steps. The paper's initial weights (.01 everywhere,
+        section 5) can leave one there, whose answer hardly depends on the image."""
+        if steps >= ENOUGH_STEPS and is_constant(val):
             remedy = "" if model.variant.init == "modern" else "--model.init modern, --model.init code, or "
             self._reporter.note_once(
-                f"the training loss stays at ln({classes}) = {chance:.3f}: the network predicts all classes alike. "
-                f"Try {remedy}another --optim.lr."
+                f"after {ENOUGH_STEPS} steps and more the network still gives all images of the validation split the "
+                f"same class, and its loss is not below that of a constant answer. Try {remedy}another --optim.lr."
             )
+
+
+def is_constant(result: Result) -> bool:
+    """Whether a network answers alike whatever the image: its predictions vary by less than a twentieth of what the
+    true classes do (entropies, in nats), and its loss is that of always giving each class's frequency, or above."""
+    truth, predicted = (_entropy(result.confusion.sum(axis=axis)) for axis in (1, 0))
+    return predicted < 0.05 * truth and result.loss > 0.98 * truth
+
+
+def _entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    parts = counts[counts > 0] / counts.sum()
+    return float(-(parts * np.log(parts)).sum())

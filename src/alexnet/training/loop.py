@@ -34,9 +34,11 @@ from alexnet.metrics import Result
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.runs.folder import Run, default_folder, open_run, settled
+from alexnet.runs.legs import check_end, describe_end
 from alexnet.runs.provenance import describe_measurement, describe_session, introduce, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
+from alexnet.training.cautions import cautions
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
@@ -52,7 +54,8 @@ def train(
     reporter: Reporter | None = None,
     guard: SignalGuard | None = None,
 ) -> Run:
-    """Train in `run_dir` (default runs/<name>), or go on there with the same configuration; `epochs` may have grown.
+    """Train in `run_dir` (default runs/<name>), or go on there with the same configuration, of which `then` may have
+    grown, and `epochs` where the learning rate does not depend on it.
 
     With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it that is there
     already goes on with its own configuration, changed by these alone, and says what differs from the recipe.
@@ -93,6 +96,7 @@ class _Session:
     """One process's work on a run, from loading the data to the test result."""
 
     learner: Learner | None = None
+    _lapped = 0.0
 
     def __init__(
         self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
@@ -106,17 +110,14 @@ class _Session:
         """The story of a run."""
         point = self.saves.resume_point()
         done = point.meta["counters"]["epoch"] if point else 0
-        if done >= self.config.epochs and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
-            self.reporter.note(
-                f"{self.run.path} is finished ({done} epochs) and stays as it is. To go on: --epochs {2 * done}. "
-                "To start another: --run DIR."
-            )
+        if done >= self.config.end and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
+            self.reporter.note(self.world.from_main(lambda: describe_end(self.run.path, self.run.config, done)))
             return
         try:
             learner = self._prepare(point)
             self._introduce(learner)
             self.saves.check_best(learner.counters)
-            while learner.counters.epoch < self.config.epochs:
+            while learner.counters.epoch < self.config.end:
                 self._train_epoch(learner)
                 self._finish_epoch(learner)
             result = self._test(learner)
@@ -193,13 +194,20 @@ class _Session:
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone
-        learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.compute, self.world)
+        self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
+        learner = Learner(config, model, self.steps_per_epoch, self.compute, self.world)
         if point:
             self.saves.restore(learner, point)
         counters = learner.counters
+        check_end(self.run.path, config, counters.epoch + (counters.epoch_step > 0))
+        # The status is younger than the checkpoint: it counts the test, and the epoch's end after the saving, too.
+        elapsed = self.world.from_main(lambda: self.run.status.get("elapsed"))
+        counters.elapsed = max(counters.elapsed, elapsed if isinstance(elapsed, float) else 0.0)
         self.record.start(config, counters.step, counters.epoch)
         self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
-        self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
+        self.reporter.start(self.run.path, config, len(self.images), counters)
+        for caution in cautions(config, self.dataset):
+            self.reporter.note_once(caution)
         self.learner = learner
         self._status("running")
         return learner
@@ -209,7 +217,8 @@ class _Session:
         config, counters = self.config, learner.counters
         learner.forward.train()
         steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
-        saved = started = time.monotonic()
+        saved = time.monotonic()
+        self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
@@ -219,34 +228,44 @@ class _Session:
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
                 logged = counters.step % config.log_every == 0
-                if logged or not self.compute.queued:
+                last = counters.epoch_step == self.steps_per_epoch
+                if logged or last or not self.compute.queued:  # it waits for what a GPU has yet to do
                     self.faults.skipped(learner, self.dataset.train)
                 self.faults.unreadable(self.images, counters)
-                now = time.monotonic()
-                counters.seconds += now - started
-                started = now
-                self.reporter.step(counters.epoch_step, len(rows))
+                seconds = self._lap(learner)
+                counters.seconds += seconds
+                self.reporter.step(counters.epoch_step, len(rows), seconds)
                 if logged:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if now - saved > 60 * config.save_minutes:
+                if time.monotonic() - saved > 60 * config.save_minutes:
                     self._save_last(learner)
-                    saved = started = time.monotonic()
+                    saved = time.monotonic()
+                    self._lap(learner)
+
+    def _lap(self, learner: Learner) -> float:
+        """Seconds since the last call; the run's own clock is set too."""
+        before, self._lapped = self._lapped, time.monotonic()
+        learner.counters.elapsed = self.reporter.elapsed()
+        return self._lapped - before
 
     def _finish_epoch(self, learner: Learner) -> None:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
-        self.faults.skipped(learner, self.dataset.train)
+        self.reporter.stage("validating")
         val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
         with self.guard.critical():
             row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
             if val is not None:
                 row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
-                learner.schedule.observe(val.top1)
-            row |= {"seconds": round(counters.seconds, 3), "images_per_second": round(self.reporter.rate(), 1)}
+                learner.schedule.observe(val.top1, counters.step - 1)
+                self.faults.stalled(learner.model, val, counters.step)
+            row["seconds"] = round(counters.seconds, 3)
+            if rate := self.reporter.rate():
+                row["images_per_second"] = round(rate, 1)
             learner.start_epoch()
-            self.faults.stalled(learner.model, row["train_loss"], len(self.dataset.classes))
+            self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
@@ -258,6 +277,7 @@ class _Session:
 
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
+        self.reporter.stage("testing")
         model, weights = self.saves.tested(learner, build_for(self.config, self.dataset, self.prep, blank=True))
         name, held_out = self.dataset.split()
         split = open_split(held_out, self.compute.device, self.config.data, self.prep)
@@ -266,6 +286,7 @@ class _Session:
             measured = describe_measurement(self.config, self.dataset, self.compute, model, self.world.size)
             result = replace(result, measured=weights | measured | {"skipped": len(split.bad)})
             self.record.result(result)
+            self._lap(learner)
         return result
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
@@ -310,5 +331,7 @@ class _Session:
                 "skipped": counters.skipped,
                 "best_val_top1": counters.best_top1 if self.val is not None else None,
                 "best_epoch": counters.best_epoch,
+                "seconds": round(counters.seconds, 3),
+                "elapsed": round(counters.elapsed, 3),
             }
-        self.record.status(state=state, epochs=self.config.epochs, **more)
+        self.record.status(state=state, epochs=self.config.end, **more)
