@@ -40,9 +40,8 @@ SCHEMES = {
     # BVLC models/bvlc_alexnet/train_val.prototxt
     "caffe": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.005, "output": 0.01}, 0.1),
 }
-# "modern" starts the output layer at this part of He's weights. With all of them the first loss of torchvision's network
-# on photographs is about 6 (5 classes) and 15 (1000) instead of ln K, with the paper's .01 hardly less
-# (records/2026-11-24-init).
+# "modern" starts the output layer at this part of He's weights. With all of them torchvision's network starts at a loss
+# of about 6 (5 classes) and 15 (1000) on photographs instead of ln K (records/2026-11-24-init).
 MODERN_HEAD = 0.01
 
 
