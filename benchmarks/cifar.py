@@ -41,8 +41,8 @@ class Clock(Reporter):
         super().start(*arguments)
         self.stamps = [time.perf_counter()]
 
-    def step(self, epoch_step: int, images: int) -> None:
-        super().step(epoch_step, images)
+    def step(self, epoch_step: int, images: int, seconds: float) -> None:
+        super().step(epoch_step, images, seconds)
         self.stamps.append(time.perf_counter())
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -63,8 +63,8 @@ def loop(config: TrainConfig, steps: int) -> tuple[float, float]:
     stamps: list[float] = []
 
     class Stamps(Reporter):
-        def step(self, epoch_step: int, images: int) -> None:
-            super().step(epoch_step, images)
+        def step(self, epoch_step: int, images: int, seconds: float) -> None:
+            super().step(epoch_step, images, seconds)
             stamps.append(time.perf_counter())
 
         def epoch(self, row: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: every damage is found, every failure to write leaves the old file."""
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -8,25 +9,30 @@ import resource
 import stat
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from alexnet import cli, files
-from alexnet.errors import CheckpointError
+from alexnet import cli, evaluate, files, predict
+from alexnet.errors import AlexNetError, CheckpointError
 from alexnet.files import write_atomically
 from alexnet.runs import checkpoint
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from alexnet.runs.folder import Run
+from alexnet.training import loop
 from alexnet.training.loop import train
-from conftest import assert_same_tensors, leftovers, tensors, text
+from conftest import assert_consistent, assert_same_tensors, leftovers, tensors, text
 
 CONTENT = Checkpoint(
-    {"fc.weight": torch.arange(12.0).view(3, 4), "fc.bias": torch.tensor([1.5, -2.0, float("inf")])},
+    {"fc.weight": torch.arange(12.0).view(3, 4), "fc.bias": torch.tensor([1.5, -2.0, 0.25])},
     {
         "totals": torch.tensor([1.0, 2.0], dtype=torch.float64),
         "optimizer/fc.bias/step": torch.tensor(3.0),
         "half": torch.ones(3, dtype=torch.bfloat16),
         "empty": torch.zeros(0),
+        "bounds": torch.tensor([float("inf"), -float("inf")]),
         "flags": torch.tensor([True, False]),
     },
     {"classes": ["ä", "b"], "counters": {"epoch": 2, "best_top1": 0.1}},
@@ -235,12 +241,14 @@ def test_training_goes_on_when_the_disk_fills(tiny, tmp_path, reporter, finished
 def test_training_goes_on_when_nothing_can_be_written_at_all(tiny, tmp_path, reporter):
     """The disk fills in the middle of the first epoch: metrics, events, checkpoints, figures and status all fail."""
     reporter.step = lambda *_: limit_files(1)
-    with full_disk(None):
-        run = train(tiny(), tmp_path / "run", reporter=reporter)
+    with full_disk(None), pytest.raises(CheckpointError, match=r"not one checkpoint could be saved.*accuracy") as end:
+        train(tiny(), tmp_path / "run", reporter=reporter)
+    assert end.value.exit_code == 4
+    assert str(tmp_path / "run") in str(end.value)
     assert "could not save" in text(reporter)
     assert "epoch 2/2" in text(reporter)
-    assert "test accuracy" in text(reporter)
-    assert not run.last.exists()
+    assert "next: alexnet evaluate" not in text(reporter)
+    assert not Run(tmp_path / "run").last.exists()
 
 
 def test_full_disk_at_the_start_is_an_error_with_the_folder(tiny, tmp_path, capsys, finished):
@@ -270,8 +278,140 @@ def test_both_generations_damaged(tiny, tmp_path, reporter):
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     for file in (run.last, run.previous):
         file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"previous\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"previous\.safetensors.*--run DIR --init .*best\.safetensors"):
         train(tiny(epochs=3), run.path, reporter=reporter)
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_damaged_last_does_not_take_the_place_of_the_previous(tiny, tmp_path, reporter):
+    """Were it kept as `previous` at the next save, a kill in the middle of that save would leave no good checkpoint."""
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    good = load_checkpoint(run.previous).meta["counters"]["step"]
+    run.last.write_bytes(damaged := run.last.read_bytes()[:-1])
+    point, warning = run.resume_point()
+    assert point.meta["counters"]["step"] == good
+    assert "last.safetensors.damaged" in warning
+    assert (run.path / "last.safetensors.damaged").read_bytes() == damaged
+    save_checkpoint(run.last, CONTENT, keep=run.previous)
+    assert load_checkpoint(run.previous).meta["counters"]["step"] == good
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+def test_all_checkpoints_gone(tiny, tmp_path, reporter):
+    """A run that was saved does not silently begin again over what is left of it."""
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    metrics = run.metrics
+    run.last.unlink()
+    run.previous.unlink()
+    with pytest.raises(CheckpointError, match="bring one of them back"):
+        train(tiny(), run.path, reporter=reporter)
+    assert run.metrics == metrics
+
+
+# Best weights that are lost.
+
+
+def break_best(run, how, other):
+    match how:
+        case "missing":
+            run.best.unlink()
+        case "cut":
+            run.best.write_bytes(run.best.read_bytes()[:-7])
+        case "empty":
+            run.best.write_bytes(b"")
+        case "nan":
+            content = load_checkpoint(run.best)
+            content.weights["fc8.bias"][0] = float("nan")
+            save_checkpoint(run.best, content)
+        case "another network":
+            save_checkpoint(run.best, Checkpoint({"w": torch.ones(1)}, {}, load_checkpoint(run.best).meta))
+        case "another epoch":
+            content = load_checkpoint(run.best)
+            content.meta["counters"]["epoch"] += 1
+            save_checkpoint(run.best, content)
+        case "another run":
+            run.best.write_bytes(other.best.read_bytes())
+
+
+DAMAGES = ["missing", "cut", "empty", "nan", "another network", "another epoch", "another run"]
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+@pytest.mark.parametrize("how", DAMAGES)
+def test_lost_best_is_said_and_the_last_is_tested(tiny, tmp_path, reporter, monkeypatch, how):
+    """Killed before the test, after all epochs: the run finishes all the same, with the last epoch's weights."""
+    other = train(tiny(epochs=1, **{"data.fraction": 0.2}), tmp_path / "other", reporter=reporter)
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Session, "_test", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny(), path, reporter=reporter)
+    run = Run(path)
+    break_best(run, how, other)
+    left = run.best.read_bytes() if run.best.exists() else None
+    train(tiny(), path, reporter=reporter)
+    said = " ".join(text(reporter).split())
+    assert "the best weights so far, of epoch" in said or how == "another network"
+    assert "The test result is of the last epoch's weights" in said
+    assert_consistent(run)
+    measured = run.test["measured"]
+    assert (measured["weights"], measured["epoch"]) == ("last.safetensors", 2)
+    assert measured["sha256"] == hashlib.sha256(run.last.read_bytes()).hexdigest()
+    assert run.test["loss"] == pytest.approx(evaluate(run.last).loss)
+    kept = [f.read_bytes() for f in path.glob("best.safetensors*")]
+    assert kept == ([left] if left is not None else [])
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+def test_lost_best_is_chosen_anew_from_the_epochs_that_follow(tiny, tmp_path, reporter):
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    run.best.unlink()
+    train(tiny(epochs=3), run.path, reporter=reporter)
+    assert text(reporter).count("are lost") == 1
+    assert run.status["best_epoch"] > 1
+    assert run.status["best_val_top1"] == max(row["val_top1"] for row in run.epochs[1:])
+    measured = run.test["measured"]
+    assert (measured["weights"], measured["epoch"]) == ("best.safetensors", run.status["best_epoch"])
+    assert measured["sha256"] == hashlib.sha256(run.best.read_bytes()).hexdigest()
+
+
+def test_weights_that_are_not_finite_are_refused(finished, tmp_path):
+    content = load_checkpoint(finished.best)
+    content.weights["conv1.weight"][0, 0, 0, 0] = float("inf")
+    save_checkpoint(tmp_path / "w.safetensors", content)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+    for use in (evaluate, lambda file: predict(file, [tmp_path / "black.png"])):
+        with pytest.raises(CheckpointError, match=r"w\.safetensors.*conv1\.weight holds values that are not finite"):
+            use(tmp_path / "w.safetensors")
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"counters": None},
+        {"counters": {"epoch": "two"}},
+        {"counters": {"epoch": 2}},
+        {"counters": {"epoch": 1, "bogus": 1}},
+        {"schedule": 3},
+        {"schedule": {"bogus": 1}},
+        {"lr": "high"},
+        {"fingerprint": None},
+    ],
+    ids=str,
+)
+def test_malformed_description_of_a_whole_checkpoint(tiny, tmp_path, reporter, meta):
+    """Its checksum is right, what it says is not: one line that names the file, and nothing else is touched."""
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    content = load_checkpoint(run.last)
+    save_checkpoint(run.last, Checkpoint(content.weights, content.extra, content.meta | meta))
+    run.previous.unlink(missing_ok=True)
+    with pytest.raises(AlexNetError) as refused:
+        train(tiny(epochs=3), run.path, reporter=reporter)
+    assert refused.value.exit_code in (3, 4)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(run.epochs) == 1
+    assert run.status["state"] == "finished"
 
 
 def test_description_says_what_the_weights_are(finished):

@@ -1,16 +1,26 @@
 """The command: what it prints, what it ends with, and how little it imports for that."""
 
+import csv
+import hashlib
 import json
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alexnet.config.values import override
-from alexnet.recipes import RECIPES
+from alexnet.recipes import RECIPES, recipe
+from alexnet.training import loop
+from alexnet.training.progress import Reporter
 from conftest import STEPS
 
 PAPER = {"parameters": 60_965_224, "macs": 724_406_816, "neurons": 659_272}
@@ -84,11 +94,59 @@ def test_help_of_train_lists_every_setting(call):
     assert [flag(name) for name in flatten(TrainConfig()) if flag(name) not in squeezed] == []
 
 
-def test_pipe_that_closes():
+@pytest.mark.parametrize("verb", ["list", "--help", "info paper", "info --json"])
+def test_pipe_that_closes(verb):
     """`alexnet list | head -1` is no error."""
-    command = f"{sys.executable} -m alexnet list | head -1"
-    end = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-    assert end.stderr == ""
+    read, write = os.pipe()
+    os.close(read)
+    end = subprocess.run(
+        [sys.executable, "-m", "alexnet", *verb.split()], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (end.returncode, end.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's full disk")
+@pytest.mark.parametrize("verb", ["list", "--help", "info paper", "info --json"])
+def test_output_on_a_full_disk(verb):
+    with open("/dev/full", "w") as full:
+        end = subprocess.run(
+            [sys.executable, "-m", "alexnet", *verb.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (end.returncode, end.stderr) == (1, "error: output: No space left on device.\n")
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"TERM": "dumb", "LANG": "C"}], ids=str)
+@pytest.mark.parametrize("command", ["--help", "train --help", "list", "info", "train dígit"])
+def test_terminals_that_know_little(run_cli, variables, command):
+    end = run_cli(*command.split(), env={**os.environ, **variables})
+    assert end.returncode == (2 if "dígit" in command else 0)
+    assert "Traceback" not in end.stderr
+    assert variables.get("PYTHONIOENCODING") is None or (end.stdout + end.stderr).isascii()
+
+
+@pytest.mark.parametrize("after", [0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0])
+def test_ctrl_c_at_any_time_leaves_no_traceback(after):
+    """Amid imports of this package and of torch, and while measuring: it ends as any program does on Ctrl-C."""
+    program = "from alexnet.__main__ import main; print('begun', flush=True); main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "benchmark", "cifar", "--batch-size", "16"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.02 + after)  # the handler is set right after that line
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert err == ""
+    assert "Traceback" not in out
 
 
 @pytest.mark.parametrize("kind", ["models", "recipes", "data", "all"])
@@ -106,6 +164,11 @@ def test_list(call, kind):
         (["trian"], '"train"'),
         (["train", "--epocs", "3"], "--epochs"),
         (["train", "--optim.lrr", "3"], "--optim.lr"),
+        (["train", "--lr", "3"], "--optim.lr"),
+        (["train", "--lr=3"], "--optim.lr"),
+        (["train", "--weight_decay", "0"], "--optim.weight-decay"),
+        (["train", "--width", "2"], "--model.width"),
+        (["train", "--source", "digits"], "--data.source"),
         (["train", "digit"], "'digits'"),
         (["train", "--model.variant", "papper"], "'paper'"),
         (["train", "--data.source", "digitz"], "'digits'"),
@@ -139,6 +202,24 @@ def test_did_you_mean(call, tmp_path, monkeypatch, arguments, hint):
         (["train", "cifar10", "--data.top-classes", "5"], "photographs"),
         (["evaluate"], "TARGET"),
         (["evaluate", "x", "--views", "ten"], "--views"),
+        (["evaluate", "x", "--views", "0"], "--views 0"),
+        (["compare", "digits", "x", "--views", "3"], "--views 3"),
+        (["train", "--batch-size", "1.5"], "--batch-size 1.5 must be a whole number"),
+        (["train", "--epochs=2.5"], "--epochs 2.5 must be a whole number"),
+        (["train", "--data.resize", "36.5"], "--data.resize 36.5 must be a whole number"),
+        (["info", "--batch-size", "0"], "--batch-size 0 is out of range: it must be at least 1."),
+        (["benchmark", "--rounds", "0"], "--rounds 0 is out of range: it must be at least 1."),
+        (["predict", "x", "y", "--top", "0"], "--top 0 is out of range: it must be at least 1."),
+        (["sample", "digits", "--out", "d", "--images", "0"], "--images 0 is out of range: it must be at least 1."),
+        (["prepare", "folder", "--data.root", "x", "--out", "y", "--quality", "101"], "at least 1 and at most 100"),
+        (["train", "--epochs", "0"], "it must be at least 1"),
+        (["train", "--model.dropout", "nan"], "--model.dropout nan is out of range"),
+        (["train", "--model.dropout", "1"], "at least 0 and below 1"),
+        (["train", "--model.width", "1e6"], "--model.width 1000000.0 is out of range: it must be"),
+        (["train", "--model.width", "nan"], "--model.width nan"),
+        (["info", "paper", "--model.dropout", "nan"], "--model.dropout nan"),
+        (["train", "--device", "meta"], "--device meta cannot be used"),
+        (["train", "--data.mean", ".5", "x"], "--data.mean"),
         (["info", "paper", "--input-size", "20"], "the smallest that works is"),
         (["info", "paper", "--model.groups", "3"], "groups"),
         (["info", "paper", "--batch-size", "many"], "--batch-size"),
@@ -147,10 +228,81 @@ def test_did_you_mean(call, tmp_path, monkeypatch, arguments, hint):
 )
 def test_usage_errors_end_in_two(call, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    code, _, err = call(*arguments)
-    assert code == 2
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
     assert message in err
-    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 0  # one line
+    assert not [f for f in tmp_path.rglob("*") if f.is_file()]
+
+
+def test_whole_numbers_may_be_written_as_such(call, monkeypatch):
+    calls = given(monkeypatch)
+    for value in ("256", "2.56e2", "256.0", "0x100"):
+        assert call("train", "--batch-size", value)[0] == 0
+    assert {config.batch_size for config, _ in calls} == {256}
+
+
+def test_several_values_behind_one_flag(call, monkeypatch):
+    calls = given(monkeypatch)
+    call(
+        "train",
+        "cifar10",
+        "--data.mean",
+        ".5",
+        ".4",
+        ".3",
+        "--optim.betas",
+        ".8",
+        ".9",
+        "--optim.rules",
+        "biases decay=0",
+    )
+    ((config, _),) = calls
+    assert (config.data.mean, config.optim.betas, config.optim.rules) == (
+        (0.5, 0.4, 0.3),
+        (0.8, 0.9),
+        ("biases decay=0",),
+    )
+
+
+def test_a_run_as_recipe_gets_the_right_command(call, tmp_path, monkeypatch, finished):
+    code, _, err = call("train", finished.path)
+    assert code == 2
+    right = f"alexnet train {finished.path / 'config.yaml'} --run {finished.path}"
+    assert right in err
+    calls = given(monkeypatch)
+    call(*right.split()[1:])
+    ((config, run),) = calls
+    assert (config, run) == (finished.config, finished.path)
+
+
+@pytest.mark.parametrize("verb", [["list"], ["info"], ["train"]], ids=str)
+def test_quiet(call, tmp_path, monkeypatch, finished, no_figures, verb):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(finished.path / "config.yaml", tmp_path / "my.yaml")
+    arguments = [*verb, "my.yaml"] if verb == ["train"] else verb
+    assert call(*arguments, "--quiet") == (0, "", "")
+    assert call("train", "digit", "--quiet")[2].startswith("error: ")
+    assert json.loads(call("info", "--json", "--quiet")[1])["parameters"] == PAPER["parameters"]
+    assert (tmp_path / "runs" / "digits" / "test.json").exists() == (verb == ["train"])
+
+
+def test_a_busy_machine_is_told_once(call, monkeypatch):
+    given(monkeypatch)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert call("train")[1] == ""
+    call_busy = 3.0 * (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "getloadavg", lambda: (call_busy, 0.0, 0.0))
+    from alexnet.cli.command import note_load
+
+    said = []
+    note_load(said.append)
+    assert len(said) == 1
+    assert "OMP_NUM_THREADS=1" in said[0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    note_load(said.append)
+    assert "OMP_NUM_THREADS" not in said[1]
 
 
 @pytest.mark.parametrize(
@@ -295,8 +447,11 @@ def test_evaluate_json(call, tmp_path, finished):
     assert 0 <= said["top1"] <= said["top5"] <= 1
     assert said["top1"] + said["top1_error"] == pytest.approx(1)
     assert said["count"] == 359
-    assert json.loads((tmp_path / "out" / "test.json").read_text()) == said
-    assert {f.name for f in (tmp_path / "out").iterdir()} == {"test.json", "test-confusion.csv", "test-confusion.png"}
+    names = sorted(f.name for f in (tmp_path / "out").iterdir())
+    stem = names[-1].removesuffix(".json")
+    assert names == [f"{stem}-confusion.csv", f"{stem}-confusion.png", f"{stem}.json"]
+    assert stem.startswith("test-fp32-")
+    assert json.loads((tmp_path / "out" / names[-1]).read_text()) == said
 
 
 def test_evaluate_for_people(call, tmp_path, finished):
@@ -308,10 +463,34 @@ def test_evaluate_for_people(call, tmp_path, finished):
 
 def test_evaluate_other_settings_leave_the_runs_own_result(call, tmp_path, finished):
     """test.json is what training ended with; ten views are another measurement."""
-    shutil.copytree(finished.path, tmp_path / "run")
-    code, _, _ = call("evaluate", tmp_path / "run", "--views", "10", "--json")
-    assert code == 0
-    assert json.loads((tmp_path / "run" / "test.json").read_text()) == finished.test
+    run = tmp_path / "run"
+    shutil.copytree(finished.path, run)
+    before = {f.name for f in run.iterdir()}
+    settings = [[], ["--views", "10"], ["--split", "val"], ["--data.root", tmp_path], ["--skip-bad"]]
+    settings += [["--precision", "bf16"], ["--precision", "int8"], []]
+    for setting in settings:
+        assert call("evaluate", run, "--json", *setting)[0] == 0
+    assert json.loads((run / "test.json").read_text()) == finished.test
+    results = [json.loads(f.read_text()) for f in run.glob("*.json") if f.name not in before]
+    assert len(results) == len(settings) - 1  # the same measurement repeated replaces its own
+    measured = [r["measured"] for r in results]
+    digest = hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest()
+    assert {m["sha256"] for m in measured} == {digest}
+    assert {m["target"] for m in measured} == {str(run / "best.safetensors")}
+    assert {m["data"]["root"] for m in measured} == {str(tmp_path), str(Path("data").absolute())}
+    assert {m["arithmetic"]["format"] for m in measured} == {"fp32", "bf16", "int8"}
+    assert {(r["split"], r["views"]) for r in results} == {("test", 1), ("test", 10), ("val", 1)}
+    assert {m["skip_bad"] for m in measured} == {True, False}
+    assert all({"when", "alexnet", "skipped"} <= m.keys() and m["data"]["fingerprint"] for m in measured)
+
+
+def test_mirrored_views_of_a_network_that_saw_no_mirrored_image(call, tmp_path, finished):
+    """Digits fall by two points of a hundred."""
+    for verb in (["evaluate", finished.path, "--out", tmp_path], ["compare", "digits", finished.path]):
+        _, out, _ = call(*verb, "--views", "10")
+        assert out.count("note:") == 1
+        assert "--data.flip" in out
+        assert "note:" not in call(*verb)[1]
 
 
 def test_evaluate_weights_with_a_recipe(call, tmp_path):
@@ -332,3 +511,122 @@ def test_evaluate_where_nothing_can_be_written(call, tmp_path, finished):
     assert code == 0
     assert json.loads(out)["count"] == 359
     assert "note: not everything was written" in err
+
+
+# Names that nobody expects
+
+HOSTILE = ("$x", "$a$", "$$", "$\\frac{$", "new\nline", "x" * 200, "שלום", "猫", "[red]", "\x1b[31m")
+HOSTILE += (os.fsdecode(b"\xff\xfe"),)  # a folder whose name is not UTF-8
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A finished run on photographs in class folders of hostile names, and the photographs' folder."""
+    root = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    for name in HOSTILE:
+        for number, part in enumerate(("train", "train", "val", "test")):
+            folder = root / "data" / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((40, 40)).save(folder / f"{number}.png")
+    data = {"root": str(root / "data"), "resize": 36, "crop": 32, "workers": 1}
+    model = {"variant": "cifar", "width": 0.0625}
+    config = recipe("folder", epochs=1, batch_size=8, device="cpu", data=data, model=model)
+    return loop.train(config, root / "run", reporter=Reporter(quiet=True)), root / "data"
+
+
+def test_training_on_hostile_names_leaves_everything(hostile):
+    run, _ = hostile
+    names = {f.name for f in run.path.iterdir()}
+    assert {"test.json", "test-confusion.csv", "test-confusion.png", "curves.png"} <= names
+    assert set(run.test["per_class"]) == set(HOSTILE)
+    assert run.status["state"] == "finished"
+
+
+def test_hostile_names_everywhere(call, run_cli, hostile, tmp_path, monkeypatch):
+    run, data = hostile
+    monkeypatch.chdir(tmp_path)
+    evaluate = ["evaluate", run.path, "--out", "out"]
+    predict = ["predict", run.path, data / "test", "--sheet", "sheet.png", "--top", "11"]
+    for arguments in (
+        evaluate,
+        [*evaluate, "--json"],
+        ["compare", "folder", run.path, "--data.root", data],
+        predict,
+        ["predict", run.path, data / "test", "--json"],
+        ["preview", "folder", "--data.root", data, "--data.resize", "36", "--data.crop", "32", "--images", "11"],
+        ["features", run.path, data / "test", "--out", "features.npz"],
+        ["sample", "folder", "--data.root", data, "--out", "samples", "--images", "9"],
+    ):
+        code, out, err = call(*arguments)
+        assert (code, err) == (0, ""), arguments
+        assert "\x1b" not in out
+    for arguments in (evaluate, predict):
+        end = run_cli(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+        assert (end.returncode, end.stderr) == (0, "")
+        assert end.stdout.isascii()
+    files = {f.name for f in tmp_path.iterdir()}
+    assert {"sheet.png", "preview.png", "features.npz"} <= files
+    (table,) = (tmp_path / "out").glob("*-confusion.csv")
+    with table.open(newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    shown = {name.encode(errors="backslashreplace").decode() for name in HOSTILE}
+    assert set(header[1:]) == {row[0] for row in rows} == shown
+
+
+def test_a_failing_picture_costs_no_result(call, monkeypatch, hostile, tmp_path):
+    run, data = hostile
+
+    def fail(*_):
+        raise RuntimeError("no such glyph")
+
+    monkeypatch.setattr("alexnet.figures.confusion.draw_confusion", fail)
+    monkeypatch.setattr("alexnet.figures.predictions.draw_predictions", fail)
+    code, out, err = call("evaluate", run.path, "--out", tmp_path)
+    assert (code, err.count("note:")) == (0, 1)
+    assert "no such glyph" in err
+    assert "top-1" in out
+    assert len(list(tmp_path.glob("test-*.json"))) == 1
+    code, out, err = call("predict", run.path, data / "test" / "$a$", "--sheet", tmp_path / "s.png")
+    assert (code, err.count("note:")) == (0, 1)
+    assert out.count("%") == 5
+    assert not (tmp_path / "s.png").exists()
+
+
+# Tables at 80 columns
+
+
+def test_lists_cut_no_name_at_80_columns(call, monkeypatch):
+    from alexnet.recipes import ORIGINS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call("list")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    words = out.split()
+    for name in (*RECIPES, *(word for origin in ORIGINS.values() for word in origin.split())):
+        assert name in words
+
+
+def test_comparison_is_readable_at_80_columns(capsys, monkeypatch):
+    from alexnet.cli.tables import show_comparison
+    from alexnet.inference.comparison import Compared
+    from alexnet.metrics import Result
+
+    monkeypatch.setenv("COLUMNS", "80")
+    result = Result("val", 0.5652, 0.7907, 1.9, 50_000, 1, ("a", "b"), np.full((2, 2), 12_500), notes=("Look out.",))
+    origin = "runs/imagenet-torchvision/best.safetensors"
+    lines = [
+        Compared(origin, "torchvision", 61_100_840, 714_188_480, result, 1234.5, (0.56522, 0.79066)),
+        Compared(origin, "caffenet", 60_965_224, 724_406_816, result, 99.0, (0.574, 0.804)),
+    ]
+    show_comparison(lines)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for part in ("torchvision", "61.1 M", "714 M", "56.52%", "79.07%", "43.48%", "57.40 / 80.40 %", "top-1 outside"):
+        assert part in out
+    weights = "".join(line[:19].strip() for line in out.splitlines())
+    assert origin in weights
+    assert out.count("note: Look out.") == 1

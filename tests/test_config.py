@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import alexnet.config
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, get, override
 from alexnet.data.sources import SOURCES
@@ -29,6 +30,8 @@ SETTINGS = {
     "batch_size": st.integers(8, 4096),
     "seed": st.integers(0, 2**63 - 1),
     "name": st.text(min_size=1, max_size=8),
+    "then": st.lists(st.sampled_from(["1", "10 lr=1e-3", "3 schedule=cosine"]), max_size=3),
+    "stop_after": st.none() | st.just(1),
     "accumulate": st.integers(1, 8),
     "label_smoothing": PART,
     "init": st.none() | st.just("runs/a b"),
@@ -215,10 +218,9 @@ def test_model_settings_are_fields_of_the_tables():
 
 
 def test_every_field_has_help():
+    written = Path(alexnet.config.__file__).read_text()
     for kind in (TrainConfig, DataConfig, ModelConfig, OptimConfig):
-        source = (
-            Path(__file__).parents[1].joinpath("src/alexnet/config/__init__.py").read_text().partition(kind.__name__)[2]
-        )
+        source = written.partition(f"class {kind.__name__}:")[2]
         for f in fields(kind):
             if not is_dataclass(get_type_hints(kind)[f.name]):
                 after = source.partition(f"    {f.name}: ")[2].splitlines()

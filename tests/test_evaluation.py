@@ -23,7 +23,7 @@ from alexnet.inference.forward import SMALL_BATCH as BATCH
 from alexnet.inference.trained import restore
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.training.loop import train
-from conftest import TINY
+from conftest import TINY, figures
 
 FP32 = resolve_compute("cpu", "fp32")
 
@@ -127,14 +127,14 @@ def test_training_mode_is_restored(mode):
 
 
 def test_run_gives_what_training_wrote(finished):
-    assert evaluate(finished).to_dict() == finished.test
+    assert figures(evaluate(finished).to_dict()) == figures(finished.test)
     assert json.loads(json.dumps(finished.test)) == finished.test
 
 
 @pytest.mark.parametrize("kind", [str, lambda p: p])
 def test_folder_and_file(finished, kind):
     for target in (finished.path, finished.best):
-        assert evaluate(kind(target)).to_dict() == finished.test
+        assert figures(evaluate(kind(target)).to_dict()) == figures(finished.test)
 
 
 def test_validation_split_is_the_runs_own(finished):
@@ -148,13 +148,13 @@ def test_weights_file_and_network_with_a_recipe(finished, tmp_path):
     model, _ = restore(finished.best)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     for target in (tmp_path / "weights.pth", model):
-        assert evaluate(target, config=TINY).to_dict() == finished.test
+        assert figures(evaluate(target, config=TINY).to_dict()) == figures(finished.test)
 
 
 def test_last_is_evaluated_with_its_average(tmp_path, reporter, no_figures):
     run = train(override(TINY, {"epochs": 1, "ema": 0.9}), tmp_path / "run", reporter=reporter)
     assert load_checkpoint(run.last).evaluated.keys() == load_checkpoint(run.best).weights.keys()
-    assert evaluate(run.last).to_dict() == evaluate(run.best).to_dict()
+    assert figures(evaluate(run.last).to_dict()) == figures(evaluate(run.best).to_dict())
 
 
 def test_ten_views(finished):

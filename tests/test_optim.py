@@ -15,10 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet.config import OptimConfig
+from alexnet.config import DataConfig, Leg, OptimConfig, TrainConfig
 from alexnet.errors import UsageError
 from alexnet.models.network import build_model
-from alexnet.training.optim import Optimizer, Plateau, Schedule
+from alexnet.training.optim import Course, Optimizer, Plateau, Schedule
 
 
 def reference(config: OptimConfig) -> torch.optim.Optimizer:
@@ -521,3 +521,84 @@ def test_cosine_after_warmup_spans_the_rest():
     found = [schedule.lr(s) for s in range(20)]
     assert found[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert found[4:] == pytest.approx([(1 + np.cos(np.pi * i / 16)) / 2 for i in range(16)])
+
+
+# --- legs
+
+
+SCHEDULES = st.sampled_from(["constant", "step", "plateau", "cosine", "one-cycle"])
+
+
+@settings(deadline=None)
+@given(legs=st.lists(st.tuples(st.integers(1, 6), SCHEDULES), min_size=1, max_size=4), steps=st.integers(1, 5))
+def test_every_leg_has_its_schedule_from_its_beginning(legs, steps):
+    legs = [Leg(epochs, OptimConfig(lr=i + 1.0, schedule=s, patience=0)) for i, (epochs, s) in enumerate(legs)]
+    course, found = Course(legs, steps), []
+    for epoch in range(sum(leg.epochs for leg in legs)):
+        found += [course.lr(step) for step in range(epoch * steps, (epoch + 1) * steps)]
+        course.observe(0.5, (epoch + 1) * steps - 1)
+    expected = []
+    for leg in legs:
+        alone = Schedule(leg.optim, leg.epochs, steps)
+        for epoch in range(leg.epochs):
+            expected += [alone.lr(step) for step in range(epoch * steps, (epoch + 1) * steps)]
+            alone.observe(0.5)
+    assert found == expected
+
+
+@given(accuracies=st.lists(st.integers(0, 3), min_size=9, max_size=9), at=st.integers(0, 8))
+def test_course_restores_at_any_epoch_and_by_a_leg_that_came_later(accuracies, at):
+    """Epochs 0 to 5 are of the first leg, 6 to 8 of the second, which the saved course may not have had yet."""
+    optim = OptimConfig(schedule="plateau", patience=0)
+    legs = [Leg(6, optim), Leg(3, optim)]
+    whole, resumed = Course(legs, 2), Course(legs, 2)
+    first = Course(legs[: 1 if at <= 6 else 2], 2)
+    rates = []
+    for epoch, accuracy in enumerate(accuracies):
+        if epoch == at:
+            resumed.restore(json.loads(json.dumps(first.state(2 * epoch))), 2 * epoch)
+        rates.append((whole.lr(2 * epoch), resumed.lr(2 * epoch)))
+        for course in (whole, resumed) if epoch >= at else (whole, first):
+            course.observe(accuracy, 2 * epoch + 1)
+    assert all(a == b for a, b in rates[at:])
+
+
+def test_legs_of_a_configuration():
+    config = TrainConfig(epochs=30, then=("10", "5 lr=1e-3 schedule=cosine warmup-epochs=1"), optim=OptimConfig(lr=0.5))
+    first, second, third = config.legs
+    assert (first, second) == (Leg(30, config.optim), Leg(10, config.optim))
+    assert (third.epochs, third.optim) == (5, OptimConfig(lr=1e-3, schedule="cosine", warmup_epochs=1))
+    assert (config.horizon, config.end, TrainConfig(epochs=30, stop_after=4).end) == (45, 45, 4)
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [
+        ("", "--then '': a leg is a number of epochs"),
+        ("lr=1", "a leg is a number of epochs"),
+        ("0", "a leg is a number of epochs"),
+        ("-3", "a leg is a number of epochs"),
+        ("2.5", "a leg is a number of epochs"),
+        ("10 lrr=1", "unknown setting 'lrr'. Did you mean 'lr'"),
+        ("10 momentum=.5", "unknown setting 'momentum'"),
+        ("10 lr=", "--lr takes float"),
+        ("10 lr=0", "--optim.lr 0.0"),
+        ("10 schedule=cosin", "Did you mean 'cosine'"),
+        ("10 step_epochs=1.5", "--step-epochs takes int"),
+    ],
+)
+def test_legs_with_a_mistake(then, message):
+    with pytest.raises(UsageError) as refused:
+        TrainConfig(then=(then,))
+    assert message in str(refused.value)
+    assert f"--then {then!r}" in str(refused.value)
+
+
+def test_plateau_in_a_later_leg_needs_validation_too():
+    with pytest.raises(UsageError, match=r"--data\.val-fraction"):
+        TrainConfig(then=("3 schedule=plateau",), data=DataConfig(val_fraction=0.0))
+
+
+def test_stop_beyond_the_end():
+    with pytest.raises(UsageError, match="--stop-after 11 lies beyond the run's 10 epochs"):
+        TrainConfig(epochs=10, stop_after=11)

@@ -62,7 +62,11 @@ def drawn():
 
     def draw(config, count=4):
         shown = pipeline_stages(config, count)
-        return [dict(s.stages) for s in shown], [s.name for s in shown], [s.place for s in shown]
+        return (
+            [{stage.title: stage.pixels for stage in s.stages} for s in shown],
+            [s.name for s in shown],
+            [s.place for s in shown],
+        )
 
     return draw
 
@@ -123,6 +127,16 @@ def test_first_and_last_stage(drawn, photos, tmp_path, name):
             assert np.abs(stages["original"].astype(int) - reference).max() <= 2
             assert min(stages["short side 72"].shape[:2]) == 72
         assert np.ptp(stages["as the network sees it"]) > 60  # not a grey patch
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_images_that_drew_no_colour_noise_say_so(photos, probability):
+    config = photographs(photos, **{"data.noise_probability": probability})
+    noisy = [next(stage for stage in s.stages if stage.title == "colour noise") for s in pipeline_stages(config, 12)]
+    plain = [next(stage for stage in s.stages if stage.title == "training crop") for s in pipeline_stages(config, 12)]
+    for before, after in zip(plain, noisy, strict=True):
+        assert (after.remark == "no noise drawn") == np.array_equal(before.pixels, after.pixels)
+    assert sum(bool(stage.remark) for stage in noisy) in {0.0: [12], 0.5: range(1, 12), 1.0: [0]}[probability]
 
 
 @pytest.mark.parametrize("name", ["random area", "digits"])

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cyclopts import CycloptsError
+from PIL import Image
 
-from alexnet.cli import app
+from alexnet.cli import app, main
 from alexnet.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 FLAGS = (ROOT / "docs" / "flags.md").read_text()
+DOCS = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
+VERBS = {  # where each verb's work is done
+    "train": "alexnet.training.loop.train",
+    "evaluate": "alexnet.inference.evaluation.evaluate",
+    "benchmark": "alexnet.speed.networks.benchmark",
+    "predict": "alexnet.inference.trained.open_trained",
+    "features": "alexnet.data.images.find_images",
+    "compare": "alexnet.inference.comparison.compare",
+    "prepare": "alexnet.data.packing.prepare",
+    "preview": "alexnet.data.preview.pipeline_stages",
+    "sample": "alexnet.data.samples.write_samples",
+    "info": "alexnet.models.describe.show",
+    "list": "alexnet.cli.tables.show_names",
+}
 
 
 def tree_files() -> set[str]:
@@ -56,6 +74,83 @@ def test_commands_parse(command: str) -> None:
         pytest.fail(f"{command}: {problem}")
     if arguments[0] == "train" and len(arguments) > 1 and arguments[1] not in ("RECIPE",):
         assert arguments[1].startswith("-") or arguments[1] in RECIPES
+
+
+def printed_commands() -> list[str]:
+    """Every command of README and docs, and every flag of a table of counterparts behind `alexnet train`; a
+    placeholder stands for a recipe."""
+    typed = re.findall(r"^(?:.*&& )?uv run (alexnet .*)$|`(?:[^`\n]* )?(alexnet [a-z][^`\n]*)`", DOCS, re.M)
+    cells = [cell for row in FLAGS.splitlines() if row.startswith("| `") for cell in row.split("|")[2:3]]
+    flags = [f"alexnet train {flag}" for cell in cells for flag in re.findall(r"`(--[^`]*)`", cell)]
+    commands = [(a or b).partition("#")[0].strip() for a, b in typed] + flags
+    spelt = {c.replace("train ...", "train").replace("RECIPE", "digits").replace("MODEL", "paper") for c in commands}
+    return sorted(c for c in spelt if c.count(" ") > 1 or c.split()[1] in ("train", "list", "info", "benchmark"))
+
+
+class Reached(Exception):
+    """The verb's work would begin."""
+
+
+@pytest.mark.parametrize("command", printed_commands())
+def test_every_printed_command_reaches_its_work(command, monkeypatch, tmp_path) -> None:
+    """As it is printed, through the command itself; only the work is left out."""
+    monkeypatch.chdir(tmp_path)
+    verb, *arguments = shlex.split(command)[1:]
+
+    def reach(*_, **__):
+        raise Reached
+
+    monkeypatch.setattr(VERBS[verb], reach)
+    with pytest.raises(Reached) if "--help" not in arguments else nullcontext():
+        main([verb, *arguments])
+
+
+def test_printed_commands_are_found() -> None:
+    commands = printed_commands()
+    assert {c.split()[1] for c in commands} == set(VERBS)
+    assert "alexnet train --data.mean .5 .5 .5" in commands
+    assert "alexnet train" in commands
+    assert len(commands) > 50
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path, finished, tiny):
+    """A user's folder with what the README speaks of: photographs and runs, small ones."""
+    from alexnet.training.loop import train
+    from alexnet.training.progress import Reporter
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number, folder in enumerate(["pictures/cat", "pictures/dog"] * 10 + ["holiday"] * 3):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        coarse.resize((90, 70 + number)).save(tmp_path / folder / f"{number}.jpg")
+    shutil.copytree(finished.path, tmp_path / "runs" / "digits")
+    data = {"source": "folder", "root": str(tmp_path / "pictures"), "resize": 36, "crop": 32, "fraction": 1.0}
+    train(tiny(name="folder", data=data, epochs=1, **{"model.in_channels": 3}), reporter=Reporter(quiet=True))
+    return tmp_path
+
+
+def test_commands_that_take_seconds_do_what_they_say(home, capsys) -> None:
+    quick = [
+        *("alexnet list", "alexnet info paper", "alexnet sample digits --out digits"),
+        "alexnet predict runs/digits digits --sheet sheet.png",
+        "alexnet preview folder --data.root ~/pictures",
+        "alexnet predict runs/folder holiday/*.jpg --sheet sheet.png",
+        "alexnet features runs/folder holiday --layers conv5,fc7 --out features.npz",
+    ]
+    for command in quick:
+        assert f"uv run {command}" in DOCS
+        main([a.replace("~", str(home)) for a in shlex.split(command)[1:]])
+        out = capsys.readouterr().out
+        for file in re.findall(r"^written: (.*)$", out, re.M):
+            assert Path(file).stat().st_size > 0
+            Path(file).unlink()
+            assert file in command or file == "preview.png"
+    folders = {path.parent.name for path in (home / "digits").rglob("*.png")}
+    assert folders <= set("0123456789")
+    assert len(list((home / "digits").rglob("*.png"))) == 8
 
 
 def test_two_commands_come_first() -> None:

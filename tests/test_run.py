@@ -1,19 +1,33 @@
 """Run folders: whose they are, what is in them, and that they stay consistent."""
 
 import csv
+import errno
+import itertools
 import json
+import math
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from alexnet import evaluate
 from alexnet.config import load
-from alexnet.errors import CheckpointError, UsageError
+from alexnet.data.augment import Preprocessing
+from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
+from alexnet.metrics import Result
+from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
+from alexnet.training import loop
+from alexnet.training.learner import Learner
 from alexnet.training.loop import train
-from conftest import STEPS, assert_consistent, assert_same_run, tensors, text, timeless
+from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
 CURVES = {"curves.png", "test-confusion.png"}
@@ -24,23 +38,16 @@ def test_everything_is_there(finished):
     assert names == CURVES | {
         "best.safetensors",
         "config.yaml",
-        "environment.json",
         "last.safetensors",
         "metrics.csv",
         "metrics.jsonl",
         "previous.safetensors",
+        "sessions.jsonl",
         "status.json",
+        "tensorboard",
         "test-confusion.csv",
         "test.json",
     }
-
-
-def test_environment_names_versions_and_hardware(finished):
-    environment = json.loads((finished.path / "environment.json").read_text())
-    assert {"alexnet", "git", "python", "torch", "numpy", "platform", "processor", "cores", "threads", "gpu"} <= set(
-        environment
-    )
-    assert environment["python"].startswith("3.")
 
 
 def test_status_of_a_finished_run(finished):
@@ -74,10 +81,10 @@ def test_metrics_hold_steps_and_epochs(finished):
 # TensorBoard.
 
 
-def events(run):
+def events(run, split):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(run.path))
+    accumulator = EventAccumulator(str(run.path / "tensorboard" / split))
     accumulator.Reload()
     return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
 
@@ -87,12 +94,42 @@ def test_tensorboard_reads_the_events(tiny, tmp_path, reporter):
     run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
     time.sleep(1.1)  # event files go by second, then by a number that is sorted as text
     train(tiny(), run.path, reporter=reporter)
-    read = events(run)
-    for name in ("train_loss", "val_loss", "val_top1", "lr"):
-        values = {e.step: e.value for e in read[f"epoch/{name}"]}
+    read = {split: events(run, split) for split in ("train", "val")}
+    for split, tag, name in (
+        ("train", "loss", "train_loss"),
+        ("train", "top1", "train_top1"),
+        ("train", "lr", "lr"),
+        ("train", "images_per_second", "images_per_second"),
+        ("val", "loss", "val_loss"),
+        ("val", "top1", "val_top1"),
+        ("val", "top5", "val_top5"),
+    ):
+        values = {e.step: e.value for e in read[split][tag]}
         assert values == pytest.approx({row["step"]: row[name] for row in run.epochs}, rel=1e-6)
-        assert len(read[f"epoch/{name}"]) == 2
-    assert [e.step for e in read["step/train_loss"]] == [3, 6, 9, 12]
+        assert len(read[split][tag]) == 2
+    assert [e.step for e in read["train"]["within the epoch/loss"]] == [3, 6, 9, 12]
+    assert not [tag for tags in read.values() for tag in tags if tag.endswith(("epoch", "step", "seconds"))]
+
+
+def test_tensorboard_draws_the_splits_into_one_chart(finished):
+    """What bears the same tag under different folders is one chart; the test result is a point at the last step."""
+    tags = {split: set(events(finished, split)) for split in ("train", "val", "test")}
+    assert tags["train"] & tags["val"] == {"loss", "top1"}
+    assert tags["test"] == {"loss", "top1", "top5"} == tags["val"]
+    for name, (event,) in events(finished, "test").items():
+        assert (event.step, event.value) == (2 * STEPS, pytest.approx(finished.test[name], rel=1e-6))
+
+
+def test_tensorboard_tables_the_settings(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    accumulator = EventAccumulator(str(finished.path / "tensorboard" / "test"))
+    accumulator.Reload()
+    content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["optim.lr"].number_value == finished.config.optim.lr
+    assert settings["model.variant"].string_value == finished.config.model.variant
 
 
 def test_tensorboard_not_installed(tiny, tmp_path, reporter, monkeypatch):
@@ -113,7 +150,7 @@ def test_tensorboard_cannot_write(tiny, tmp_path, reporter, monkeypatch, call):
     monkeypatch.setattr(SummaryWriter, call, fail)
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     assert_consistent(run)
-    assert text(reporter).count("TensorBoard") == (0 if call == "close" else 1)
+    assert text(reporter).count("TensorBoard") == 1
 
 
 def test_matplotlib_not_installed(tiny, tmp_path, reporter, monkeypatch):
@@ -156,6 +193,8 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
     other = {
         "name": "other",
         "epochs": 9,
+        "then": ["10"],
+        "stop_after": 8,
         "device": "auto",
         "accumulate": 2,
         "log_every": 1,
@@ -218,13 +257,13 @@ def test_refused_run_leaves_no_folder(tiny, tmp_path, reporter):
 
 
 def test_finished_run_is_not_trained_over(finished, reporter):
-    before = {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"}
+    before = {f: f.read_bytes() for f in finished.path.rglob("*") if f.is_file() and f.name != ".lock"}
     train(finished.config, finished.path, reporter=reporter)
     said = " ".join(text(reporter).split())
     assert "is finished" in said
     assert "--epochs 4" in said
     assert "--run DIR" in said
-    assert {f.name: f.read_bytes() for f in finished.path.iterdir() if f.name != ".lock"} == before
+    assert {f: f.read_bytes() for f in finished.path.rglob("*") if f.is_file() and f.name != ".lock"} == before
 
 
 def test_more_epochs_go_on(tiny, tmp_path, reporter):
@@ -240,6 +279,123 @@ def test_fewer_epochs_than_done_change_nothing(tiny, finished, reporter):
     train(tiny(epochs=1), finished.path, reporter=reporter)
     assert finished.config.epochs == 2
     assert "is finished (2 epochs)" in " ".join(text(reporter).split())
+
+
+# Legs: what goes on beyond a schedule's end.
+
+
+def test_run_of_two_legs_is_the_run_planned_so(tiny, tmp_path, reporter):
+    """A finished run that is given a second leg equals, to the bit, one that had it from the beginning."""
+    values = {"optim.schedule": "one-cycle", "epochs": 2}
+    whole = train(tiny(then=["2 lr=1e-3"], **values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(**values), tmp_path / "run", reporter=reporter)
+    train(tiny(then=["2 lr=1e-3"], **values), run.path, reporter=reporter)
+    assert "2 + 2 epochs" in text(reporter)
+    assert_consistent(run)
+    assert_same_run(run, whole)
+    assert (run.config.epochs, run.config.then) == (2, ("2 lr=1e-3",))
+
+
+def test_first_leg_is_not_bent_by_the_second(tiny, tmp_path, reporter):
+    values = {"optim.schedule": "cosine", "epochs": 2}
+    run = train(tiny(**values), tmp_path / "run", reporter=reporter)
+    before = [row["lr"] for row in run.metrics]
+    train(tiny(then=["1 schedule=constant lr=1e-4"], **values), run.path, reporter=reporter)
+    rates = [row["lr"] for row in run.metrics]
+    assert rates[: len(before)] == before
+    assert set(rates[len(before) :]) == {1e-4}
+
+
+def test_stop_before_the_horizon_bends_nothing(tiny, tmp_path, reporter):
+    values = {"optim.schedule": "one-cycle", "epochs": 3}
+    whole = train(tiny(**values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(stop_after=1, **values), tmp_path / "run", reporter=reporter)
+    assert (run.status["state"], run.status["epoch"], run.status["epochs"]) == ("finished", 1, 1)
+    assert run.test["count"] == 359
+    assert [row["lr"] for row in run.metrics] == [row["lr"] for row in whole.metrics if row["step"] <= STEPS]
+    train(tiny(stop_after=1, **values), run.path, reporter=reporter)
+    assert "To go on: --stop-after 3." in " ".join(text(reporter).split())
+    train(tiny(stop_after=3, **values), run.path, reporter=reporter)
+    assert_consistent(run)
+    assert timeless(run.metrics) == timeless(whole.metrics)
+    assert_same_tensors(run.last, whole.last)
+    assert_same_tensors(run.best, whole.best)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "plateau"])
+def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, schedule):
+    values = {"optim.schedule": schedule, "optim.patience": 0, "optim.step_epochs": 1}
+    whole = train(tiny(epochs=3, **values), tmp_path / "whole", reporter=reporter)
+    run = train(tiny(epochs=2, **values), tmp_path / "run", reporter=reporter)
+    train(tiny(epochs=2, **values), run.path, reporter=reporter)
+    assert "To go on: --epochs 4." in " ".join(text(reporter).split())
+    train(tiny(epochs=3, **values), run.path, reporter=reporter)
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize(
+    ("then", "asked", "mend"),
+    [
+        ([], {"epochs": 5}, "--then 2."),
+        ([], {"epochs": 2}, "--stop-after 2."),
+        (["2 lr=0.1"], {"epochs": 3, "then": ["9"]}, "--then '2 lr=0.1' --then 7."),
+        (["2"], {"epochs": 4, "then": ["2"]}, "--then 2 --then 1."),
+    ],
+)
+def test_bending_is_refused_with_what_to_type(tiny, tmp_path, schedule, then, asked, mend):
+    values = {"optim.schedule": schedule, "epochs": 3}
+    with open_run(tiny(then=then, **values), tmp_path / "run") as run:
+        run.write_config(tiny(then=then, **values))
+        run.last.touch()
+    with (
+        pytest.raises(UsageError, match="would bend its learning rate after the fact") as refused,
+        open_run(tiny(**(values | asked)), run.path),
+    ):
+        pass
+    assert mend in str(refused.value)
+    assert "--run DIR" in str(refused.value)
+    assert run.config == tiny(then=then, **values)
+
+
+def test_what_has_learned_nothing_yet_may_change(tiny, tmp_path):
+    """A slip of the pen that was stopped before the first checkpoint costs no new folder."""
+    values = {"optim.schedule": "cosine", "epochs": 3}
+    with open_run(tiny(**values), tmp_path / "run") as run:
+        run.write_config(tiny(**values))
+    with open_run(tiny(**(values | {"epochs": 30})), run.path):
+        pass
+
+
+def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
+    """The refusal's own words, and then the bare command, which resumes what was asked for."""
+    path = tmp_path / "run"
+    recipe, given = tiny(**{"optim.schedule": "cosine", "epochs": 1}), {}
+    run = train(recipe, path, given=given, reporter=reporter)
+    with pytest.raises(UsageError, match=r"own: --then 2\. "):
+        train(recipe, path, given={"epochs": 3}, reporter=reporter)
+    train(recipe, path, given={"then": ("2",)}, reporter=reporter)
+    assert len(run.epochs) == 3
+    said = len(text(reporter))
+    train(recipe, path, given={}, reporter=reporter)
+    assert "is finished (3 epochs)" in " ".join(text(reporter)[said:].split())
+    assert "To go on: --then 2 --then 2." in " ".join(text(reporter)[said:].split())
+    train(recipe, path, given={"then": ("2", "1")}, reporter=reporter)
+    assert len(run.epochs) == 4
+    assert_consistent(run)
+
+
+@pytest.mark.parametrize("values", [{"epochs": 1}, {"stop_after": 1}])
+def test_end_that_lies_in_the_past_is_refused(tiny, tmp_path, reporter, monkeypatch, values):
+    """Else config.yaml would tell of a shorter run than it was."""
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "line", lambda row: os.kill(os.getpid(), signal.SIGTERM) if row["step"] == 9 else None)
+        with pytest.raises(TrainingStopped):
+            train(tiny(), tmp_path / "run", reporter=reporter)
+    run = load_run(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"in its epoch 2 already.* --stop-after 2 ends it"):
+        train(tiny(**values), run.path, reporter=reporter)
+    assert run.config == tiny()
 
 
 def test_smaller_parts_may_go_on(tiny, tmp_path, reporter):
@@ -312,3 +468,214 @@ def test_edited_config_trains_something_else(finished, tmp_path, reporter):
     values = yaml.safe_load((finished.path / "config.yaml").read_text())
     run = train(load({**values, "seed": 9}), tmp_path / "run", reporter=reporter)
     assert any(not value.equal(tensors(finished.best)[name]) for name, value in tensors(run.best).items())
+
+
+# Damage, and files of somebody else.
+
+
+def test_damaged_line_in_the_middle_of_the_metrics(tiny, tmp_path, reporter):
+    """The rows after it are kept, and the file as it was too; it is said once."""
+    run = train(tiny(epochs=2), tmp_path / "run", reporter=reporter)
+    whole, file = run.metrics, run.path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    damaged = [lines[0], b'{"kind": "st\xff\n', *lines[1:4], b"[1, 2]\n", b"7\n", *lines[4:]]
+    file.write_bytes(b"".join(damaged))
+    assert run.metrics == whole
+    train(tiny(epochs=3), run.path, reporter=reporter)
+    assert "3 line(s) of" in text(reporter)
+    assert timeless(run.metrics[: len(whole)]) == timeless(whole)
+    assert [row["epoch"] for row in run.epochs] == [1, 2, 3]
+    assert (run.path / "metrics.jsonl.damaged").read_bytes() == b"".join(damaged)
+
+
+def test_metrics_of_rows_without_a_kind_or_a_step(tmp_path):
+    rows = [{"kind": "epoch", "step": 1}, {"step": 2}, {"kind": "step"}, {"kind": "step", "step": "x"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Run(tmp_path).metrics == rows[:1]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"state": NaN'])
+def test_damaged_status(tiny, tmp_path, reporter, content):
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    (run.path / "status.json").write_bytes(content)
+    (run.path / "test.json").write_bytes(content)
+    assert (run.status, run.test) == ({}, None)
+    train(tiny(epochs=1), run.path, reporter=reporter)
+    assert "status.json is damaged" in text(reporter)
+    assert run.status["state"] == "finished"
+    assert run.test["count"] == 359
+
+
+@pytest.mark.parametrize("name", ["status.json", "test.json", "metrics.jsonl", "best.safetensors", "sessions.jsonl"])
+def test_folders_and_links_in_the_place_of_files(tiny, tmp_path, reporter, name):
+    """Whatever stands there: an error of ours, or the run goes on."""
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    (run.path / name).unlink()
+    (run.path / name).mkdir()
+    with suppress(AlexNetError):
+        train(tiny(epochs=2), run.path, reporter=reporter)
+    assert run.status.get("state") != "running"
+
+
+def forbid(monkeypatch, *paths):
+    """As mode 000 does for whoever is not root."""
+    for call in ("stat", "open", "listdir", "scandir", "mkdir"):
+        inner = getattr(os, call)
+
+        def guarded(path=".", *rest, inner=inner, **options):
+            if isinstance(path, str | Path) and any(Path(path).is_relative_to(p) and Path(path) != p for p in paths):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return inner(path, *rest, **options)
+
+        monkeypatch.setattr(os, call, guarded)
+
+
+@pytest.mark.parametrize("use", [lambda path: train(TINY, path), evaluate, load_run], ids=["train", "evaluate", "load"])
+def test_folder_that_may_not_be_read(finished, monkeypatch, use):
+    forbid(monkeypatch, finished.path)
+    with pytest.raises(UsageError, match=r"cannot be read: Permission denied") as refused:
+        use(finished.path)
+    assert str(finished.path) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "ä" * 128, "nul\0byte", "x/" + "b" * 300])
+def test_names_that_no_file_can_have(tiny, tmp_path, reporter, name):
+    for use in (lambda path: train(tiny(), path, reporter=reporter), load_run):
+        with pytest.raises(UsageError, match=r"cannot (be read|write)|is not a run folder") as refused:
+            use(f"{tmp_path}/{name}")
+        assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "..", ".", "", "a/b", "/tmp/x", "a\\b", "nul\0", "line\nbreak", "a" * 256, "ä" * 128]
+)
+def test_name_of_a_config_does_not_lead_out_of_runs(tiny, tmp_path, monkeypatch, reporter, name):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(UsageError, match=r"is no folder name.*--run DIR"):
+        train(tiny(name=name), reporter=reporter)
+    assert [p for p in tmp_path.rglob("*") if p.name != "inner"] == []
+
+
+def test_name_is_free_where_the_folder_is_given(tiny, tmp_path, reporter):
+    run = train(tiny(epochs=1, name="../x"), tmp_path / "run", reporter=reporter)
+    assert run.config.name == "../x"
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghijklmnopqrstuvwxyz")
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"epochs: 2024-99-99",
+        b"epochs: 2024-02-31T25:61:61",
+        b"epochs: !!int many",
+        b"epochs: !!timestamp soon",
+        b"epochs: !!float {}",
+        b"epochs: " + b"9" * 5000,
+        b"epochs: .inf",
+        b"epochs: !!python/object/apply:os.system [id]",
+        b"epochs: !custom 3",
+        b"epochs: !!binary 3",
+        b"? [a, b]\n: 3",
+        b"? {a: 1}\n: 3",
+        b"a: " + b"[" * 20_000,
+        b"epochs: \x00",
+        b"\xff\xfe\xff",
+        b"epochs: *nothing",
+        b"<<: 3",
+        BOMB.encode(),
+        b"a: &a [*a]",
+    ],
+    ids=lambda content: repr(content[:30]),
+)
+def test_yaml_of_somebody_who_means_harm(tmp_path, content):
+    """One line, that names the file or the setting, in no time."""
+    (tmp_path / "config.yaml").write_bytes(content)
+    began = time.monotonic()
+    with pytest.raises(UsageError) as refused:
+        load_config(tmp_path / "config.yaml")
+    assert time.monotonic() - began < 5
+    assert len(str(refused.value)) < 6000
+    assert len(str(refused.value).splitlines()) == 1
+    assert not (tmp_path / "id").exists()
+
+
+# How it ends.
+
+
+@pytest.mark.parametrize("moment", ["train_step", "apply_step", "validation", "test"])
+@pytest.mark.parametrize(
+    ("problem", "state"),
+    [
+        (MemoryError(), "failed"),
+        (RuntimeError("no kernel image"), "failed"),
+        (OSError(errno.EIO, "Input/output error"), "failed"),
+        (KeyboardInterrupt(), "stopped"),
+        (SystemExit(3), "failed"),
+    ],
+    ids=repr,
+)
+def test_whatever_ends_a_run_it_is_not_said_to_be_running(
+    tiny, tmp_path, reporter, monkeypatch, moment, problem, state
+):
+    path, whole = tmp_path / "run", tiny()
+
+    def strike(*_, name=None, **__):
+        if name == "val" and moment == "test":
+            return Result("val", 0.5, 1.0, 1.0, 1, 1, ("a",), np.ones((1, 1), np.int64))
+        raise problem
+
+    with monkeypatch.context() as patch:
+        if moment in ("train_step", "apply_step"):
+            patch.setattr(Learner, moment, strike)
+        else:
+            patch.setattr(loop, "score", strike)
+        with pytest.raises(type(problem)):
+            train(whole, path, reporter=reporter)
+    run = Run(path)
+    assert run.status["state"] == state
+    assert run.status["message"]
+    assert run.sessions[-1]["state"] == state
+    train(whole, path, reporter=reporter)
+    assert_consistent(run)
+    assert [s["state"] for s in run.sessions] == [state, "finished"]
+
+
+def test_refusal_before_training_leaves_a_killed_run_no_longer_running(tiny, tmp_path, reporter, monkeypatch):
+    run = train(tiny(), tmp_path / "run", reporter=reporter)
+    finished = run.status
+    run.write_status(**finished | {"state": "running"})
+    monkeypatch.setattr(loop, "load_dataset", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(epochs=3), run.path, reporter=reporter)
+    assert run.status["state"] == "failed"
+    assert run.status["step"] == finished["step"]
+    run.write_status(**finished)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(epochs=3), run.path, reporter=reporter)
+    assert run.status["state"] == "finished"
+
+
+def test_checkpoints_in_a_streak_are_not_the_last_good_one(tiny, tmp_path, reporter, monkeypatch):
+    """Saved at every step; the second epoch's steps 2, 3 and 4 lose their footing."""
+    normalise, called = Preprocessing.normalise, 0
+
+    def poisoned(self, images, shift=None):
+        nonlocal called
+        called += 1
+        bad = called - STEPS - 1 in (2, 3, 4)  # the first epoch's, and one of validation
+        return normalise(self, images, shift) * (math.nan if bad else 1.0)
+
+    monkeypatch.setattr(Preprocessing, "normalise", poisoned)
+    with pytest.raises(NumericsError, match="is the last good checkpoint") as end:
+        train(tiny(save_minutes=1e-9), tmp_path / "run", reporter=reporter)
+    run = Run(tmp_path / "run")
+    assert str(run.previous) in str(end.value)
+    assert load_checkpoint(run.last).meta["counters"]["bad_in_a_row"] == 2
+    good = load_checkpoint(run.previous).meta["counters"]
+    assert (good["bad_in_a_row"], good["step"]) == (0, STEPS + 1)

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,10 +17,12 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
+from alexnet.metrics import Result
 from alexnet.models.network import build_model
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import load_config
 from alexnet.training import loop
+from alexnet.training.faults import ENOUGH_STEPS, is_constant
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from conftest import STEPS, assert_consistent, assert_same_run, assert_same_tensors, differ, tensors, text
@@ -282,10 +285,63 @@ def test_plateau_drops_the_rate_and_remembers(tiny, tmp_path, reporter):
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize(("lr", "init", "stalls"), [(1e-9, "text", True), (0.002, "modern", False)])
-def test_stall_is_noted_once_with_its_remedy(tiny, tmp_path, reporter, lr, init, stalls):
-    train(tiny(**{"optim.lr": lr, "model.init": init, "model.dropout": 0.0}), tmp_path / "run", reporter=reporter)
+# What a user should know.
+
+
+@pytest.mark.parametrize(
+    ("lr", "init", "batch_size", "stalls"),
+    [(1e-9, "text", 8, True), (0.002, "text", 8, True), (0.002, "modern", 8, False), (1e-9, "text", 64, False)],
+    ids=["standing still", "stuck", "learning", "too early to say"],
+)
+def test_stall_is_noted_once_with_its_remedy(tiny, tmp_path, reporter, lr, init, batch_size, stalls):
+    values = {"optim.lr": lr, "model.init": init, "model.dropout": 0.0, "batch_size": batch_size}
+    run = train(tiny(epochs=4, **values), tmp_path / "run", reporter=reporter)
+    assert (run.status["step"] > ENOUGH_STEPS) == (batch_size == 8)
     assert text(reporter).count("--model.init modern") == stalls
+
+
+def result(confusion, loss):
+    confusion = np.array(confusion)
+    return Result("val", 0.0, 0.0, loss, int(confusion.sum()), 1, tuple("abc"), confusion)
+
+
+@pytest.mark.parametrize(
+    ("confusion", "loss", "constant"),
+    [
+        ([[0, 50, 0], [0, 50, 0], [0, 50, 0]], math.log(3), True),
+        ([[1, 99, 0], [0, 100, 0], [0, 100, 0]], math.log(3), True),  # one stray answer
+        ([[0, 50, 0], [0, 50, 0], [0, 50, 0]], 7.0, True),  # diverged, and answers alike
+        ([[0, 50, 0], [0, 50, 0], [0, 50, 0]], 0.9, False),  # the probabilities tell images apart
+        ([[20, 20, 10], [15, 20, 15], [10, 20, 20]], math.log(3), False),  # as good as nothing, but not constant
+        ([[0, 5, 0], [0, 190, 0], [0, 5, 0]], 0.233, True),  # unequal classes: a constant answer costs less than ln 3
+        ([[0, 5, 0], [0, 190, 0], [0, 5, 0]], 0.2, False),
+        ([[0, 0, 0], [0, 50, 0], [0, 0, 0]], 0.0, False),  # one class alone: nothing to tell apart
+    ],
+)
+def test_constant_answers(confusion, loss, constant):
+    assert is_constant(result(confusion, loss)) == constant
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"optim.warmup_epochs": 1.0}, None),
+        ({"optim.warmup_epochs": 1.5}, "the warm-up takes 1.5 of 2 epochs, more than half"),
+        ({"optim.warmup_epochs": 1.0, "then": ["1"]}, "the warm-up takes 1 of 1 epochs"),
+        ({"data.fraction": 0.03}, "no validation image: of 40 training images, 10 classes have too few each. The lat"),
+        ({"data.fraction": 0.03, "optim.schedule": "plateau"}, "The plateau schedule will never drop the rate"),
+        ({"data.fraction": 0.03, "data.val_fraction": 0.0}, None),  # asked for
+    ],
+)
+def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values, expected):
+    values = {"data.val_fraction": 0.1} | values
+    train(tiny(**values), tmp_path / "run", reporter=reporter)
+    said = text(reporter)
+    if expected is None:
+        assert "note:" not in said
+    else:
+        assert said.count(expected) == 1
+        assert said.index(expected) < said.index("epoch 1/")
 
 
 # Numbers that are not numbers.

@@ -104,7 +104,7 @@ def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        torch.ones(1, device=place).item()  # "meta" makes tensors too, but none with values
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"--device {device} cannot be used: {str(problem).splitlines()[0]}") from None
     if precision != "auto":

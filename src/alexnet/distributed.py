@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
-from alexnet.errors import AlexNetError, UsageError
+from alexnet.errors import AlexNetError, TrainingStopped, UsageError
 
 T = TypeVar("T")
+_FIRST_ERROR = "alexnet: first error"  # a key of the processes' store
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where tensors lie that processes exchange."""
+    store: Any = field(default=None, repr=False)
+    """Through which torchrun's processes found each other; it outlives their connections."""
 
     @property
     def is_main(self) -> bool:
@@ -60,6 +65,13 @@ class World:
         carried = [value if self.is_main else None]
         dist.broadcast_object_list(carried, device=self.device)
         return carried[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of the ranks, on every process; they are pickled on the way."""
+        values: list[T] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The main process's tensors by name, on every process; what the others give is not looked at."""
@@ -97,6 +109,23 @@ class World:
         self.from_main(lambda: done.append(work()))
         return done[0] if done else work()
 
+    def first_error(self, problem: Exception) -> Exception:
+        """What went wrong first, where this process raised `problem`: perhaps but the consequence of what another one
+        raised before, whose connections are gone then. That one is an AlexNetError of which this process need not
+        tell the user (`told`); an unexpected exception reaches the others as an AlexNetError, too."""
+        if self.store is None:
+            return problem
+        mine = problem if isinstance(problem, AlexNetError) else AlexNetError(f"process {self.rank}: {problem!r}.")
+        try:
+            known = self.store.compare_set(_FIRST_ERROR, "", pickle.dumps((self.rank, mine)).hex())
+        except RuntimeError:  # the store has gone with the process that kept it
+            return problem
+        by, first = pickle.loads(bytes.fromhex(known.decode()))
+        if by == self.rank:
+            return problem
+        first.told = True
+        return first  # type: ignore[no-any-return]
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over the processes; all begin with the main process's weights."""
         return nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
@@ -106,8 +135,9 @@ class World:
 def join_world(device: str) -> Iterator[tuple[World, str]]:
     """Join the processes that torchrun started; gives this one's place among them, and its device.
 
-    Under torchrun the devices `auto` and `cuda` become this process's own GPU. Raises UsageError if there are fewer
-    GPUs than processes.
+    Under torchrun the devices `auto` and `cuda` become this process's own GPU. When the block raises on one process,
+    the others, which then wait for it in vain, raise the same AlexNetError (an unexpected exception reaches them as
+    one); `told` is set on all but the one that came first. Raises UsageError if there are fewer GPUs than processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -124,10 +154,21 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    on_gpu = device.startswith("cuda")
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()  # if not, whoever computes there is told
+    store, rank, size = next(rendezvous("env://"))
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    world = World(rank, size, torch.device(device if on_gpu else "cpu"), store)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), torch.device(device if on_gpu else "cpu")), device
+        yield world, device
         dist.barrier()  # none tears down the connections that another still uses
+    except TrainingStopped as stop:  # by all of them, at the same step
+        stop.told = rank > 0
+        dist.barrier()  # torchrun ends those that are still saving once the first has left
+        raise
+    except Exception as problem:
+        first = world.first_error(problem)
+        if first is problem:
+            raise
+        raise first from None
     finally:
         dist.destroy_process_group()

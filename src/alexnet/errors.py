@@ -10,6 +10,8 @@ class AlexNetError(ValueError):
     """An error that the user can mend; the message says what, where and how."""
 
     exit_code = 1
+    told = False
+    """Whether another of several processes tells the user."""
 
 
 class UsageError(AlexNetError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,11 @@ class Result:
     classes: tuple[str, ...]
     confusion: np.ndarray[Any, np.dtype[np.int64]]
     """[K, K] counts: row = true class, column = prediction."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What was measured on what: the weights' file and SHA-256, data and fingerprint, arithmetic, images that were left
+    out, version and time. Empty where nothing but the figures is known."""
+    notes: tuple[str, ...] = ()
+    """What somebody should know who compares the figures with others, in sentences."""
 
     @property
     def top1_error(self) -> float:
@@ -55,6 +60,7 @@ class Result:
         """Everything but the confusion matrix, for JSON; a class without samples is null."""
         values = {k: v for k, v in asdict(self).items() if k not in ("confusion", "classes")}
         return values | {
+            "notes": list(self.notes),
             "top1_error": self.top1_error,
             "top5_error": self.top5_error,
             "top1_interval": list(self.interval),

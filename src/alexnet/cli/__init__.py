@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
+from contextlib import ExitStack, redirect_stdout, suppress
 
 from cyclopts import CycloptsError
 
 from alexnet.cli import facts, photographs, runs, verification  # noqa: F401 (each adds its verbs)
-from alexnet.cli.command import app
+from alexnet.cli.command import app, explain
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import Interrupt
 
@@ -17,26 +20,48 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; errors that a user can mend end in one message and the exit code of their kind."""
     # Of large images, palettes and odd EXIF, which are read all the same; what cannot be read is an error.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    for stream in (sys.stdout, sys.stderr):  # names of classes and files may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [a for a in arguments if a != "--debug"]
+    debug, quiet = "--debug" in arguments, "--quiet" in arguments
+    arguments = [a for a in arguments if a not in ("--debug", "--quiet")]
     try:
-        app(arguments, exit_on_error=False, print_error=True)
-    except CycloptsError:
-        sys.exit(2)
+        with ExitStack() as stack:
+            if quiet and "--json" not in arguments:
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            app(arguments, exit_on_error=False, print_error=False, verbose=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk is an error that can be told
+    except CycloptsError as problem:
+        _fail(explain(problem), 2)
     except Interrupt as signal:
         _fail(f"stopped by {signal} before training began; the same command starts again.", 75)
     except AlexNetError as problem:
         if debug:
             raise
+        if problem.told:
+            sys.exit(problem.exit_code)
         _fail(str(problem), problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `alexnet list | head`
-        sys.stderr.close()
+        _drop_output()
         sys.exit(0)
+    except OSError as problem:  # above all of the output itself: a full disk
+        if debug:
+            raise
+        _drop_output()
+        _fail(f"{problem.filename or 'output'}: {problem.strerror or problem}.", 1)
+
+
+def _drop_output() -> None:
+    """Let nothing more be written, so that the interpreter's own last flush does not fail again."""
+    with suppress(OSError, ValueError, AttributeError):  # a stream of a test or a notebook has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"{'stopped' if code == 75 else 'error'}: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"{'stopped' if code == 75 else 'error'}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -3,29 +3,86 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from cyclopts import App, ArgumentCollection
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, UnknownOptionError, ValidationError
 
+from alexnet.config.ranges import Range
 from alexnet.config.values import get
-from alexnet.errors import TrainingStopped
+from alexnet.errors import TrainingStopped, UsageError
+from alexnet.terminal import Terminal
 from alexnet.training.signals import Interrupt
 
 app = App(
     name="alexnet",
-    help="AlexNet (2012): train it, evaluate it, look into it. Every command takes --help; --debug shows tracebacks.",
+    help="AlexNet (2012): train it, evaluate it, look into it. Every command takes --help; --quiet leaves only files, "
+    "JSON and errors; --debug shows tracebacks.",
     version=lambda: version("alexnet"),
+    console=Terminal(),
+    result_action="return_value",
+    default_parameter=Parameter(consume_multiple=True),  # --data.mean .5 .5 .5
 )
 _given: list[str] = []
 
 
-def _remember_given(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Keep the names of the settings that stand on the command line: only these override the recipe's."""
+def _read_given(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Keep the names of the settings that stand on the command line: only these override the recipe's.
+
+    Raises UsageError for a fraction where a whole number belongs, which the parser would round.
+    """
+    for argument in arguments:
+        if int in (argument.hint, *get_args(argument.hint)):
+            _check_whole(argument)
     _given[:] = [".".join(a.keys) for a in arguments if a.tokens and a.keys]
+
+
+def _check_whole(argument: Argument) -> None:
+    for token in argument.tokens:
+        try:
+            whole = float(token.value).is_integer()
+        except (ValueError, OverflowError):  # no number at all, or a hexadecimal one: the parser's to judge
+            continue
+        if not whole:
+            raise UsageError(f"{token.keyword or argument.name} {token.value} must be a whole number.")
+
+
+def explain(problem: CycloptsError) -> str:
+    """What is wrong with a command line, in one line."""
+    if isinstance(problem, UnknownOptionError):
+        option = (problem.token.keyword or problem.token.value).partition("=")[0]
+        last = option.lstrip("-").replace("_", "-")
+        names = [name for argument in problem.argument_collection for name in argument.names]
+        longer = [name for name in names if name.rpartition(".")[2] == last]
+        if longer:  # --lr is --optim.lr
+            return f"Unknown option: {option}. Did you mean {' or '.join(longer)}?"
+    if isinstance(problem, ValidationError) and problem.argument and problem.argument.tokens:
+        token = problem.argument.tokens[0]
+        return f"{token.keyword or problem.argument.name} {token.value} {problem.exception_message}"
+    return " ".join(str(problem).split())
+
+
+def within(allowed: Range) -> Parameter:
+    """A flag's range, checked before the verb begins and named where it is left."""
+
+    def check(_: type, value: float | None) -> None:
+        if value is not None and value not in allowed:
+            raise ValueError(f"is out of range: it must be {allowed}.")
+
+    return Parameter(validator=check)
+
+
+def _check_views(_: type, value: int) -> None:
+    if value not in (1, 10):
+        raise ValueError("cannot be used: 1 (centre) or 10 (corners and centre, mirrored).")
+
+
+Count = Annotated[int, within(Range(least=1))]
+Views = Annotated[int, Parameter(validator=_check_views)]
 
 
 def given_values(config: Any) -> dict[str, Any]:
@@ -33,7 +90,7 @@ def given_values(config: Any) -> dict[str, Any]:
     return {name: get(config, name) for name in _given}
 
 
-app.config = (_remember_given,)
+app.config = (_read_given,)
 
 
 def given_fields(config: Any) -> dict[str, Any]:
@@ -52,6 +109,14 @@ def start_computing() -> None:
 def print_json(value: Any) -> None:
     """For scripts."""
     print(json.dumps(value, indent=1))
+
+
+def note_load(say: Callable[[str], None] = print) -> None:
+    """Say so where other work keeps all of this machine's cores busy, because that costs more than its share."""
+    busy, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if busy > cores:
+        fewer = "" if "OMP_NUM_THREADS" in os.environ else "; with OMP_NUM_THREADS=1 it may be faster"
+        say(f"note: other work keeps this machine busy (load {busy:.1f} on {cores} core(s)), so this is slower{fewer}.")
 
 
 @contextmanager

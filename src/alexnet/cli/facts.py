@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_fields, print_json, start_computing
+from alexnet.cli.command import Count, app, given_fields, note_load, print_json, start_computing, within
 from alexnet.config import ModelConfig
+from alexnet.config.ranges import Range
 
 
 @app.command
@@ -16,8 +17,8 @@ def info(
     /,
     *,
     config: Annotated[ModelConfig, Parameter(name="model")] = ModelConfig(),  # noqa: B008 (frozen)
-    input_size: int | None = None,
-    batch_size: int = 128,
+    input_size: Annotated[int | None, within(Range(least=1, most=4096))] = None,
+    batch_size: Count = 128,
     json: bool = False,
 ) -> None:
     """Show a network layer by layer: kernels, shapes, parameters, multiply-accumulates, neurons, memory.
@@ -64,9 +65,9 @@ def benchmark(
     model: str = "paper",
     /,
     *,
-    batch_size: int = 128,
-    rounds: int = 5,
-    steps: int = 2,
+    batch_size: Count = 128,
+    rounds: Count = 5,
+    steps: Count = 2,
     device: str = "auto",
     compile: bool = False,
     json: bool = False,
@@ -93,6 +94,8 @@ def benchmark(
     from alexnet.cli.tables import show_speed
     from alexnet.speed.networks import benchmark as measure
 
+    if not json:
+        note_load()
     start_computing()
     speed = measure(model, batch_size=batch_size, device=device, rounds=rounds, steps=steps, compile=compile)
     if json:

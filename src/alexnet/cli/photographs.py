@@ -1,17 +1,20 @@
-"""The verbs for photographs: prepare, preview, predict, features, compare."""
+"""The verbs for photographs: prepare, sample, preview, predict, features, compare."""
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_values, print_json, start_computing, stoppable
+from alexnet.cli.command import Count, Views, app, given_values, print_json, start_computing, stoppable, within
 from alexnet.config import TrainConfig
-from alexnet.errors import DataError, UsageError
+from alexnet.config.ranges import Range
+from alexnet.errors import AlexNetError, DataError, UsageError
+from alexnet.terminal import printable
 from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
@@ -25,10 +28,10 @@ def prepare(
     *,
     root: Annotated[str, Parameter(name="--data.root")],
     out: Path,
-    side: int = 256,
-    quality: int = 90,
+    side: Annotated[int, within(Range(least=1, most=4096))] = 256,
+    quality: Annotated[int, within(Range(least=1, most=100))] = 90,
     orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
-    workers: int | None = None,
+    workers: Annotated[int | None, within(Range(least=1, most=1024))] = None,
 ) -> None:
     """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
 
@@ -64,13 +67,48 @@ def prepare(
 
 
 @app.command
+def sample(
+    source: str,
+    /,
+    *,
+    out: Path,
+    images: Count = 8,
+    split: Literal["test", "val", "train"] | None = None,
+    root: Annotated[str, Parameter(name="--data.root")] = "data",
+    seed: Annotated[int, within(Range(least=0))] = 0,
+) -> None:
+    """Write a few images of a data set as files in class folders, for predict and features.
+
+    Parameters
+    ----------
+    source
+        Data set (see `alexnet list data`).
+    out
+        Folder for the class folders.
+    images
+        How many.
+    split
+        Part of the data; without it test, or val where there is no test split (ImageNet).
+    root
+        Folder that holds the data set, or receives its download.
+    seed
+        Draws them.
+    """
+    from alexnet.config import DataConfig
+    from alexnet.data.samples import write_samples
+
+    for file in write_samples(DataConfig(source=source, root=root), out, images, split, seed):
+        print(printable(str(file)))
+
+
+@app.command
 def preview(
     source: str,
     /,
     *,
     recipe: str | None = None,
     out: Path = Path("preview.png"),
-    images: int = 4,
+    images: Annotated[int, within(Range(least=1, most=100))] = 4,
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Draw what becomes of a few training images on their way into the network.
@@ -98,7 +136,7 @@ def preview(
     shown = pipeline_stages(override(chosen, given_values(config)), images)
     save_figure(draw_stages([s.stages for s in shown], [s.name for s in shown]), out)
     for image in shown:
-        print(image.place)
+        print(printable(image.place))
     print(f"written: {out}")
 
 
@@ -107,8 +145,8 @@ def predict(
     target: str,
     /,
     *images: str,
-    top: int = 5,
-    views: int = 1,
+    top: Count = 5,
+    views: Views = 1,
     sheet: Path | None = None,
     json: bool = False,
     model: str | None = None,
@@ -127,7 +165,8 @@ def predict(
     views
         1 is the central crop, 10 the paper's corners and centre with their mirror images.
     sheet
-        Also draw a sheet of the images with bars, as the paper's figure 4, to this PNG file.
+        Also draw the images above bars, as the paper's figure 4, to this PNG file, and more than twenty to NAME-1.png,
+        NAME-2.png ... An image whose folder is named after one of the classes is taken to show that class.
     json
         Print as JSON.
     model
@@ -146,30 +185,39 @@ def predict(
         print_json([answer.to_dict() for answer in answers])
     else:
         show_predictions(answers)
-    if sheet is not None and _draw_sheet(answers, sheet):
-        print(f"written: {sheet}", file=sys.stderr if json else sys.stdout)
+    for page in _draw_sheets(answers, sheet) if sheet is not None else ():
+        print(f"written: {page}", file=sys.stderr if json else sys.stdout)
     failed = [answer.error for answer in answers if answer.error]
     if failed:
         raise DataError(f"{len(failed)} of {len(answers)} images could not be read: {failed[0]}")
 
 
-def _draw_sheet(answers: list[Prediction], sheet: Path) -> bool:
+def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
+    """Draw the images that could be read, in pages; gives every file that was written."""
     from alexnet.data.images import read_picture
     from alexnet.figures import save_figure
-    from alexnet.figures.predictions import draw_predictions
+    from alexnet.figures.predictions import PAGE, Answer, draw_predictions
 
     good = [answer for answer in answers if not answer.error]
-    if good:
-        pictures = [read_picture(Path(answer.path)).pixels for answer in good]
-        bars = [list(zip(a.classes, a.probabilities, strict=True)) for a in good]
-        save_figure(draw_predictions(pictures, [_title(answer) for answer in good], bars), sheet)
-    return bool(good)
-
-
-def _title(answer: Prediction) -> str:
-    """The folder's name where it is one of the classes (then that is what the image shows), else the file's."""
-    path = Path(answer.path)
-    return path.parent.name if path.parent.name in answer.classes else path.name
+    for page, start in enumerate(range(0, len(good), PAGE), 1):
+        file = sheet if len(good) <= PAGE else sheet.with_stem(f"{sheet.stem}-{page}")
+        try:
+            shown = [
+                Answer(
+                    read_picture(Path(a.path)).pixels,
+                    list(zip(a.classes, a.probabilities, strict=True)),
+                    Path(a.path).name,
+                    a.truth,
+                )
+                for a in good[start : start + PAGE]
+            ]
+            save_figure(draw_predictions(shown), file)
+        except AlexNetError:
+            raise
+        except Exception as problem:  # the answers stand, whatever a plotting library makes of odd names
+            print(f"note: no {file}: {problem!r}", file=sys.stderr)
+        else:
+            yield file
 
 
 @app.command
@@ -230,7 +278,7 @@ def compare(
     *weights: str,
     root: Annotated[str, Parameter(name="--data.root")] = "data",
     split: Literal["test", "val", "train"] | None = None,
-    views: int = 1,
+    views: Views = 1,
     model: str | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "fp32",

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, given_values, print_json, start_computing
+from alexnet.cli.command import Views, app, given_values, note_load, print_json, start_computing
 from alexnet.config import TrainConfig
-from alexnet.errors import AlexNetError
+from alexnet.errors import UsageError
 from alexnet.training.signals import SignalGuard
 
 
@@ -31,7 +32,7 @@ def train(
     recipe
         A name of `alexnet list recipes`, or a YAML file such as an earlier run's config.yaml.
     run
-        Run folder; without it runs/RECIPE. The same command again goes on there, a larger --epochs too.
+        Run folder; without it runs/RECIPE. The same command again goes on there, and --then beyond its end.
     """
     from alexnet.config.values import override
     from alexnet.recipes import recipe as named
@@ -43,7 +44,11 @@ def train(
 
             chosen, given = override(load_config(Path(recipe)), given_values(config)), None
         else:
+            if (Path(recipe) / "config.yaml").is_file():
+                again = shlex.join(["alexnet", "train", f"{Path(recipe) / 'config.yaml'}", "--run", recipe])
+                raise UsageError(f"{recipe} is a run, not a recipe; to go on in it: {again}")
             chosen = named(recipe)
+        note_load()
         from alexnet.training import loop
 
         start_computing()
@@ -56,7 +61,7 @@ def evaluate(
     /,
     *,
     split: Literal["test", "val", "train"] | None = None,
-    views: int = 1,
+    views: Views = 1,
     recipe: str | None = None,
     root: Annotated[str | None, Parameter(name="--data.root")] = None,
     source: Annotated[str | None, Parameter(name="--data.source")] = None,
@@ -90,7 +95,8 @@ def evaluate(
     skip_bad
         Leave out images that cannot be read instead of stopping at the first.
     out
-        Folder for the result (SPLIT.json) and the confusion matrix (.csv and .png); without it the run's folder.
+        Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
+        end in digits of what was measured; without it the run's folder, whose own test.json stays as it is.
     json
         Print the result as JSON (fractions, not percent).
     """
@@ -99,7 +105,7 @@ def evaluate(
     from alexnet.figures.confusion import draw_confusion
     from alexnet.inference.evaluation import evaluate as measure
     from alexnet.recipes import recipe as named
-    from alexnet.runs.results import write_result
+    from alexnet.runs.results import result_name, write_result
 
     start_computing()
     result = measure(
@@ -113,21 +119,19 @@ def evaluate(
         skip_bad=skip_bad,
     )
     folder = out or (target if target.is_dir() else target.parent)
-    # The run's own test.json is training's: other settings get names of their own.
-    parts = [result.split, f"{views}views" if views > 1 else None, source, precision]
-    stem = "-".join(p for p in (None if target.is_dir() or out else target.stem, *parts) if p)
+    stem = result_name(result)
     problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_result(result, folder, stem)
         save_figure(draw_confusion(result), folder / f"{stem}-confusion.png")
-    except (AlexNetError, OSError) as caught:  # the figures are a by-product: the numbers are still shown
+    except Exception as caught:  # files and figures are a by-product: the numbers are still shown
         problem = caught
     if json:
         print_json(result.to_dict())
     else:
         show_result(result)
         if problem is None:
-            print(f"written: {folder / stem}.json, {stem}-confusion.csv, {stem}-confusion.png")
+            print(f"written: {folder / stem}.json", f"{stem}-confusion.csv", f"{stem}-confusion.png", sep="\n         ")
     if problem is not None:
         print(f"note: not everything was written to {folder}: {problem}", file=sys.stderr)

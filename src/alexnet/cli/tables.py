@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.columns import Columns
 from rich.table import Table
+
+from alexnet.terminal import Terminal, markup, printable
 
 if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
     from alexnet.inference.comparison import Compared
@@ -23,11 +25,16 @@ def show_names(kind: str) -> None:
     from alexnet.models.variants import VARIANTS
     from alexnet.recipes import ORIGINS, RECIPES
 
+    console = Terminal()
+
     def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-        shown = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+        shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for name in columns:  # broken between words, and where a column is too narrow for one, within
+            most = 14 if name == "trains" and console.width < 100 else None
+            shown.add_column(name, no_wrap=name == "name", max_width=most, overflow="fold")
         for row in rows:
-            shown.add_row(*map(escape, row))
-        Console().print(shown, "")
+            shown.add_row(*map(markup, row))
+        console.print(shown, "")
 
     if kind in ("models", "all"):
         table(
@@ -38,8 +45,8 @@ def show_names(kind: str) -> None:
     if kind in ("recipes", "all"):
         table(
             "recipes (alexnet train RECIPE)",
-            ["name", "data", "model", "epochs", "settings from"],
-            [[n, r.data.source, r.model.variant, str(r.epochs), ORIGINS[n]] for n, r in RECIPES.items()],
+            ["name", "trains", "epochs", "settings from"],
+            [[n, f"{r.model.variant} on {r.data.source}", str(r.epochs), ORIGINS[n]] for n, r in RECIPES.items()],
         )
     if kind in ("data", "all"):
         table("data (--data.source NAME)", ["name", "what it is"], [[n, s.about] for n, s in SOURCES.items()])
@@ -47,19 +54,27 @@ def show_names(kind: str) -> None:
 
 def show_result(result: Result) -> None:
     """An evaluation: accuracies with their intervals, and every class."""
-    console = Console(highlight=False)
+    console = Terminal()
     (low, high), (low5, high5) = result.interval, result.top5_interval
     table = Table("", "accuracy", "error", "95 % interval of the accuracy", box=None, pad_edge=False)
     table.add_row("top-1", f"{result.top1:.2%}", f"{result.top1_error:.2%}", f"{low:.2%} to {high:.2%}")
     table.add_row("top-5", f"{result.top5:.2%}", f"{result.top5_error:.2%}", f"{low5:.2%} to {high5:.2%}")
-    console.print(f"{result.split}: {result.count} images, {result.views} view(s), loss {result.loss:.4f}")
+    arithmetic = result.measured.get("arithmetic", {})
+    how = f" ({arithmetic['device']}, {arithmetic['reason']})" if arithmetic else ""
+    console.print(
+        f"{result.split}: {result.count} images, {result.views} view(s), loss {result.loss:.4f}{how}", soft_wrap=True
+    )
     console.print(table)
     console.print("\ntop-1 accuracy per class")
-    grid = Table(box=None, pad_edge=False, show_header=False)
-    cells = [f"{escape(name)} {value:.1%}" for name, value in result.per_class.items()]
-    for start in range(0, len(cells), 5):
-        grid.add_row(*cells[start : start + 5])
-    console.print(grid)
+    console.print(Columns([f"{markup(name, 40)} {value:.1%}" for name, value in result.per_class.items()], (0, 2)))
+    show_notes(result.notes)
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """What somebody should know who reads the figures above."""
+    console = Terminal()
+    for note in notes:  # whole lines for a log, wrapped between words on a terminal
+        console.print(f"[yellow]note:[/yellow] {markup(note)}", soft_wrap=not console.is_terminal)
 
 
 def show_comparison(lines: Sequence[Compared]) -> None:
@@ -70,51 +85,52 @@ def show_comparison(lines: Sequence[Compared]) -> None:
         title_justify="left",
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 2, 1, 0),
     )
     table.add_column("weights", overflow="fold")
-    for name in ("network", "parameters", "MACs"):
-        table.add_column(name, justify="left" if name == "network" else "right")
-    for name in ("top-1", "top-5", "images/s", "published", "verdict"):
-        table.add_column(name)
+    for name in ("network", "top-1", "top-5", "published"):
+        table.add_column(name, no_wrap=True)
+    noted: dict[str, list[str]] = {}
     for line in lines:
         r = line.result
+        published = " / ".join(f"{100 * p:.2f}" for p in line.published) + " %" if line.published else ""
         table.add_row(
-            escape(line.origin),
-            line.network,
-            f"{line.parameters:,}",
-            f"{line.macs / 1e6:,.0f} M",
+            f"{markup(line.origin)}\n{line.images_per_second:,.0f} images/s",
+            f"{line.network}\n{line.parameters / 1e6:,.1f} M weights\n{line.macs / 1e6:,.0f} M MACs",
             _accuracy(r.top1, r.interval),
             _accuracy(r.top5, r.top5_interval),
-            f"{line.images_per_second:,.0f}",
-            " / ".join(f"{100 * p:.2f}" for p in line.published) + " %" if line.published else "",
-            line.verdict,
+            "\n".join([published, *line.verdict.split(", ")]),
         )
-    Console(highlight=False).print(table)
+        for note in r.notes:
+            noted.setdefault(note, []).append(line.origin)
+    Terminal().print(table)
+    show_notes([note if len(of) == len(lines) else f"{' and '.join(of)}: {note}" for note, of in noted.items()])
 
 
 def _accuracy(value: float, interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{value:.2%} ({100 * low:.1f}-{100 * high:.1f})\nerror {1 - value:.2%}"
+    return f"{value:.2%}\n{100 * low:.1f}-{100 * high:.1f}\nerror {1 - value:.2%}"
 
 
 def show_predictions(answers: Sequence[Prediction]) -> None:
     """The classes of every image with their probabilities as numbers and bars."""
-    console = Console(highlight=False)
+    console = Terminal()
+    bar = "#" if console.options.ascii_only else "█"
     for answer in answers:
-        notes = f" ({', '.join(answer.notes)})" if answer.notes else ""
-        console.print(f"[bold]{escape(answer.path)}[/bold]{notes}", soft_wrap=True)
+        truth = [f"its folder says {printable(answer.truth)}"] if answer.truth is not None else []
+        notes = ", ".join([*answer.notes, *truth])
+        console.print(f"[bold]{markup(answer.path)}[/bold]{f' ({markup(notes)})' if notes else ''}", soft_wrap=True)
         if answer.error:
-            console.print(f"  [red]not read:[/red] {escape(answer.error)}", soft_wrap=True)
+            console.print(f"  [red]not read:[/red] {markup(answer.error)}", soft_wrap=True)
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 2))
         for name, probability in zip(answer.classes, answer.probabilities, strict=True):
-            table.add_row(f"{probability:6.1%}", escape(name), "[blue]" + "█" * round(30 * probability) + "[/blue]")
+            table.add_row(f"{probability:6.1%}", markup(name, 40), f"[blue]{bar * round(30 * probability)}[/blue]")
         console.print(table)
 
 
 def show_speed(speed: Speed) -> None:
     """Images a second, ratios, the machine's limit and what it comes to."""
-    console = Console(highlight=False)
+    console = Terminal()
     table = Table(
         title=f"{speed.model}: batches of {speed.batch_size} on {speed.device}, medians of rounds in turn",
         title_justify="left",
@@ -143,7 +159,7 @@ def show_speed(speed: Speed) -> None:
 
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     """What came of preparing photographs, and what to type next."""
-    console = Console(highlight=False)
+    console = Terminal()
     for part, told in report.items():
         left_out = f", {len(told['bad'])} left out" if told["bad"] else ""
         converted = f", {len(told['converted'])} converted to RGB JPEG" if told["converted"] else ""
@@ -153,4 +169,5 @@ def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     if any(told["bad"] or told["converted"] for told in report.values()):
         console.print(f"which and why: {out / 'report.json'}", soft_wrap=True)
     recipe = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs", "folder": "folder"}[source]
-    console.print(f"next: alexnet train {recipe} --data.root {out}", soft_wrap=True, markup=False)
+    command = shlex.join(["alexnet", "train", recipe, "--data.root", str(out)])
+    console.print(f"next: {command}", soft_wrap=True, markup=False)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.rules import parse_rule
 from alexnet.config.values import dotted, flag, override
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, unknown
 
 FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
 LARGEST_SIDE = 4096  # pixels
@@ -124,6 +124,17 @@ class ModelConfig:
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self,
+            "model.",
+            num_classes=Range(least=1, most=1_000_000),
+            in_channels=Range(least=1, most=1024),
+            width=Range(above=0, most=16),
+            dropout=Range(least=0, below=1),
+            groups=Range(least=1, most=1024),
+        )
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -185,12 +196,53 @@ class OptimConfig:
             raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
 
 
+SCHEDULE_SETTINGS = ("lr", "schedule", "factor", "step_epochs", "patience", "max_drops", "warmup_epochs", "peak")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a run that has a learning-rate schedule of its own, from its first epoch to its last."""
+
+    epochs: int
+    """Its length: the horizon of a schedule that has one."""
+    optim: OptimConfig
+
+    @property
+    def has_horizon(self) -> bool:
+        """Whether the rates depend on the length, so that another length would bend a schedule that is under way."""
+        return self.optim.schedule in ("cosine", "one-cycle")
+
+
+def _parse_leg(text: str, optim: OptimConfig) -> Leg:
+    """The leg that a line of `TrainConfig.then` asks for, such as "10" or "10 lr=0.002 schedule=cosine"; what it leaves
+    out is as in `optim`. Raises UsageError for any other text."""
+    first, *settings = text.split() or [""]
+    try:
+        if not first.isdecimal() or int(first) < 1:
+            raise UsageError('a leg is a number of epochs and what differs in them, as in "10 lr=0.002".')
+        values: dict[str, Any] = {}
+        for setting in settings:
+            name, _, value = setting.partition("=")
+            name = name.replace("-", "_")  # as the flags of --optim are written
+            if name not in SCHEDULE_SETTINGS:
+                raise UsageError(unknown("setting", name, SCHEDULE_SETTINGS))
+            values[name] = int(value) if value.isdecimal() else value
+        return Leg(int(first), override(optim, values))
+    except UsageError as problem:
+        raise UsageError(f"{flag('then')} {text!r}: {problem}") from None
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """One run."""
 
     epochs: int = 10
-    """Passes over the training set."""
+    """Passes over the training set: the length of the learning-rate schedule."""
+    then: tuple[str, ...] = ()
+    """Go on after these epochs in further legs, each with a schedule of its own: "10" epochs, or "10 lr=0.002
+    schedule=cosine" with other settings of --optim."""
+    stop_after: int | None = None
+    """Stop and test after this many epochs; the schedule keeps its length, so that the run can go on later."""
     batch_size: int = 128
     """Images a step, over all processes."""
     seed: int = 0
@@ -226,6 +278,7 @@ class TrainConfig:
             self,
             "",
             epochs=Range(least=1),
+            stop_after=Range(least=1),
             batch_size=Range(least=1),
             seed=Range(least=0, below=2**63),
             accumulate=Range(least=1, most=self.batch_size),
@@ -234,8 +287,26 @@ class TrainConfig:
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )
-        if self.optim.schedule == "plateau" and self.data.val_fraction == 0:
+        schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
+        if self.stop_after is not None and self.stop_after > self.horizon:
+            raise UsageError(f"{flag('stop_after')} {self.stop_after} lies beyond the run's {self.horizon} epochs.")
+        if self.data.val_fraction == 0 and "plateau" in schedules:
             raise UsageError(f"the plateau schedule watches validation: set {flag('data.val_fraction')} above 0.")
+
+    @property
+    def legs(self) -> tuple[Leg, ...]:
+        """The parts of the run, in order, each with its schedule: `epochs`, and then those of `then`."""
+        return Leg(self.epochs, self.optim), *(_parse_leg(text, self.optim) for text in self.then)
+
+    @property
+    def horizon(self) -> int:
+        """The epochs of all legs."""
+        return sum(leg.epochs for leg in self.legs)
+
+    @property
+    def end(self) -> int:
+        """The epoch after which training stops: that of `stop_after`, or the last of the last leg."""
+        return self.horizon if self.stop_after is None else self.stop_after
 
 
 def dump(config: TrainConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +26,22 @@ MOST = 100  # images that one figure shows
 SPREAD = 2.5  # standard deviations that the last column shows from black to white
 
 
+class Stage(NamedTuple):
+    """An image on its way: what has been done to it, and how it looks then, uint8 [H, W, C]."""
+
+    title: str
+    pixels: Pixels
+    remark: str = ""
+    """What the title says of images like this one and does not hold for it."""
+
+
 @dataclass(frozen=True)
 class Stages:
-    """What becomes of one training image: its `place` and class `name`, and its stages, each a title and uint8 pixels
-    [H, W, C]."""
+    """What becomes of one training image: its `place` and class `name`, and its stages."""
 
     place: str
     name: str
-    stages: list[tuple[str, Pixels]]
+    stages: list[Stage]
 
 
 def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
@@ -55,15 +64,17 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
         draws, one = plan.draws[row : row + 1], slice(row, row + 1)
         crop = random_crops(square, draws, prep.size, config.data.pad, config.data.flip)
         shift = None if plan.shifts is None else plan.shifts[one]
-        shown = [("original", original)]
+        shown = [Stage("original", original)]
         if prep.resize:
-            shown.append((f"short side {prep.resize}", resized))
-        shown.append(("training crop", _pixels(crop)))
+            shown.append(Stage(f"short side {prep.resize}", resized))
+        shown.append(Stage("training crop", _pixels(crop)))
         if shift is not None:
-            shown.append(("colour noise", _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))))
+            noisy = _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))
+            # --data.noise-probability leaves some images as they are.
+            shown.append(Stage("colour noise", noisy, "" if shift.any() else "no noise drawn"))
         seen = prep.normalise(crop, shift)
-        shown.append(("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
-        shown.append(("evaluation crop", _pixels(central)))
+        shown.append(Stage("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
+        shown.append(Stage("evaluation crop", _pixels(central)))
         (place,) = train.places(np.array([row]))
         stages.append(Stages(str(place), dataset.names[train.labels[row]], shown))
     return stages

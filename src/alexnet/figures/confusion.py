@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet.figures import new_figure
+from alexnet.figures import label, new_figure
 from alexnet.metrics import Result
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ def draw_confusion(result: Result) -> Figure:
     """A figure of the matrix in percent of each true class. Raises UsageError without matplotlib."""
     counts = result.confusion
     percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    k = len(result.classes)
+    k, names = len(result.classes), [label(name, 30) for name in result.classes]
     side = max(3.2, min(0.55 * k, 11))
-    room = 0.8 + (0.075 * max(map(len, result.classes)) if k <= NUMBERED else 0)  # for the names, in inches
+    room = 0.8 + (0.075 * max(map(len, names)) if k <= NUMBERED else 0)  # for the names, in inches
     figure = new_figure(side + room + 1.0, side + room + 0.3)
     axes = figure.subplots()
     picture = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=axes, fraction=0.046, pad=0.03, label="% of the true class")
     if k <= NUMBERED:
-        axes.set_xticks(range(k), result.classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(k), result.classes)
+        axes.set_xticks(range(k), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(k), names)
         for (row, column), value in np.ndenumerate(percent):
             if value > 0.5:
                 colour = "white" if value > 55 else "black"

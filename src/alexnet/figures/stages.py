@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from alexnet.figures import new_figure
+from alexnet.figures import Image, label, new_figure, show_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Stages = Sequence[tuple[str, np.ndarray[Any, np.dtype[np.uint8]]]]
+Stages = Sequence[tuple[str, Image, str]]
 
 
 def draw_stages(rows: Sequence[Stages], names: Sequence[str]) -> Figure:
-    """A figure with a row for every image: its stages, each a title and an image [H, W, C] uint8.
+    """A figure with a row for every image: its stages, each a column's title, an image, and a remark or "".
 
     Raises UsageError without matplotlib.
     """
@@ -24,17 +22,17 @@ def draw_stages(rows: Sequence[Stages], names: Sequence[str]) -> Figure:
     figure = new_figure(2.1 * columns + 0.3, 2.25 * len(rows) + 0.2)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, (stages, name) in enumerate(zip(rows, names, strict=True)):
-        for column, (title, image) in enumerate(stages):
+        for column, (title, image, remark) in enumerate(stages):
             axes = grid[row][column]
-            axes.imshow(image.squeeze(), cmap="gray" if image.shape[2] == 1 else None, interpolation="nearest")
+            show_image(axes, image)
             axes.set_anchor("N")  # so that the titles stand in line
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_visible(False)
             size = f"{image.shape[1]}x{image.shape[0]}"
-            axes.set_xlabel(size, fontsize=7, color="0.4", labelpad=2)
+            axes.set_xlabel(f"{size}, {remark}" if remark else size, fontsize=7, color="0.4", labelpad=2)
             if row == 0:
                 axes.set_title(title, fontsize=9)
-        grid[row][0].set_ylabel(name if len(name) <= 24 else name[:23] + "…", fontsize=8)
+        grid[row][0].set_ylabel(label(name, 24), fontsize=8)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import replacing
-from alexnet.inference.evaluation import check_classes, score
+from alexnet.inference.evaluation import check_classes, mirror_notes, score
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
@@ -60,7 +60,7 @@ class Compared:
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the values by class."""
         result = self.result.to_dict()
-        del result["per_class"]
+        del result["per_class"], result["measured"]
         return {
             "weights": self.origin,
             "network": self.network,
@@ -119,6 +119,7 @@ def compare(
                 on_logits=keep if logits else lambda batch, labels: None,
             )
         seconds = time.perf_counter() - started
+        result = replace(result, notes=tuple(mirror_notes(trained, views)))
         if logits:
             arrays[str(number)] = np.concatenate([z.numpy() for z, _ in kept])
             arrays["labels"] = np.concatenate([y.numpy() for _, y in kept])

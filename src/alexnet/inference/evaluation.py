@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Dataset, Split
 from alexnet.distributed import World
-from alexnet.errors import CheckpointError, UsageError, listed
+from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.inference.forward import BATCH, split_logits
 from alexnet.inference.trained import Trained, build_for, load_weights, open_trained, read_weights, weights_file
 from alexnet.metrics import Result
@@ -30,6 +31,7 @@ from alexnet.models.int8 import quantize
 from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import is_checkpoint
 from alexnet.runs.folder import Run, load_run
+from alexnet.runs.provenance import describe_measurement, describe_weights
 
 TYPICAL = 256  # images that say how large activations are
 
@@ -66,6 +68,8 @@ def score(
         totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), (top5 == labels[:, None]).sum()]).double()
     confusion, totals = world.sum(confusion), world.sum(totals)
     count = int(confusion.sum())
+    if count == 0:
+        raise DataError(f"no image of the {name} split can be read.")
     return Result(
         split=name,
         top1=float(confusion.diag().sum()) / count,
@@ -94,8 +98,8 @@ def evaluate(
     `split` is train, val or test; without it test, or val where the data has no test split. A run or checkpoint brings
     its own data settings and preprocessing, of which `data` replaces single fields ({"root": "/elsewhere"}). A bare
     weights file or a network needs `config` (a recipe) to say what it was trained on. Without `precision` it is
-    computed as it was trained; "int8" in 8 bits (`quantize`), with scales from images of the training split. Raises
-    UsageError, DataError or CheckpointError.
+    computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
+    training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
     """
     if isinstance(target, str | Path) and os.path.isdir(target):
         target = load_run(target)
@@ -110,7 +114,10 @@ def evaluate(
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
     in_8_bits = precision == "int8"
-    compute = resolve_compute(device, "fp32" if in_8_bits else precision or config.precision)
+    own = trained.precision if trained is not None else None
+    compute = resolve_compute(device, "fp32" if in_8_bits else precision or own or config.precision)
+    if precision is None and own is not None:
+        compute = replace(compute, reason=f"{own}: as it was trained")
     config = override(config, {"data": data or {}})
     dataset = load_dataset(config.data)
     model: nn.Module
@@ -132,7 +139,26 @@ def evaluate(
         if in_8_bits:
             model = quantize(model, _typical(dataset.train, prep, config.data))
         loader = open_split(chosen, compute.device, config.data, prep)
-        return score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+        result = score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
+    measured = describe_measurement(config, dataset, compute, model)
+    measured |= {"skip_bad": skip_bad, "skipped": len(loader.bad)}
+    if in_8_bits:
+        measured["arithmetic"] |= {"format": "int8", "reason": "int8: as asked"}
+    if not isinstance(target, AlexNet):
+        weights = describe_weights(path, trained.epoch if trained is not None else None)
+        measured = {"target": str(path.absolute())} | weights | measured
+    notes = [f"{len(loader.bad)} image(s) could not be read and were left out."] if loader.bad else []
+    return replace(result, measured=measured, notes=(*notes, *mirror_notes(trained, views)))
+
+
+def mirror_notes(trained: Trained | None, views: int) -> list[str]:
+    """A sentence where mirrored views are asked of a network that has never seen a mirrored image."""
+    if views == 1 or trained is None or trained.config is None or trained.config.data.flip:
+        return []
+    return [
+        f"half of the {views} views are mirrored, and the network was trained without mirrored images (--data.flip): "
+        "where mirroring changes what an image shows, as of digits, they lower the accuracy; --views 1 has none."
+    ]
 
 
 def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:

@@ -24,6 +24,8 @@ class Prediction:
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    truth: str | None = None
+    """The class that the image's folder is named after, by WNID or by name, if it is one of the network's."""
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,5 +64,6 @@ def predict(
             mean = forward(as_views(picture, trained.preprocessing, views)).softmax(dim=1).mean(dim=0)
         best = mean.topk(min(top, count))
         names = tuple(trained.names[i] for i in best.indices.tolist())
-        found.append(Prediction(str(path), names, tuple(best.values.tolist()), picture.notes))
+        truth = trained.known_class(path.absolute().parent.name)
+        found.append(Prediction(str(path), names, tuple(best.values.tolist()), picture.notes, truth))
     return found

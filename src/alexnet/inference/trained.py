@@ -23,7 +23,7 @@ from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.summary import parameter_shapes
 from alexnet.models.variants import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign
-from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
@@ -45,6 +45,16 @@ class Trained:
     names: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     config: TrainConfig | None = None
+    precision: str | None = None
+    """The number format that it was trained in, fp32 or bf16, where the file says so."""
+    epoch: int | None = None
+    """After how many epochs of training, where the file says so."""
+
+    def known_class(self, name: str) -> str | None:
+        """The class to be read that a folder's name stands for, be it the identity (a WNID) or the readable name; None
+        if it is neither."""
+        identities = dict(zip(self.classes or (), self.names, strict=False))
+        return identities.get(name, name if name in self.names else None)
 
 
 def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
@@ -65,6 +75,8 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
+            meta.get("precision"),
+            completed_epochs(meta),
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)

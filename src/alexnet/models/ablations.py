@@ -13,6 +13,7 @@ from math import inf
 from numbers import Integral, Real
 from typing import Any, get_args, get_type_hints
 
+from alexnet.config.ranges import Range
 from alexnet.errors import UsageError, unknown
 from alexnet.models.variants import (
     NORM,
@@ -59,12 +60,9 @@ def _check(field: str, value: Any) -> None:
     kinds, words = _KINDS.get(FIELDS[field], (object, ""))
     if not isinstance(value, kinds) or (isinstance(value, bool) and FIELDS[field] in (int, float)):
         raise UsageError(f"model field {field} = {value!r}: it takes {words}.")
-    low, high = _RANGES.get(field, (None, inf))
-    if low is not None and not low <= value < high:
-        raise UsageError(
-            f"model field {field} = {value} is out of range: at least {low}"
-            + (f" and below {high}." if high < inf else ".")
-        )
+    allowed = _RANGES.get(field)
+    if allowed is not None and value not in allowed:
+        raise UsageError(f"model field {field} = {value} is out of range: it must be {allowed}.")
 
 
 def _groups(table: Variant, value: int | None) -> Variant:
@@ -211,7 +209,10 @@ FIELDS: dict[str, Any] = {f.name: get_type_hints(Variant)[f.name] for f in field
 }
 """Every field of `resolve` and `build_model` with its type."""
 
-_RANGES = {"num_classes": (1, inf), "in_channels": (1, inf), "input_size": (1, inf), "dropout": (0, 1)}
+_RANGES = {
+    **dict.fromkeys(("num_classes", "in_channels", "input_size"), Range(least=1)),
+    "dropout": Range(least=0, below=1),
+}
 _KINDS: dict[Any, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     int | None: ((Integral, type(None)), "a whole number or nothing"),

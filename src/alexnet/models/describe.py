@@ -94,10 +94,11 @@ def _row(layer: Layer, memory: int) -> dict[str, Any]:
 
 def show(description: dict[str, Any]) -> None:
     """Print a description as a table with the paper's claims beneath."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from alexnet.terminal import Terminal
+
+    console = Terminal()
     batch = description["batch_size"]
     table = Table(
         box=None,

@@ -32,6 +32,11 @@ class Checkpoint:
     meta: dict[str, Any]
 
     @property
+    def epoch(self) -> int | None:
+        """How many epochs were completed when it was saved; None where the description does not say."""
+        return completed_epochs(self.meta)
+
+    @property
     def evaluated(self) -> dict[str, Tensor]:
         """The weights that validation saw: the averaged ones of a run that keeps an average."""
         averaged = {name.removeprefix("ema/"): t for name, t in self.extra.items() if name.startswith("ema/")}
@@ -55,7 +60,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a file that `save_checkpoint` wrote.
 
-    Raises CheckpointError for a file that is missing, truncated, altered, not ours, or from a newer version.
+    Raises CheckpointError for a file that is missing, truncated, altered, not ours, or from a newer version, and for
+    weights that are not finite: no network answers with these.
     """
     try:
         with safe_open(path, framework="pt") as stream:
@@ -63,6 +69,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
+    except PermissionError:
+        raise CheckpointError(f"{path} may not be read: its permissions forbid it.") from None
     except (SafetensorError, OSError, ValueError, KeyError) as problem:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
@@ -77,16 +85,43 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if described.get("sha256") != _digest(tensors, described["alexnet"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
-    return Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
+    content = Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
+    for weights in (content.weights, content.evaluated):
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise CheckpointError(f"{path} is whole but of no use: {name} holds values that are not finite.")
+    return content
+
+
+def completed_epochs(meta: dict[str, Any]) -> int | None:
+    """How many epochs were completed, by a checkpoint's description; None where it does not say."""
+    counters = meta.get("counters")
+    epoch = counters.get("epoch") if isinstance(counters, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is one that `save_checkpoint` wrote, going by its header alone."""
+    return _header(path) is not None
+
+
+def in_streak(path: Path) -> bool:
+    """Whether a checkpoint was saved right after a loss that was not finite, going by its header alone: the weights are
+    sound, but going on from there may lead into the same losses again."""
+    try:
+        return bool(json.loads(_header(path) or "{}")["counters"]["bad_in_a_row"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _header(path: Path) -> str | None:
+    """The JSON description in a file's header, unverified; None where the file is not there or not ours."""
     try:
         with safe_open(path, framework="pt") as stream:
-            return "alexnet" in (stream.metadata() or {})
+            described: dict[str, str] = stream.metadata() or {}
+            return described.get("alexnet")
     except (SafetensorError, OSError):
-        return False
+        return None
 
 
 def _digest(tensors: dict[str, Tensor], meta: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import time
@@ -19,11 +18,15 @@ from alexnet.config.values import flag, flatten, override
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.provenance import environment
+from alexnet.runs.legs import check_legs
+from alexnet.runs.rows import append_row, read_rows
 
+# How long a run goes on, which may change as far as that bends no schedule that is under way.
+LENGTH = {"epochs", "then", "stop_after"}
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
-    *("name", "epochs", "device", "accumulate", "log_every", "save_minutes"),
+    *LENGTH,
+    *("name", "device", "accumulate", "log_every", "save_minutes"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 
@@ -41,15 +44,33 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """status.json: state (running, stopped, failed, finished), epoch, step, best validation accuracy."""
-        file = self.path / "status.json"
-        status: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        return status
+        """status.json: state (running, stopped, failed, finished), epoch, step, best validation accuracy. Empty before
+        training began, and where the file is damaged: training writes it anew."""
+        return _read_object(self.path / "status.json") or {}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: one an epoch ("kind": "epoch") and one every log_every steps ("step")."""
-        return list(_read_lines(self.path / "metrics.jsonl"))
+        """The lines of metrics.jsonl: one an epoch ("kind": "epoch") and one every log_every steps ("step"). Damaged
+        lines are left out."""
+        return [
+            row
+            for row in read_rows(self.path / "metrics.jsonl")[0]
+            if isinstance(row.get("step"), int) and "kind" in row
+        ]
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """One record each time the run was started or resumed: command, machine, versions, arithmetic, data, the
+        settings that may differ between sessions, and when and how it ended ("ended", "state"; a session without these
+        is running or was killed). Of runs that older versions made, environment.json is the first record."""
+        sessions: list[dict[str, Any]] = []
+        for row in read_rows(self.path / "sessions.jsonl")[0]:
+            if "started" in row:
+                sessions.append(row)
+            elif sessions:
+                sessions[-1] |= row
+        earlier = _read_object(self.path / "environment.json")
+        return [earlier, *sessions] if earlier else sessions
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -58,9 +79,8 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test result that training ended with."""
-        file = self.path / "test.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """The test result that training ended with; None before, and where the file is damaged."""
+        return _read_object(self.path / "test.json")
 
     @property
     def best(self) -> Path:
@@ -85,25 +105,40 @@ class Run:
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
 
     def resume_point(self) -> tuple[Checkpoint | None, str | None]:
-        """The newest checkpoint that can be read, and a warning if that is not the last one."""
-        if not self.last.exists() and not self.previous.exists():
-            return None, None
-        try:
-            return load_checkpoint(self.last), None
-        except CheckpointError as problem:
+        """The newest checkpoint that can be read, and a warning if that is not the last one.
+
+        A damaged `last` is set aside first, so that it does not take the place of `previous` at the next save. Raises
+        CheckpointError if the run has been saved and neither of the two can be read.
+        """
+        lost: str | None = None
+        for file in (self.last, self.previous):
             try:
-                return load_checkpoint(self.previous), f"{problem} Going on from {self.previous.name} before it."
-            except CheckpointError:
-                raise CheckpointError(
-                    f"{problem} Neither it nor {self.previous.name} can be read: delete both to start "
-                    "the run again, or train into another folder with --run DIR."
-                ) from None
+                point = load_checkpoint(file)
+                if point.epoch is None:
+                    raise CheckpointError(f"{file} is whole but does not say where the run was.")
+            except CheckpointError as problem:
+                lost = lost or str(problem)
+                continue
+            if lost is None:
+                return point, None
+            kept = set_aside(self.last)
+            return point, f"{lost} Going on from {file.name} before it{f'; kept as {kept.name}' if kept else ''}."
+        if not (self.last.exists() or self.previous.exists() or self.status.get("saved", self.status.get("epoch"))):
+            return None, None
+        weights = f" --init {self.best}" if self.best.exists() else ""
+        raise CheckpointError(
+            f"{lost} Neither it nor {self.previous.name} can be read: bring one of them back, or start again in "
+            f"another folder with --run DIR{weights}."
+        )
 
     def write_config(self, config: TrainConfig) -> None:
-        """Replace config.yaml and environment.json."""
+        """Replace config.yaml."""
         text = yaml.safe_dump(dump(config), sort_keys=False)
         write_atomically(self.path / "config.yaml", text.encode())
-        write_atomically(self.path / "environment.json", (json.dumps(environment(), indent=1) + "\n").encode())
+
+    def append_session(self, row: dict[str, Any]) -> None:
+        """Add to sessions.jsonl: a session's record as it begins ("started"), or how it ended ("ended")."""
+        append_row(self.path / "sessions.jsonl", row)
 
     def write_status(self, **values: Any) -> None:
         """Replace status.json."""
@@ -114,32 +149,54 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """The run in a folder. Raises UsageError if there is none."""
     path = Path(path)
-    if not (path / "config.yaml").is_file():
+    if not _has_config(path):
         raise UsageError(f"{path} is not a run folder: it has no config.yaml.")
     return Run(path)
+
+
+def default_folder(name: str) -> Path:
+    """Where a run is when no folder is named: runs/NAME. Raises UsageError for a name, perhaps out of somebody's
+    config.yaml, that is no plain folder name and would lead elsewhere."""
+    if name in ("", ".", "..") or any(not c.isprintable() or c in "/\\" for c in name) or len(os.fsencode(name)) > 255:
+        raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
+    return Path("runs") / name
 
 
 def load_config(path: Path) -> TrainConfig:
     """A configuration from YAML, for example an earlier run's config.yaml. Raises UsageError."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())}.") from None
+        values = yaml.load(path.read_text(), _Plain)
+    except (OSError, RecursionError, yaml.YAMLError, *_IMPOSSIBLE) as problem:
+        raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())[:300]}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a configuration: it holds no settings.")
     return load(values)
+
+
+_IMPOSSIBLE = (ValueError, TypeError, AttributeError, OverflowError)  # the 31st of February, !!int x, !!timestamp y
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without references: a few lines of them can stand for gigabytes, and no configuration needs one."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, f"references (*{event.anchor}) are not read", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[TrainConfig, str | None]:
     """What is trained in a folder when a user names a recipe and some settings, by dotted names: the recipe with these,
     or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
     sentence that names what differs then from the recipe. Raises UsageError."""
-    file = path / "config.yaml"
-    stored = load_config(file) if file.is_file() else None
+    stored = load_config(path / "config.yaml") if _has_config(path) else None
     if stored is None or stored.name != config.name:
         return override(config, given), None
     old, new = flatten(stored), flatten(config)
-    differing = [n for n in new if n not in (*FREE - {"epochs"}, *given) and old[n] != new[n]]
+    differing = [n for n in new if n not in (*FREE - LENGTH, *given) and old[n] != new[n]]
     shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
     return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 
@@ -152,14 +209,21 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
     another process trains in.
     """
     run = Run(path)
-    if (path / "config.yaml").exists():
+    if _has_config(path):
         old, new = flatten(run.config), flatten(config)
         changed = [n for n in new if n not in FREE and old[n] != new[n]]
         if changed:
             shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
-    elif path.exists() and (not path.is_dir() or any(_foreign(f) for f in path.iterdir())):
-        raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
+        if run.last.exists() or run.previous.exists():
+            check_legs(path, run.config, config)
+    elif path.exists():
+        try:
+            foreign = any(_foreign(file) for file in path.iterdir())
+        except OSError:  # a file, or a folder that may not be listed
+            foreign = True
+        if foreign:
+            raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
     begun = True
     try:
         with holding(path, "training in", "use --run DIR"):
@@ -179,67 +243,32 @@ def _foreign(file: Path) -> bool:
     return file.name not in (LOCK, "status.json") and not file.match(LEFTOVERS)
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:  # a line cut short by a kill
-                return
+def set_aside(file: Path) -> Path | None:
+    """Give a damaged file another name, so that nothing takes it for a good one and nothing of it is lost. Returns the
+    new path, or None where the file is not there or cannot be renamed."""
+    kept = file.with_name(f"{file.name}.damaged")
+    try:
+        return file.replace(kept)
+    except OSError:
+        return None
 
 
-class RunLog:
-    """Writes a run's metrics: metrics.jsonl, metrics.csv (epochs) and TensorBoard events."""
+def _has_config(path: Path) -> bool:
+    """Whether a folder is a run's. Raises UsageError for a path that cannot be looked at."""
+    try:
+        os.stat(path / "config.yaml")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as problem:  # no permission, a loop of links, a name too long or with a NUL
+        reason = getattr(problem, "strerror", None) or problem
+        raise UsageError(f"the folder {str(path)[:100]!r} cannot be read: {reason}; use --run DIR.") from None
+    return (path / "config.yaml").is_file()
 
-    def __init__(self, run: Run, step: int, epoch: int) -> None:
-        """Open the logs after so many steps and epochs; later lines, from before a kill, will be written again."""
-        self.run = run
-        kept = [row for row in run.metrics if row["step"] <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch)]
-        write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._write_csv([row for row in kept if row["kind"] == "epoch"])
-        self.warnings: list[str] = []
-        self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run.path), purge_step=step + 1)
-        except ImportError:
-            self.warnings.append("no TensorBoard events: pip install 'alexnet[tensorboard]'")
-        except OSError as problem:
-            self.warnings.append(f"no TensorBoard events: {problem}")
-
-    @property
-    def _jsonl(self) -> Path:
-        return self.run.path / "metrics.jsonl"
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row with "kind", "epoch" and "step"; an epoch's row goes to the CSV too."""
-        with self._jsonl.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
-        if row["kind"] == "epoch":
-            self._write_csv(self.run.epochs)
-        if self._board is not None:
-            try:
-                for name, value in row.items():
-                    if isinstance(value, int | float) and name not in ("step", "kind"):
-                        self._board.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-                self._board.flush()
-            except OSError as problem:
-                self._board = None
-                self.warnings.append(f"TensorBoard events stop here: {problem}")
-
-    def _write_csv(self, rows: list[dict[str, Any]]) -> None:
-        from io import StringIO
-
-        text = StringIO()
-        if rows:
-            writer = csv.DictWriter(text, [name for name in rows[0] if name != "kind"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-        write_atomically(self.run.path / "metrics.csv", text.getvalue().encode())
-
-    def close(self) -> None:
-        """Release the files."""
-        if self._board is not None:
-            with suppress(OSError):  # what could not be written has been said
-                self._board.close()
+def _read_object(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where the file is not there, cannot be read or holds something else."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

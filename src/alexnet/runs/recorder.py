@@ -3,38 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet.config import TrainConfig
-from alexnet.errors import UsageError
+from alexnet.distributed import World
+from alexnet.errors import CheckpointError, UsageError
 from alexnet.figures import save_figure
 from alexnet.figures.confusion import draw_confusion
+from alexnet.files import write_atomically
 from alexnet.metrics import Result
-from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
-from alexnet.runs.folder import Run, RunLog
+from alexnet.runs.checkpoint import Checkpoint, in_streak, load_checkpoint, save_checkpoint
+from alexnet.runs.folder import Run
+from alexnet.runs.log import RunLog
+from alexnet.runs.provenance import now
 from alexnet.runs.results import write_result
+from alexnet.runs.rows import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Recorder:
-    """Metrics, status, checkpoints and figures of `run`; in the other processes (`is_main` false) it writes nothing."""
+    """Metrics, status, sessions, checkpoints and figures of `run`; the other processes of `world` write nothing."""
 
-    def __init__(self, run: Run, say: Callable[[str], None], is_main: bool) -> None:
+    def __init__(self, run: Run, say: Callable[[str], None], world: World) -> None:
         """`say` tells the user what could not be written; it is called with a whole sentence."""
-        self.run, self._say, self._is_main = run, say, is_main
+        self.run, self._say, self._world = run, say, world
+        self._is_main = world.is_main
         self._log: RunLog | None = None
+        self._in_session = False
+        self.saved_step = 0
+        """The step of the latest checkpoint to go on from that could be written; 0 where there is none."""
 
     def start(self, config: TrainConfig, step: int, epoch: int) -> None:
-        """Write the configuration and open the metrics after so many steps and epochs. Raises UsageError."""
-        if not self._is_main:
-            return
+        """Write the configuration and open the metrics after so many steps and epochs. Raises UsageError, in all
+        processes."""
+        self.saved_step = step
+        self._world.from_main(lambda: self._open(config, step, epoch))
+
+    def _open(self, config: TrainConfig, step: int, epoch: int) -> None:
+        metrics = self.run.path / "metrics.jsonl"
         try:
             self.run.write_config(config)
+            if (self.run.path / "status.json").exists() and not self.run.status:
+                self._say(f"{self.run.path / 'status.json'} is damaged; it is written anew.")
+            _, damaged = read_rows(metrics)
+            if damaged:
+                kept = metrics.with_name("metrics.jsonl.damaged")
+                write_atomically(kept, metrics.read_bytes())
+                self._say(
+                    f"{damaged} line(s) of {metrics} are damaged and left out; {kept.name} has the file as it was."
+                )
             self._log = RunLog(self.run, step, epoch)
         except OSError as problem:
             raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
+
+    def begin_session(self, facts: dict[str, Any]) -> None:
+        """Write how a session begins, to sessions.jsonl."""
+        self._in_session = True
+        self._append_session(facts)
+
+    def end_session(self, state: str, **facts: Any) -> None:
+        """Write when and how the session ended that began, and nothing if none did."""
+        if self._in_session:
+            self._in_session = False
+            self._append_session({"ended": now(), "state": state, **facts})
+
+    def _append_session(self, row: dict[str, Any]) -> None:
+        if not self._is_main:
+            return
+        try:
+            self.run.append_session(row)
+        except OSError as problem:
+            self._say(f"could not write sessions.jsonl in {self.run.path} ({problem.strerror})")
 
     @property
     def metrics_so_far(self) -> list[dict[str, Any]]:
@@ -49,26 +91,43 @@ class Recorder:
             self._log.write(row)
         except OSError as problem:
             self._log.warnings.append(f"could not write metrics to {self.run.path} ({problem.strerror})")
-        for warning in self._log.warnings:
+        self._say_warnings(self._log)
+
+    def _say_warnings(self, log: RunLog) -> None:
+        for warning in log.warnings:
             self._say(warning)
-        self._log.warnings.clear()
+        log.warnings.clear()
 
     def status(self, **fields: Any) -> None:
         """Replace status.json."""
         if not self._is_main:
             return
         try:
-            self.run.write_status(**fields)
+            self.run.write_status(**{"saved": self.saved_step} | fields)
         except OSError as problem:
             self._say(f"could not write status.json in {self.run.path} ({problem.strerror})")
 
     def last(self, checkpoint: Checkpoint) -> None:
-        """Save where the run is, keeping the one before."""
-        self._save(lambda: save_checkpoint(self.run.last, checkpoint, keep=self.run.previous))
+        """Save where the run is, keeping the one before; but one that was saved in a streak of losses that are not
+        finite does not take the place of a good one."""
+        keep = None if in_streak(self.run.last) else self.run.previous
+        if self._save(lambda: save_checkpoint(self.run.last, checkpoint, keep)):
+            self.saved_step = checkpoint.meta["counters"]["step"]
+
+    def last_good(self) -> Path | None:
+        """The newest checkpoint that can be read and was saved outside of any streak of losses that are not finite."""
+        for file in (self.run.last, self.run.previous):
+            try:
+                load_checkpoint(file)
+            except CheckpointError:
+                continue
+            if not in_streak(file):
+                return file
+        return None
 
     def best(self, checkpoint: Checkpoint) -> bool:
-        """Save the best weights so far. Returns whether they could be written."""
-        return self._save(lambda: save_checkpoint(self.run.best, checkpoint))
+        """Save the best weights so far. Returns, in all processes, whether they could be written."""
+        return self._world.from_main(lambda: self._save(lambda: save_checkpoint(self.run.best, checkpoint)))
 
     def _save(self, save: Callable[[], None]) -> bool:
         if not self._is_main:
@@ -91,6 +150,9 @@ class Recorder:
             write_result(result, self.run.path, result.split)
         except OSError as problem:
             self._say(f"could not write the result to {self.run.path} ({problem.strerror})")
+        if self._log is not None:
+            self._log.result(result)
+            self._say_warnings(self._log)
         self.figure(f"{result.split}-confusion.png", lambda: draw_confusion(result))
 
     def figure(self, name: str, draw: Callable[[], Figure]) -> None:

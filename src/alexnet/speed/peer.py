@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -50,7 +51,11 @@ class Peer:
 
     def __enter__(self) -> Peer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alexnet.speed.peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "alexnet.speed.peer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C is ours; this process ends when nobody asks any more
         )
         return self
 
@@ -102,5 +107,6 @@ def _answer(line: str) -> float:
 
 
 if __name__ == "__main__":
-    for line in sys.stdin:
-        print(_answer(line), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer
+        for line in sys.stdin:
+            os.write(sys.stdout.fileno(), f"{_answer(line)}\n".encode())

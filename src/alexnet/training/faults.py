@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from alexnet.data.batches import Loader
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
+from alexnet.distributed import World
 from alexnet.errors import DataError, NumericsError
+from alexnet.metrics import Result
 from alexnet.models.network import AlexNet
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
 from alexnet.training.progress import Reporter
 
 BAD_IN_A_ROW = 3  # losses that are not finite, which end a run
+ENOUGH_STEPS = 100  # before a network that answers alike is worth a note: every one does at first
 
 
 class Faults:
     """The faults of one run. Each is written to its metrics once, also over several sessions."""
 
-    def __init__(self, record: Recorder, reporter: Reporter, max_bad: float) -> None:
+    def __init__(self, record: Recorder, reporter: Reporter, max_bad: float, world: World) -> None:
         """`max_bad` is the part of a split's photographs that may be unreadable (--data.max-bad)."""
-        self._record, self._reporter, self._max_bad = record, reporter, max_bad
-        self._noted = {row["reason"] for row in record.metrics_so_far if row["kind"] == "unreadable"}
+        self._record, self._reporter, self._max_bad, self._world = record, reporter, max_bad, world
+        self._noted = {row.get("reason") for row in record.metrics_so_far if row["kind"] == "unreadable"}
+        self._shared: WeakKeyDictionary[Loader, int] = WeakKeyDictionary()  # how many bad rows all processes know
 
     def unreadable(self, split: Loader, counters: Counters) -> None:
-        """Note photographs that could not be read. Raises DataError if they are too many."""
+        """Note photographs that could not be read, by whichever process. Raises DataError, in all of them, if they are
+        too many."""
+        if self._world.any(len(split.bad) > self._shared.get(split, 0)):
+            for bad in self._world.gather(split.bad):
+                split.bad |= bad
+            self._shared[split] = len(split.bad)
         for why in [why for why in list(split.bad.values()) if why not in self._noted]:
             self._noted.add(why)
             self._record.metrics(
@@ -59,17 +71,28 @@ class Faults:
             raise NumericsError(f"the weights are not finite. {self._remedy()}")
 
     def _remedy(self) -> str:
-        last = self._record.run.last
-        good = f"{last} is the last good checkpoint. " if last.exists() else ""
+        last = self._world.from_main(self._record.last_good)
+        good = f"{last} is the last good checkpoint. " if last else ""
         return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
-    def stalled(self, model: AlexNet, loss: float, classes: int) -> None:
-        """Note a training loss that stays where a network begins: the paper's initial weights (.01 everywhere, section
-        5) can leave one predicting all classes alike."""
-        chance = math.log(classes)
-        if abs(loss / chance - 1) < 0.01:
+    def stalled(self, model: AlexNet, val: Result, steps: int) -> None:
+        """Note a network that has not begun to learn after enough steps. The paper's initial weights (.01 everywhere,
+        section 5) can leave one there, whose answer hardly depends on the image."""
+        if steps >= ENOUGH_STEPS and is_constant(val):
             remedy = "" if model.variant.init == "modern" else "--model.init modern, --model.init code, or "
             self._reporter.note_once(
-                f"the training loss stays at ln({classes}) = {chance:.3f}: the network predicts all classes alike. "
-                f"Try {remedy}another --optim.lr."
+                f"after {ENOUGH_STEPS} steps and more the network still gives all images of the validation split the "
+                f"same class, and its loss is not below that of a constant answer. Try {remedy}another --optim.lr."
             )
+
+
+def is_constant(result: Result) -> bool:
+    """Whether a network answers alike whatever the image: its predictions vary by less than a twentieth of what the
+    true classes do (entropies, in nats), and its loss is that of always giving each class's frequency, or above."""
+    truth, predicted = (_entropy(result.confusion.sum(axis=axis)) for axis in (1, 0))
+    return predicted < 0.05 * truth and result.loss > 0.98 * truth
+
+
+def _entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    parts = counts[counts > 0] / counts.sum()
+    return float(-(parts * np.log(parts)).sum())

@@ -18,7 +18,7 @@ from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
 from alexnet.training.losses import build_loss
-from alexnet.training.optim import Optimizer, Schedule
+from alexnet.training.optim import Course, Optimizer
 
 
 @dataclass
@@ -36,7 +36,11 @@ class Counters:
     best_top1: float = -1.0
     best_epoch: int = 0
     seconds: float = 0.0
-    """Time spent training, over all sessions of the run."""
+    """Time spent in training steps and on their images, over all sessions of the run."""
+    epoch_seconds: float = 0.0
+    """The part of it that belongs to the current epoch."""
+    elapsed: float = 0.0
+    """Wall-clock time of all sessions, with validation, saving and drawing."""
 
 
 def freeze(model: AlexNet, last: str | None) -> None:
@@ -66,7 +70,7 @@ class Learner:
             self.forward = torch.compile(self.forward)
         self.loss = build_loss(config)
         self.optimizer = Optimizer(config.optim, model)
-        self.schedule = Schedule(config.optim, config.epochs, steps_per_epoch)
+        self.schedule = Course(config.legs, steps_per_epoch)
         self.average = Average(model, config.ema) if config.ema else None
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
@@ -129,6 +133,7 @@ class Learner:
         """Close the current epoch."""
         self.counters.epoch += 1
         self.counters.epoch_step = 0
+        self.counters.epoch_seconds = 0.0
         self.totals.zero_()
 
     def progress(self) -> dict[str, Any]:
@@ -152,7 +157,7 @@ class Learner:
             extra |= self.average.tensors()
         progress = {
             "counters": asdict(self.counters),
-            "schedule": self.schedule.state(),
+            "schedule": self.schedule.state(self.counters.step),
             "lr": self.optimizer.lr,
         }
         return Checkpoint(self.model.state_dict(), extra, meta | progress)
@@ -161,7 +166,7 @@ class Learner:
         """Undo `checkpoint`."""
         self.model.load_state_dict(checkpoint.weights)
         self.counters = Counters(**checkpoint.meta["counters"])
-        self.schedule.restore(checkpoint.meta["schedule"])
+        self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
         self.totals.copy_(checkpoint.extra["totals"])
         if self.average:
             self.average.restore(checkpoint.extra)

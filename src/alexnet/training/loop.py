@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
 from alexnet.config import TrainConfig, dump
@@ -20,20 +20,29 @@ from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
-from alexnet.errors import DataError, NumericsError, TrainingStopped, UsageError
+from alexnet.errors import (
+    AlexNetError,
+    DataError,
+    NumericsError,
+    TrainingStopped,
+    UsageError,
+)
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.evaluation import score
-from alexnet.inference.trained import build_for, load_weights, model_fields, weights_file
+from alexnet.inference.trained import build_for, model_fields
 from alexnet.metrics import Result
-from alexnet.models.network import AlexNet
-from alexnet.models.weights import apply_weights
-from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.folder import Run, open_run, settled
+from alexnet.models.lrn import missing_kernel
+from alexnet.runs.checkpoint import Checkpoint
+from alexnet.runs.folder import Run, default_folder, open_run, settled
+from alexnet.runs.legs import check_end, describe_end
+from alexnet.runs.provenance import describe_measurement, describe_session, introduce, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
+from alexnet.training.cautions import cautions
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
+from alexnet.training.saves import Saves, start_from
 from alexnet.training.signals import Interrupt, SignalGuard
 
 
@@ -45,7 +54,8 @@ def train(
     reporter: Reporter | None = None,
     guard: SignalGuard | None = None,
 ) -> Run:
-    """Train in `run_dir` (default runs/<name>), or go on there with the same configuration; `epochs` may have grown.
+    """Train in `run_dir` (default runs/<name>), or go on there with the same configuration, of which `then` may have
+    grown, and `epochs` where the learning rate does not depend on it.
 
     With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it that is there
     already goes on with its own configuration, changed by these alone, and says what differs from the recipe.
@@ -54,7 +64,7 @@ def train(
     Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
     NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
-    asked, path = config, Path(run_dir) if run_dir is not None else Path("runs") / config.name
+    asked, path = config, Path(run_dir) if run_dir is not None else default_folder(config.name)
     with ExitStack() as stack:
         guard = guard or stack.enter_context(SignalGuard())
         try:
@@ -86,71 +96,85 @@ class _Session:
     """One process's work on a run, from loading the data to the test result."""
 
     learner: Learner | None = None
+    _lapped = 0.0
 
     def __init__(
         self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
     ) -> None:
         self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
-        self.record = Recorder(run, reporter.note_once, world.is_main)
+        self.record = Recorder(run, reporter.note_once, world)
+        self.saves = Saves(self.record, reporter, world, self._meta, lambda: self.prep.tensors())
 
     def work(self) -> None:
         """The story of a run."""
-        point = self._resume_point()
+        point = self.saves.resume_point()
         done = point.meta["counters"]["epoch"] if point else 0
-        if done >= self.config.epochs and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
-            self.reporter.note(
-                f"{self.run.path} is finished ({done} epochs) and stays as it is. To go on: --epochs {2 * done}. "
-                "To start another: --run DIR."
-            )
+        if done >= self.config.end and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
+            self.reporter.note(self.world.from_main(lambda: describe_end(self.run.path, self.run.config, done)))
             return
         try:
             learner = self._prepare(point)
-            while learner.counters.epoch < self.config.epochs:
+            self._introduce(learner)
+            self.saves.check_best(learner.counters)
+            while learner.counters.epoch < self.config.end:
                 self._train_epoch(learner)
                 self._finish_epoch(learner)
             result = self._test(learner)
             with self.guard.critical():
-                self._status("finished")
-        except Interrupt as signal:
+                self.saves.check(learner.counters, f"a {result.split} accuracy of {result.top1:.2%}")
+                self._end("finished")
+        except BaseException as problem:
             with self.guard.critical():
-                if self.learner is not None:
-                    self._save_last(self.learner)
-                self._status("stopped", message=str(signal))
-            raise
-        except (NumericsError, DataError) as problem:
-            if self.learner is not None:
-                if isinstance(problem, DataError):  # between steps: what was learned is sound
-                    self._save_last(self.learner)
-                self._status("failed", message=str(problem))
+                self._leave(self.world.first_error(problem) if isinstance(problem, Exception) else problem)
             raise
         finally:
             self.record.close()
         self.reporter.finish(self.run.path, result)
 
-    def _resume_point(self) -> Checkpoint | None:
-        """Where the run was: read by the main process and told to the others."""
-        point: Checkpoint | None = None
+    def _introduce(self, learner: Learner) -> None:
+        """Say and write where, in which arithmetic and on which data this session trains."""
+        if self.world.is_main:
+            facts = describe_session(self.config, self.dataset, self.compute, learner.model, self.world.size)
+            for line in introduce(facts):
+                self.reporter.say(line)
+            missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
+            if missing:
+                self.reporter.note_once(missing)
+            counters = learner.counters
+            self.record.begin_session({"epoch": counters.epoch, "step": counters.step, **facts})
 
-        def read() -> tuple[dict[str, Any] | None, str | None]:
-            nonlocal point
-            point, warning = self.run.resume_point()
-            return (point.meta if point else None), warning
+    def _leave(self, problem: BaseException) -> None:
+        """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
+        stopped = isinstance(problem, Interrupt | KeyboardInterrupt)
+        state = "stopped" if stopped else "failed"
+        message = str(problem) if isinstance(problem, Interrupt | AlexNetError) else repr(problem)
+        try:
+            # These come between two steps; anything else may have struck within one.
+            if self.learner is not None and isinstance(problem, Interrupt | DataError | OSError):
+                self._save_last(self.learner)
+        except NumericsError as worse:
+            state, message = "failed", str(worse)
+            raise
+        finally:
+            self._end(state, message=message)
 
-        meta, warning = self.world.from_main(read)
-        if warning:
-            self.reporter.note(warning)
-        if meta is None:
-            return None
-        told = self.world.broadcast_tensors
-        return Checkpoint(told(point.weights if point else {}), told(point.extra if point else {}), meta)
+    def _end(self, state: str, **more: Any) -> None:
+        """Write how the session ended. One that ended before training began changes nothing, unless the one before it
+        was killed and left a run that seems to be running."""
+        if self.learner is not None:
+            counters = self.learner.counters
+            self._status(state, **more)
+            self.record.end_session(state, epoch=counters.epoch, step=counters.step, **more)
+        elif self.world.is_main and (status := self.run.status).get("state") == "running":
+            self.record.status(**status | {"state": state, **more})
 
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
         self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
         self.dataset.check_trainable()
-        if point and point.meta["fingerprint"] != self.dataset.fingerprint:
+        if point and point.meta.get("fingerprint") != self.dataset.fingerprint:
             raise DataError(
                 f"the data under {config.data.root} is not what {self.run.path} was trained on "
                 "(its fingerprint differs); restore it or train into another folder with --run DIR."
@@ -165,31 +189,36 @@ class _Session:
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
         if config.init is not None and point is None:  # the others get the main process's weights from the learner
-            self.world.from_main(lambda: self._start_from(model, str(config.init)))
+            classes = self.dataset.classes
+            self.world.from_main(lambda: start_from(model, str(config.init), config.replace_head, classes))
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone
-        learner = Learner(config, model, math.ceil(len(self.images) / config.batch_size), self.compute, self.world)
+        self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
+        learner = Learner(config, model, self.steps_per_epoch, self.compute, self.world)
         if point:
-            learner.restore(point)
+            self.saves.restore(learner, point)
         counters = learner.counters
+        check_end(self.run.path, config, counters.epoch + (counters.epoch_step > 0))
+        # The status is younger than the checkpoint: it counts the test, and the epoch's end after the saving, too.
+        elapsed = self.world.from_main(lambda: self.run.status.get("elapsed"))
+        counters.elapsed = max(counters.elapsed, elapsed if isinstance(elapsed, float) else 0.0)
         self.record.start(config, counters.step, counters.epoch)
-        self.faults = Faults(self.record, self.reporter, config.data.max_bad)
-        self.reporter.start(self.run.path, config, len(self.images), counters.epoch, counters.step)
+        self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
+        self.reporter.start(self.run.path, config, len(self.images), counters)
+        for caution in cautions(config, self.dataset):
+            self.reporter.note_once(caution)
         self.learner = learner
         self._status("running")
         return learner
-
-    def _start_from(self, model: AlexNet, init: str) -> None:
-        """Initial weights from a file; one of ours says what classes its last layer stands for."""
-        load_weights(model, weights_file(init), self.config.replace_head, self.dataset.classes)
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made."""
         config, counters = self.config, learner.counters
         learner.forward.train()
         steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
-        saved = started = time.monotonic()
+        saved = time.monotonic()
+        self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
@@ -199,34 +228,44 @@ class _Session:
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
                 logged = counters.step % config.log_every == 0
-                if logged or not self.compute.queued:
+                last = counters.epoch_step == self.steps_per_epoch
+                if logged or last or not self.compute.queued:  # it waits for what a GPU has yet to do
                     self.faults.skipped(learner, self.dataset.train)
                 self.faults.unreadable(self.images, counters)
-                now = time.monotonic()
-                counters.seconds += now - started
-                started = now
-                self.reporter.step(counters.epoch_step, len(rows))
+                seconds = self._lap(learner)
+                counters.seconds += seconds
+                self.reporter.step(counters.epoch_step, len(rows), seconds)
                 if logged:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if now - saved > 60 * config.save_minutes:
+                if time.monotonic() - saved > 60 * config.save_minutes:
                     self._save_last(learner)
-                    saved = started = time.monotonic()
+                    saved = time.monotonic()
+                    self._lap(learner)
+
+    def _lap(self, learner: Learner) -> float:
+        """Seconds since the last call; the run's own clock is set too."""
+        before, self._lapped = self._lapped, time.monotonic()
+        learner.counters.elapsed = self.reporter.elapsed()
+        return self._lapped - before
 
     def _finish_epoch(self, learner: Learner) -> None:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
-        self.faults.skipped(learner, self.dataset.train)
+        self.reporter.stage("validating")
         val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
         with self.guard.critical():
             row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
             if val is not None:
                 row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
-                learner.schedule.observe(val.top1)
-            row |= {"seconds": round(counters.seconds, 3), "images_per_second": round(self.reporter.rate(), 1)}
+                learner.schedule.observe(val.top1, counters.step - 1)
+                self.faults.stalled(learner.model, val, counters.step)
+            row["seconds"] = round(counters.seconds, 3)
+            if rate := self.reporter.rate():
+                row["images_per_second"] = round(rate, 1)
             learner.start_epoch()
-            self.faults.stalled(learner.model, row["train_loss"], len(self.dataset.classes))
+            self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
@@ -238,28 +277,17 @@ class _Session:
 
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights; the test split is looked at here alone."""
-        model = self._best(learner)
+        self.reporter.stage("testing")
+        model, weights = self.saves.tested(learner, build_for(self.config, self.dataset, self.prep, blank=True))
         name, held_out = self.dataset.split()
         split = open_split(held_out, self.compute.device, self.config.data, self.prep)
         result = self._score(model, split, name)
         with self.guard.critical():
+            measured = describe_measurement(self.config, self.dataset, self.compute, model, self.world.size)
+            result = replace(result, measured=weights | measured | {"skipped": len(split.bad)})
             self.record.result(result)
+            self._lap(learner)
         return result
-
-    def _best(self, learner: Learner) -> nn.Module:
-        """The network of the best epoch, or of the last where none could be saved."""
-        weights: dict[str, Tensor] = {}
-
-        def read() -> bool:
-            if self.run.best.exists():
-                weights.update(load_checkpoint(self.run.best).evaluated)
-            return bool(weights)
-
-        if not self.world.from_main(read):
-            return learner.evaluated()
-        model = build_for(self.config, self.dataset, self.prep, blank=True)
-        apply_weights(model, self.world.broadcast_tensors(weights), str(self.run.best))
-        return model
 
     def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
         """Evaluate on images of which as large a part may be unreadable as in training (--data.max-bad)."""
@@ -282,22 +310,17 @@ class _Session:
             "names": list(self.dataset.names),
             "preprocessing": self.prep.to_dict(),
             "fingerprint": self.dataset.fingerprint,
+            "precision": number_format(self.compute),
         }
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
         self.faults.check_weights(learner.model)
-        self.record.last(self._whole(learner))
+        self.saves.last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner.model)
-        whole = self._whole(learner)
-        return self.record.best(Checkpoint(whole.evaluated, self.prep.tensors(), whole.meta))
-
-    def _whole(self, learner: Learner) -> Checkpoint:
-        """What goes on from here, with the preprocessing that evaluation needs."""
-        state = learner.checkpoint(self._meta())
-        return replace(state, extra=state.extra | self.prep.tensors())
+        return self.saves.best(learner)
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:
@@ -308,5 +331,7 @@ class _Session:
                 "skipped": counters.skipped,
                 "best_val_top1": counters.best_top1 if self.val is not None else None,
                 "best_epoch": counters.best_epoch,
+                "seconds": round(counters.seconds, 3),
+                "elapsed": round(counters.elapsed, 3),
             }
-        self.record.status(state=state, epochs=self.config.epochs, **more)
+        self.record.status(state=state, epochs=self.config.end, **more)

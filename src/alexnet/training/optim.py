@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -15,7 +15,7 @@ from torch.optim.adam import adam
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
-from alexnet.config import OptimConfig
+from alexnet.config import Leg, OptimConfig
 from alexnet.config.rules import Rule, Setting, in_force, parse_rule
 from alexnet.errors import UsageError, unknown
 
@@ -192,7 +192,7 @@ class Plateau:
 
 
 class Schedule:
-    """The learning rate of every step: a function of the step alone, but for plateau's count of drops."""
+    """The learning rate of every step of a leg: a function of the step alone, but for plateau's count of drops."""
 
     def __init__(self, config: OptimConfig, epochs: int, steps_per_epoch: int) -> None:
         self.config = config
@@ -201,7 +201,7 @@ class Schedule:
         self.plateau = Plateau()
 
     def lr(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
+        """The rate of a step, counted from 0 at the leg's beginning."""
         c = self.config
         warmup = c.warmup_epochs * self.steps_per_epoch
         part = min(1.0, (step + 1) / warmup) if warmup else 1.0
@@ -230,6 +230,43 @@ class Schedule:
     def restore(self, state: dict[str, Any]) -> None:
         """Undo `state`."""
         self.plateau = Plateau(**state)
+
+
+class Course:
+    """The learning rate of every step of a run, whose legs have a schedule each; steps count from 0 at its beginning.
+
+    A leg begins afresh: nothing of an earlier leg's schedule, such as plateau's drops, reaches into it.
+    """
+
+    def __init__(self, legs: Sequence[Leg], steps_per_epoch: int) -> None:
+        starts = accumulate((leg.epochs for leg in legs[:-1]), initial=0)
+        self._schedules = [
+            (start * steps_per_epoch, Schedule(leg.optim, leg.epochs, steps_per_epoch))
+            for start, leg in zip(starts, legs, strict=True)
+        ]
+
+    def _at(self, step: int) -> tuple[int, Schedule]:
+        """Where the leg of a step begins, and its schedule; the last leg's after the run's end."""
+        return next(pair for pair in reversed(self._schedules) if pair[0] <= step)
+
+    def lr(self, step: int) -> float:
+        """The rate of a step."""
+        start, schedule = self._at(step)
+        return schedule.lr(step - start)
+
+    def observe(self, accuracy: float, step: int) -> None:
+        """Tell the schedule the validation accuracy of the epoch whose last step was `step`."""
+        self._at(step)[1].observe(accuracy)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a run needs that is resumed before a step."""
+        return self._at(step)[1].state()
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Undo `state`, which may be that of a leg that was the last one then and has ended with it."""
+        start, schedule = self._at(step)
+        if step > start:
+            schedule.restore(state)
 
 
 def _cosine(start: float, end: float, at: float) -> float:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from alexnet.config import TrainConfig
 from alexnet.metrics import Result
+from alexnet.training.learner import Counters
 
 
 class Reporter:
@@ -23,7 +24,7 @@ class Reporter:
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(quiet=quiet, highlight=False)
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[stage]}"),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
             console=self.console,
@@ -31,14 +32,11 @@ class Reporter:
             transient=True,
         )
         self._task: TaskID | None = None
-        self._recent: deque[tuple[float, int]] = deque(maxlen=100)  # (time, images) of the latest steps
-        self._epoch_start = (time.monotonic(), 0)
-        self._images = 0
-        self._left = 0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds in steps, images) after the latest steps
         self._said: set[str] = set()
-        self._text = ""
 
     def __enter__(self) -> Reporter:
+        self._began, self._earlier = time.monotonic(), 0.0
         self._bar.start()
         return self
 
@@ -49,56 +47,79 @@ class Reporter:
         # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
         self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
 
-    def start(self, path: Path, config: TrainConfig, count: int, epoch: int, step: int) -> None:
+    def start(self, path: Path, config: TrainConfig, count: int, counters: Counters) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
-        self._config, self._count, self._epoch = config, count, epoch
-        self._left = count * config.epochs - step * config.batch_size
-        resumed = f", going on from step {step} (epoch {epoch + 1})" if step else ""
-        self._say(f"training {config.name}: {count} images, {config.epochs} epochs, in {path}{resumed}")
-        self._recent.append((time.monotonic(), 0))
-        self._epoch_start = (time.monotonic(), 0)
-        self._task = self._bar.add_task("", total=count, epoch=f"{epoch + 1}/{config.epochs}", text="")
+        self._config, self._count, self._epoch = config, count, counters.epoch + 1
+        self._images_left = count * config.end - counters.step * config.batch_size
+        self._earlier = counters.elapsed
+        resumed = f", going on from step {counters.step} (epoch {self._epoch})" if counters.step else ""
+        self._say(f"training {config.name}: {count} images, {_planned(config)}, in {path}{resumed}")
+        self._seconds, self._images = 0.0, 0
+        self._started, self._first, self._between = time.monotonic(), self._epoch, 0.0
+        self._start_epoch()
+        self._task = self._bar.add_task("", total=count, stage=self._place(), text="")
 
-    def step(self, epoch_step: int, images: int) -> None:
-        """Count a step of `images` images."""
+    def _start_epoch(self) -> None:
+        self._recent.clear()
+        self._recent.append((self._seconds, self._images))
+        self._epoch_start, self._text = self._recent[0], ""
+
+    def _place(self) -> str:
+        return f"epoch {self._epoch}/{self._config.end}"
+
+    def step(self, epoch_step: int, images: int, seconds: float) -> None:
+        """Count a step of `images` images that took so long, with the wait for its images and nothing else."""
         self._images += images
-        self._left -= images
-        self._recent.append((time.monotonic(), self._images))
+        self._images_left -= images
+        self._seconds += seconds
+        self._recent.append((self._seconds, self._images))
         if self._task is not None and not self._bar.disable:
-            self._bar.update(
-                self._task,
-                completed=min(epoch_step * self._config.batch_size, self._count),
-                text=f"{self._text} {self.pace()}",
-            )
+            done = min(epoch_step * self._config.batch_size, self._count)
+            text = f"{self._text} {self.pace()}"
+            self._bar.update(self._task, total=self._count, completed=done, stage=self._place(), text=text)
+
+    def stage(self, name: str) -> None:
+        """Show what is done between and after the epochs' steps."""
+        if self._task is not None:
+            self._bar.update(self._task, total=None, stage=name, text="")
 
     def pace(self) -> str:
-        """Images a second lately and the time left."""
-        (t0, n0), (t1, n1) = self._recent[0], self._recent[-1]
-        rate = (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
-        return f"{rate:.0f} images/s, {_duration(max(self._left, 0) / rate) if rate else '?'} left"
+        """Images a second lately and the time left, which goes on what happens between the epochs too."""
+        rate = _rate(self._recent[0], self._recent[-1])
+        if not rate:
+            return "? images/s, ? left"
+        left = max(self._images_left, 0) / rate + self._between * (self._config.end - self._epoch)
+        return f"{rate:.0f} images/s, {_duration(left)} left"
 
     def rate(self) -> float:
-        """Images a second since the last call, validation left out."""
-        (t0, n0), (t1, n1) = self._epoch_start, self._recent[-1]
-        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+        """Images a second in the steps of this epoch that this session made; 0 where it made none."""
+        return _rate(self._epoch_start, self._recent[-1])
+
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, over all its sessions."""
+        return self._earlier + time.monotonic() - self._began
 
     def line(self, row: dict[str, Any]) -> None:
         """Report the values logged at a step."""
         self._text = f"loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.2%},"
         if not self.console.is_terminal:
-            place = f"epoch {row['epoch']}/{self._config.epochs} step {row['step']}"
-            self._say(f"{place}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
+            self._say(f"{self._place()} step {row['step']}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Report a completed epoch."""
         val = f", val accuracy {row['val_top1']:.2%} (loss {row['val_loss']:.4f})" if "val_top1" in row else ""
+        rate = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
         self._say(
-            f"epoch {row['epoch']}/{self._config.epochs}: train loss {row['train_loss']:.4f}, "
-            f"accuracy {row['train_top1']:.2%}{val}, {row['images_per_second']:.0f} images/s",
+            f"{self._place()}: train loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.2%}{val}{rate}",
         )
-        self._epoch_start = (time.monotonic(), self._images)
-        if self._task is not None:
-            self._bar.update(self._task, completed=0, epoch=f"{row['epoch'] + 1}/{self._config.epochs}")
+        self._epoch += 1
+        # What an epoch takes beside its steps: validation, saving, drawing.
+        self._between = (time.monotonic() - self._started - self._seconds) / (self._epoch - self._first)
+        self._start_epoch()
+
+    def say(self, text: str) -> None:
+        """Say something as it stands."""
+        self._say(text)
 
     def note(self, text: str) -> None:
         """Say something that is not progress."""
@@ -118,9 +139,24 @@ class Reporter:
             f"{result.split} accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
             f"loss {result.loss:.4f}, {result.count} images",
         )
+        session = _duration(self.elapsed() - self._earlier)
+        self._say(
+            f"took {_duration(self.elapsed())}, of which this session {session}" if self._earlier else f"took {session}"
+        )
         self._say(
             f"run folder: {path}\nnext: alexnet evaluate {path}\n      tensorboard --logdir {path.parent}",
         )
+
+
+def _planned(config: TrainConfig) -> str:
+    """The epochs of a run: "30 epochs", "30 + 10 epochs", "5 of 30 epochs"."""
+    part = f"{config.end} of " if config.end < config.horizon else ""
+    return f"{part}{' + '.join(str(leg.epochs) for leg in config.legs)} epochs"
+
+
+def _rate(start: tuple[float, int], end: tuple[float, int]) -> float:
+    """Images a second between two counts of (seconds, images)."""
+    return (end[1] - start[1]) / (end[0] - start[0]) if end[0] > start[0] else 0.0
 
 
 def _duration(seconds: float) -> str:

@@ -35,6 +35,8 @@ class SignalGuard:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.deferred and self.requested is not None:
+            return  # torchrun sends SIGTERM again as soon as one process has left: each shall end with its own code
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._previous.clear()

@@ -1,0 +1,45 @@
+"""Images of a data set as single files, to look at or to ask a network about."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from alexnet.config import DataConfig
+from alexnet.data.photos import Photos
+from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
+from alexnet.files import write_atomically
+
+
+def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None = None, seed: int = 0) -> list[Path]:
+    """Write `count` images of a split, drawn by a seed, into class folders: OUT/CLASS/ROW.png, photographs byte by byte
+    as they are with their own endings. Without a name the split is test, or val where there is no test split.
+
+    Returns the files. Raises UsageError if they cannot be written, and DataError.
+    """
+    dataset = load_dataset(data)
+    name, chosen = dataset.split(split)
+    if not len(chosen):
+        raise UsageError(f"--split {name} has no images.")
+    rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
+    files = []
+    for row in rows.tolist():
+        folder = out / dataset.classes[chosen.labels[row]]
+        if isinstance(chosen, Photos):
+            file, content = folder / f"{row}{Path(chosen.place(row)).suffix.lower() or '.jpg'}", chosen.read(row)
+        else:
+            file, png = folder / f"{row}.png", io.BytesIO()
+            pixels = np.moveaxis(chosen.images[row], 0, -1)
+            Image.fromarray(pixels[..., 0] if chosen.channels == 1 else pixels).save(png, "PNG")
+            content = png.getvalue()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content)
+        except OSError as problem:
+            raise UsageError(f"cannot write {file}: {problem.strerror}; choose another --out.") from None
+        files.append(file)
+    return files

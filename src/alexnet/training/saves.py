@@ -1,0 +1,158 @@
+"""What a run saves of its learner and takes up again: where it goes on from, its last and its best weights, and which
+weights the test result is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from operator import index
+from typing import Any
+
+from torch import Tensor, nn
+
+from alexnet.distributed import World
+from alexnet.errors import CheckpointError
+from alexnet.inference.trained import load_weights, weights_file
+from alexnet.models.network import AlexNet
+from alexnet.models.weights import apply_weights
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet.runs.folder import set_aside
+from alexnet.runs.provenance import describe_weights
+from alexnet.runs.recorder import Recorder
+from alexnet.training.learner import Counters, Learner
+from alexnet.training.progress import Reporter
+
+
+def start_from(model: AlexNet, init: str, replace_head: bool, classes: tuple[str, ...]) -> None:
+    """Give a network initial weights from a file; one of ours says what classes its last layer stands for. Raises
+    CheckpointError."""
+    load_weights(model, weights_file(init), replace_head, classes)
+
+
+class Saves:
+    """The checkpoints of one run. All is read, written and decided by the main process of `world`, for all of them."""
+
+    def __init__(
+        self,
+        record: Recorder,
+        reporter: Reporter,
+        world: World,
+        describe: Callable[[], dict[str, Any]],
+        carried: Callable[[], dict[str, Tensor]],
+    ) -> None:
+        """`describe` gives what a checkpoint says of its weights: configuration, network, classes, preprocessing, the
+        data's fingerprint; `carried` the tensors that belong to the preprocessing."""
+        self.record, self._reporter, self._world = record, reporter, world
+        self._describe, self._carry = describe, carried
+        self._run = record.run
+
+    def resume_point(self) -> Checkpoint | None:
+        """Where the run was, None if it begins. Raises CheckpointError if it was saved and nothing of that is left."""
+        point: Checkpoint | None = None
+
+        def read() -> tuple[dict[str, Any] | None, str | None]:
+            nonlocal point
+            point, warning = self._run.resume_point()
+            return (point.meta if point else None), warning
+
+        meta, warning = self._world.from_main(read)
+        if warning:
+            self._reporter.note(warning)
+        if meta is None:
+            return None
+        told = self._world.broadcast_tensors
+        return Checkpoint(told(point.weights if point else {}), told(point.extra if point else {}), meta)
+
+    def restore(self, learner: Learner, point: Checkpoint) -> None:
+        """Bring a learner to a resume point. Raises CheckpointError where that says something impossible."""
+        try:
+            counters = point.meta["counters"]
+            for name in ("epoch", "epoch_step", "step", "bad_in_a_row", "best_epoch"):
+                if index(counters[name]) < 0:
+                    raise ValueError(f"{name} {counters[name]}")
+            learner.restore(point)
+            float(learner.optimizer.lr)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+            reason = " ".join(str(problem).split())[:200]
+            raise CheckpointError(
+                f"the checkpoint in {self._run.path} is whole, but nothing can go on from what it says "
+                f"({type(problem).__name__}: {reason}); train into another folder with --run DIR."
+            ) from None
+
+    def last(self, learner: Learner) -> None:
+        """Save all that is needed to go on."""
+        self.record.last(self._whole(learner))
+
+    def best(self, learner: Learner) -> bool:
+        """Save the weights that validation saw. Returns whether they could be written."""
+        whole = self._whole(learner)
+        return self.record.best(Checkpoint(whole.evaluated, self._carry(), whole.meta))
+
+    def _whole(self, learner: Learner) -> Checkpoint:
+        whole = learner.checkpoint(self._describe())
+        return replace(whole, extra=whole.extra | self._carry())
+
+    def check_best(self, counters: Counters) -> None:
+        """Where the best weights of earlier sessions are lost, say so, and let the epochs from here on choose anew."""
+
+        def read() -> str | None:
+            try:
+                self._read_best(counters)
+            except CheckpointError as problem:
+                kept = set_aside(self._run.best)
+                return f"{problem}{f' It is kept as {kept.name}.' if kept else ''}"
+            return None
+
+        lost = self._world.from_main(read) if counters.best_epoch else None
+        if lost is not None:
+            self._reporter.note(
+                f"the best weights so far, of epoch {counters.best_epoch}, are lost: {lost} The best epoch from here "
+                "on is tested in their place; where none is left, the last one."
+            )
+            counters.best_top1, counters.best_epoch = -1.0, 0
+
+    def tested(self, learner: Learner, blank: AlexNet) -> tuple[nn.Module, dict[str, Any]]:
+        """The network that the test result is of, and what its file is: that of the best epoch, or where this is lost
+        or could never be saved, of the last one. `blank` is a network of the same form, to be filled."""
+
+        def read() -> tuple[str | None, dict[str, Any]]:
+            counters = learner.counters
+            try:
+                apply_weights(blank, self._read_best(counters).evaluated, str(self._run.best))
+            except CheckpointError as problem:
+                whole = self.record.saved_step == counters.step
+                return str(problem), describe_weights(self._run.last if whole else None, counters.epoch)
+            return None, describe_weights(self._run.best, counters.best_epoch)
+
+        lost, weights = self._world.from_main(read)
+        if lost is not None:
+            self._reporter.note(f"{lost} The test result is of the last epoch's weights.")
+            return learner.evaluated(), weights
+        apply_weights(blank, self._world.broadcast_tensors(blank.state_dict()), str(self._run.best))
+        return blank, weights
+
+    def _read_best(self, counters: Counters) -> Checkpoint:
+        """The best epoch's weights. Raises CheckpointError if they are lost, also if others stand in their place."""
+        if not counters.best_epoch:
+            raise CheckpointError("No epoch's weights are kept as the best.")
+        best = load_checkpoint(self._run.best)
+        ours = self._describe()
+        same = all(best.meta.get(name) == ours[name] for name in ("model", "classes", "fingerprint"))
+        if best.epoch != counters.best_epoch or not same:
+            raise CheckpointError(f"{self._run.best} is not of this run's epoch {counters.best_epoch}.")
+        return best
+
+    def check(self, counters: Counters, outcome: str) -> None:
+        """At the end of a run: say how much of it is on the disk. Raises CheckpointError if nothing is; `outcome` is
+        what the user then still learns."""
+        saved = self._world.broadcast(self.record.saved_step)
+        if not (saved or counters.best_epoch):
+            raise CheckpointError(
+                f"not one checkpoint could be saved in {self._run.path}: the weights are lost, and what remains is "
+                f"{outcome}. Make room and start again."
+            )
+        if saved < counters.step:
+            self._reporter.note(
+                f"the last checkpoint that could be saved is of step {saved} of {counters.step}: make room, and the "
+                "same command trains the rest again."
+            )
