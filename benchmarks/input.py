@@ -31,7 +31,7 @@ from alexnet.compute import configure_process
 from alexnet.config import DataConfig
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
-from alexnet.data.packed import arrow, schema
+from alexnet.data.packed import arrow, schema, signed
 from alexnet.data.packing import prepare
 from alexnet.data.sources import load_dataset
 
@@ -56,9 +56,11 @@ def repeat_prepared(prepared: Path, root: Path, count: int) -> None:
     (small,) = prepared.glob("*.arrow")
     source = pa.ipc.open_file(pa.memory_map(str(small)))
     table = source.read_all().combine_chunks().to_batches()[0]
-    with pa.ipc.new_file(str(root / small.name), schema(source.schema.metadata)) as writer:
-        for start in range(0, count, table.num_rows):
-            writer.write_batch(table.slice(0, min(table.num_rows, count - start)))
+    rows = table.num_rows
+    batches = [table.slice(0, min(rows, count - start)) for start in range(0, count, rows)]
+    with pa.ipc.new_file(str(root / small.name), schema(signed(source.schema.metadata, batches))) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def torchvision_batches(root: Path) -> Iterator[torch.Tensor]:

@@ -548,15 +548,15 @@ def test_hostile_names_everywhere(call, run_cli, hostile, tmp_path, monkeypatch)
     run, data = hostile
     monkeypatch.chdir(tmp_path)
     evaluate = ["evaluate", run.path, "--out", "out"]
-    predict = ["predict", run.path, data, "--sheet", "sheet.png", "--top", "11"]
+    predict = ["predict", run.path, data / "test", "--sheet", "sheet.png", "--top", "11"]
     for arguments in (
         evaluate,
         [*evaluate, "--json"],
         ["compare", "folder", run.path, "--data.root", data],
         predict,
-        ["predict", run.path, data, "--json"],
-        ["preview", "folder", "--data.root", data, "--data.resize", "36", "--data.crop", "32", "--images", "22"],
-        ["features", run.path, data, "--out", "features.npz"],
+        ["predict", run.path, data / "test", "--json"],
+        ["preview", "folder", "--data.root", data, "--data.resize", "36", "--data.crop", "32", "--images", "11"],
+        ["features", run.path, data / "test", "--out", "features.npz"],
         ["sample", "folder", "--data.root", data, "--out", "samples", "--images", "9"],
     ):
         code, out, err = call(*arguments)
@@ -567,7 +567,7 @@ def test_hostile_names_everywhere(call, run_cli, hostile, tmp_path, monkeypatch)
         assert (end.returncode, end.stderr) == (0, "")
         assert end.stdout.isascii()
     files = {f.name for f in tmp_path.iterdir()}
-    assert {"sheet-1.png", "sheet-2.png", "sheet-3.png", "preview.png", "features.npz"} <= files
+    assert {"sheet.png", "preview.png", "features.npz"} <= files
     (table,) = (tmp_path / "out").glob("*-confusion.csv")
     with table.open(newline="", encoding="utf-8") as stream:
         header, *rows = csv.reader(stream)
@@ -592,3 +592,41 @@ def test_a_failing_picture_costs_no_result(call, monkeypatch, hostile, tmp_path)
     assert (code, err.count("note:")) == (0, 1)
     assert out.count("%") == 5
     assert not (tmp_path / "s.png").exists()
+
+
+# Tables at 80 columns
+
+
+def test_lists_cut_no_name_at_80_columns(call, monkeypatch):
+    from alexnet.recipes import ORIGINS
+
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = call("list")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    words = out.split()
+    for name in (*RECIPES, *(word for origin in ORIGINS.values() for word in origin.split())):
+        assert name in words
+
+
+def test_comparison_is_readable_at_80_columns(capsys, monkeypatch):
+    from alexnet.cli.tables import show_comparison
+    from alexnet.inference.comparison import Compared
+    from alexnet.metrics import Result
+
+    monkeypatch.setenv("COLUMNS", "80")
+    result = Result("val", 0.5652, 0.7907, 1.9, 50_000, 1, ("a", "b"), np.full((2, 2), 12_500), notes=("Look out.",))
+    origin = "runs/imagenet-torchvision/best.safetensors"
+    lines = [
+        Compared(origin, "torchvision", 61_100_840, 714_188_480, result, 1234.5, (0.56522, 0.79066)),
+        Compared(origin, "caffenet", 60_965_224, 724_406_816, result, 99.0, (0.574, 0.804)),
+    ]
+    show_comparison(lines)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for part in ("torchvision", "61.1 M", "714 M", "56.52%", "79.07%", "43.48%", "57.40 / 80.40 %", "top-1 outside"):
+        assert part in out
+    weights = "".join(line[:19].strip() for line in out.splitlines())
+    assert origin in weights
+    assert out.count("note: Look out.") == 1

@@ -1,5 +1,6 @@
 """Two processes on the CPU: the same result as one, written by one, stopped together."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import time
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from alexnet.config.values import override
+from alexnet.config.values import flag, override
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import UsageError
+from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -69,7 +72,7 @@ def test_two_processes_stopped_and_resumed_equal_one(single, tmp_path):
     assert time.monotonic() - began < 10
     process.wait(120)
     said = log.read_text()
-    assert "stopped: stopped by" in said
+    assert said.count("stopped: stopped by") == 1  # of all that leave, one says so
     assert said.count("training digits") == 1  # one process speaks
     status = Run(path).status
     assert status["state"] == "stopped", said
@@ -130,6 +133,7 @@ with join_world("cpu") as (world, _):
     def refuse():
         raise DataError(f"refused by {rank}")
 
+    assert world.gather(10 * rank) == [0, 10]
     for way in (world.from_main, world.main_first):
         try:
             way(refuse)
@@ -171,6 +175,69 @@ main(sys.argv[1:])
 """
 
 
+# One process raises before or in the middle of what all do together; what each of them then raises is written down.
+REFUSE = """
+import json, os, sys
+from pathlib import Path
+from alexnet.distributed import join_world
+from alexnet.errors import AlexNetError, DataError
+
+folder, culprit, kind, rank = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(os.environ["RANK"])
+try:
+    with join_world("cpu") as (world, _):
+        world.barrier()
+        if rank == culprit:
+            raise DataError("no such data.") if kind == "refusal" else ZeroDivisionError("a mistake of ours")
+        for _ in range(1000):
+            world.barrier()  # in which the other is missing
+except Exception as problem:
+    told = getattr(problem, "told", None)
+    (folder / f"raised-{rank}").write_text(json.dumps([type(problem).__name__, str(problem), told]))
+"""
+# Alone or together: each process ends with the exit code, and one line tells the user, by whoever came first.
+EXITS = """
+import os, sys
+from pathlib import Path
+from alexnet import cli
+rank, codes = os.environ["RANK"], Path(sys.argv[1])
+place = sys.argv[2]
+if place == "step" and rank == "1":
+    from alexnet.errors import DataError
+    from alexnet.training.learner import Learner
+
+    def refuse(*_):
+        raise DataError("the second process cannot go on.")
+
+    Learner.train_step = refuse
+if place == "stop" and rank == "1":
+    import signal
+    from alexnet.training.learner import Learner
+    step = Learner.train_step
+
+    def struck(self, *arguments):
+        if self.counters.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    Learner.train_step = struck
+if place == "config" and rank == "0":
+    from alexnet.runs.folder import Run
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    Run.write_config = full
+code = 0
+try:
+    cli.main(sys.argv[3:])
+except SystemExit as end:
+    code = end.code
+finally:
+    (codes / f"code-{rank}").write_text(str(code))
+sys.exit(code)
+"""
+
+
 def run_script(source, folder, *arguments):
     script = folder / "script.py"
     script.write_text(source)
@@ -205,6 +272,88 @@ def test_the_main_process_alone_reads_and_writes_the_run(single, tmp_path):
         assert ended.returncode == 0, ended.stderr + ended.stdout
     assert_consistent(Run(path))
     assert Run(path).test["count"] == single.test["count"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("kind", ["refusal", "mistake"])
+def test_what_one_process_raises_reaches_the_other(tmp_path, culprit, kind):
+    """As that, and not as a connection that is gone."""
+    ended = run_script(REFUSE, tmp_path, tmp_path, culprit, kind)
+    assert ended.returncode == 0, ended.stderr
+    first, other = (json.loads((tmp_path / f"raised-{rank}").read_text()) for rank in (culprit, 1 - culprit))
+    if kind == "refusal":
+        assert first == ["DataError", "no such data.", False]
+        assert other == ["DataError", "no such data.", True]
+    else:
+        assert first[0] == "ZeroDivisionError"
+        assert other[0] == "AlexNetError"
+        assert other[1] == f"process {culprit}: ZeroDivisionError('a mistake of ours')."
+        assert other[2] is True
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("place", "arguments", "code", "line"),
+    [
+        ("both", ["--device", "cuda:7"], 2, "error: --device cuda:7 cannot be used"),
+        ("both", ["--data.source", "digitz"], 2, "error: unknown data source 'digitz'"),
+        ("both", ["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),
+        ("config", [], 2, "No space left on device"),
+        ("step", [], 3, "error: the second process cannot go on"),
+        ("stop", [], 75, "stopped: stopped by "),
+    ],
+)
+def test_a_refusal_is_one_line_and_one_exit_code(single, tmp_path, place, arguments, code, line):
+    run = tmp_path / "run"
+    command = ["train", single.path / "config.yaml", "--run", run, *arguments]
+    ended = run_script(EXITS, tmp_path, tmp_path, place, *command)
+    said = ended.stderr + ended.stdout
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)] == [str(code)] * 2, said
+    assert said.count(line) == 1, said
+    assert sum(line.startswith(("error: ", "stopped: ")) for line in said.splitlines()) == 1, said
+    assert "gloo" not in said
+    assert said.count("Traceback (most recent call last)") == 1, said  # torchrun's own, of the exit code
+    if place == "stop":
+        assert "exitcode  : -15" not in said
+        assert Run(run).status["state"] == "stopped"
+        assert load_checkpoint(Run(run).last).meta["counters"]["step"] == 3
+    if place == "step":
+        assert Run(run).status["state"] == "failed"
+        assert "second process cannot go on" in Run(run).status["message"]
+        assert load_checkpoint(Run(run).last).epoch == 0
+
+
+def photographs(root, bad):
+    """Class folders of 24 pictures each, the first few of one of which cannot be read."""
+    for shade, name in ((40, "dark"), (200, "light")):
+        (root / name).mkdir(parents=True)
+        for number in range(24):
+            file = root / name / f"{number:02}.jpg"
+            Image.new("RGB", (40, 40), (shade, shade, shade + number)).save(file)
+            if name == "dark" and number < bad:
+                file.write_bytes(b"no picture")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("limit", "code"), [(0.45, "0"), (0.15, "3")])
+def test_unreadable_photographs_are_counted_over_all_processes(tmp_path, limit, code):
+    """Of 8 unreadable ones each process meets some; together they are more than the limit, or not."""
+    photographs(tmp_path / "data", 8)
+    data = {"root": tmp_path / "data", "crop": 32, "resize": 40, "max_bad": limit, "val_fraction": 0.0}
+    settings = {f"data.{name}": value for name, value in data.items()}
+    settings |= {"model.variant": "cifar", "model.width": 0.02, "epochs": 1, "batch_size": 12, "device": "cpu"}
+    flags = [part for name, value in settings.items() for part in (flag(name), value)]
+    ended = run_script(EXITS, tmp_path, tmp_path, "both", "train", "folder", "--run", tmp_path / "run", *flags)
+    said = ended.stderr + ended.stdout
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)] == [code] * 2, said
+    noted = [row["reason"] for row in Run(tmp_path / "run").metrics if row["kind"] == "unreadable"]
+    assert len(noted) == len(set(noted))
+    if code == "0":
+        assert len(noted) == 8
+        assert said.count("left out: ") == 8
+    else:
+        assert said.count("photographs cannot be read") == 1
 
 
 def test_one_process_is_the_identity():

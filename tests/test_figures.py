@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from alexnet.errors import UsageError
-from alexnet.figures import save_figure
+from alexnet.figures import label, new_figure, save_figure, show_image
 from alexnet.figures.confusion import draw_confusion
 from alexnet.figures.curves import draw_curves
+from alexnet.figures.predictions import Answer, draw_predictions
+from alexnet.figures.stages import draw_stages
 from alexnet.metrics import Result
 from alexnet.runs.results import write_result
 
@@ -104,3 +106,62 @@ def test_without_matplotlib_the_extra_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"alexnet\[figures\]"):
         draw_confusion(result(3))
     assert not list(tmp_path.iterdir())
+
+
+# Names and images of any kind
+
+
+@pytest.mark.parametrize("name", ["$x", "$a$", "$$", r"$\frac{$", "a\\$b", "new\nline", "\udcff", "\x1b[31m", "שלום"])
+def test_labels_are_shown_as_they_are(tmp_path, name, recwarn):
+    """What matplotlib makes of a label is what stands there, with no formula read into it."""
+    figure = new_figure(2, 2)
+    axes = figure.subplots()
+    text = axes.text(0, 0, label(name, 30))
+    axes.set_xticks([0], [label(name, 30)])
+    save_figure(figure, tmp_path / "f.png")
+    shown, is_formula = text._preprocess_math(text.get_text())
+    assert not is_formula
+    assert shown == (name if name.isprintable() else ascii(name)[1:-1])
+    assert not [str(w.message) for w in recwarn]
+
+
+def test_long_labels_are_cut():
+    assert label("x" * 300, 30) == "x" * 29 + "…"
+    assert label("猫" * 3, 30) == "猫" * 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (1, 3), (3, 1)], ids=str)
+def test_images_of_any_shape_are_drawn_as_they_are(size, channels):
+    """A row of three grey pixels is no colour."""
+    image = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+    axes = new_figure(2, 2).subplots()
+    show_image(axes, image)
+    (drawn,) = axes.get_images()
+    rgba = drawn.to_rgba(drawn.get_array(), bytes=True, norm=True)
+    assert rgba.shape == (*size, 4)
+    assert np.abs(rgba[..., :3].astype(int) - image).max() <= 1
+
+
+def answer(truth=None, names=("cat", "dog"), title="1.png"):
+    bars = [(name, 1 / (i + 2)) for i, name in enumerate(names)]
+    return Answer(np.zeros((4, 4, 3), np.uint8), bars, title, truth)
+
+
+@pytest.mark.parametrize(("truth", "title", "red_bars"), [("cat", "cat", 1), ("elk", "elk", 0), (None, "1.png", 0)])
+def test_the_true_class_stands_above_also_where_it_is_no_answer(truth, title, red_bars):
+    above, below = draw_predictions([answer(truth)]).axes
+    assert above.get_title() == title
+    colours = [tuple(round(255 * v) for v in bar.get_facecolor()[:3]) for bar in below.patches]
+    assert colours.count((0xE0, 0x8A, 0x82)) == red_bars
+    assert colours.count((0x8F, 0xB3, 0xD9)) == 2 - red_bars
+    assert (above.title.get_color() == "#b03a2e") == (truth == "elk")
+
+
+def test_stages_say_what_does_not_hold_for_an_image():
+    image = np.zeros((4, 4, 3), np.uint8)
+    figure = draw_stages([[("noise", image, "")], [("noise", image, "no noise drawn")]], ["a", "b"])
+    first, second = figure.axes
+    assert first.get_title() == "noise"
+    assert "no noise drawn" in second.get_xlabel()
+    assert "no noise drawn" not in first.get_xlabel()

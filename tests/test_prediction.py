@@ -27,6 +27,7 @@ from alexnet.models.network import blank_model, build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
+from conftest import Blank
 
 CLASSES = ("n01", "n02", "n03", "n04", "n05", "n06")
 NAMES = ("ant", "bee", "cat", "dog", "[elk]", "fox")
@@ -578,6 +579,31 @@ def test_sheet_marks_the_class_that_the_folder_names(call, small, tmp_path):
         with Image.open(tmp_path / "s.png") as sheet:
             colours = {colour for _, colour in sheet.convert("RGB").getcolors(maxcolors=2**24)}
         assert ((0xE0, 0x8A, 0x82) in colours) is marked
+
+
+@pytest.mark.parametrize("folder", ["n04", "dog"])
+def test_a_folder_named_after_a_class_says_what_is_on_the_image(small, tmp_path, folder):
+    """By WNID as ImageNet's, or by the name to be read."""
+    (tmp_path / folder).mkdir()
+    picture(80, 72).save(tmp_path / folder / "1.png")
+    picture(80, 72).save(tmp_path / "2.png")
+    known, unknown = predict(small, [tmp_path / folder, tmp_path / "2.png"], top=1, device="cpu")
+    assert (known.truth, unknown.truth) == ("dog", None)
+
+
+@pytest.mark.parametrize(("count", "pages"), [(20, 1), (21, 2), (62, 4)])
+def test_many_images_make_several_sheets(call, small, tmp_path, monkeypatch, count, pages):
+    drawn = []
+    monkeypatch.setattr("alexnet.figures.predictions.draw_predictions", lambda a: drawn.extend(a) or Blank())
+    (tmp_path / "many").mkdir()
+    for number in range(count):
+        Image.new("RGB", (8, 8)).save(tmp_path / "many" / f"{number:02}.png")
+    code, out, _ = call("predict", small, tmp_path / "many", "--sheet", tmp_path / "s.png", "--device", "cpu")
+    names = ["s.png"] if pages == 1 else [f"s-{page}.png" for page in range(1, pages + 1)]
+    assert code == 0
+    assert [line for line in out.splitlines() if "written" in line] == [f"written: {tmp_path / n}" for n in names]
+    assert sorted(f.name for f in tmp_path.glob("s*.png")) == sorted(names)
+    assert [a.title for a in drawn] == [f"{number:02}.png" for number in range(count)]
 
 
 def test_sheet_beside_json_keeps_the_json_clean(call, small, photos, tmp_path):

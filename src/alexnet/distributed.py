@@ -154,7 +154,7 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    on_gpu = device.startswith("cuda")
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()  # if not, whoever computes there is told
     store, rank, size = next(rendezvous("env://"))
     dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     world = World(rank, size, torch.device(device if on_gpu else "cpu"), store)

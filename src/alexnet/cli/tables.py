@@ -25,13 +25,16 @@ def show_names(kind: str) -> None:
     from alexnet.models.variants import VARIANTS
     from alexnet.recipes import ORIGINS, RECIPES
 
+    console = Terminal()
+
     def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         shown = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in columns:  # broken between words, and where a column is too narrow for one, within
-            shown.add_column(name, no_wrap=name == "name", max_width=14 if name == "trains" else None, overflow="fold")
+            most = 14 if name == "trains" and console.width < 100 else None
+            shown.add_column(name, no_wrap=name == "name", max_width=most, overflow="fold")
         for row in rows:
             shown.add_row(*map(markup, row))
-        Terminal().print(shown, "")
+        console.print(shown, "")
 
     if kind in ("models", "all"):
         table(
@@ -63,15 +66,15 @@ def show_result(result: Result) -> None:
     )
     console.print(table)
     console.print("\ntop-1 accuracy per class")
-    cells = [f"{markup(name, 40)} {value:.1%}" for name, value in result.per_class.items()]
-    console.print(Columns(cells, padding=(0, 2), column_first=True))
+    console.print(Columns([f"{markup(name, 40)} {value:.1%}" for name, value in result.per_class.items()], (0, 2)))
     show_notes(result.notes)
 
 
 def show_notes(notes: Sequence[str]) -> None:
     """What somebody should know who reads the figures above."""
-    for note in dict.fromkeys(notes):
-        Terminal().print(f"[yellow]note:[/yellow] {markup(note)}", soft_wrap=True)
+    console = Terminal()
+    for note in notes:  # whole lines for a log, wrapped between words on a terminal
+        console.print(f"[yellow]note:[/yellow] {markup(note)}", soft_wrap=not console.is_terminal)
 
 
 def show_comparison(lines: Sequence[Compared]) -> None:
@@ -84,10 +87,10 @@ def show_comparison(lines: Sequence[Compared]) -> None:
         pad_edge=False,
         padding=(0, 2, 1, 0),
     )
-    table.add_column("weights", overflow="fold", max_width=26)
-    for name in ("network", "top-1", "top-5"):
+    table.add_column("weights", overflow="fold")
+    for name in ("network", "top-1", "top-5", "published"):
         table.add_column(name, no_wrap=True)
-    table.add_column("published", overflow="fold")
+    noted: dict[str, list[str]] = {}
     for line in lines:
         r = line.result
         published = " / ".join(f"{100 * p:.2f}" for p in line.published) + " %" if line.published else ""
@@ -98,8 +101,10 @@ def show_comparison(lines: Sequence[Compared]) -> None:
             _accuracy(r.top5, r.top5_interval),
             "\n".join([published, *line.verdict.split(", ")]),
         )
+        for note in r.notes:
+            noted.setdefault(note, []).append(line.origin)
     Terminal().print(table)
-    show_notes([note for line in lines for note in line.result.notes])
+    show_notes([note if len(of) == len(lines) else f"{' and '.join(of)}: {note}" for note, of in noted.items()])
 
 
 def _accuracy(value: float, interval: tuple[float, float]) -> str:

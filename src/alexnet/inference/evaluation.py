@@ -156,9 +156,8 @@ def mirror_notes(trained: Trained | None, views: int) -> list[str]:
     if views == 1 or trained is None or trained.config is None or trained.config.data.flip:
         return []
     return [
-        f"half of the {views} views are mirrored, and {trained.origin} was trained without mirrored images "
-        "(--data.flip): where mirroring changes what an image shows, as of digits, they lower the accuracy; "
-        "--views 1 has none."
+        f"half of the {views} views are mirrored, and the network was trained without mirrored images (--data.flip): "
+        "where mirroring changes what an image shows, as of digits, they lower the accuracy; --views 1 has none."
     ]
 
 

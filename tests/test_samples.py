@@ -1,0 +1,55 @@
+"""Samples of a data set as files: the images that the split holds, in folders of their classes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet.config import DataConfig
+from alexnet.data.samples import write_samples
+from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_small_images_are_those_of_the_split(tmp_path, split):
+    files = write_samples(DataConfig(), tmp_path, 12, split)
+    dataset = load_dataset(DataConfig())
+    _, part = dataset.split(split)
+    assert len(set(files)) == 12
+    for file in files:
+        row = int(file.stem)
+        assert file.parent.name == dataset.classes[part.labels[row]]
+        with Image.open(file) as image:
+            assert np.array_equal(np.asarray(image), part.images[row, 0])
+    assert set(tmp_path.rglob("*.png")) == set(files)
+
+
+def test_photographs_are_copied_byte_by_byte(tmp_path):
+    root = tmp_path / "data"
+    for number in range(6):
+        for part in ("train", "val"):
+            file = root / part / ("cat", "dog")[number % 2] / f"{number}.{('jpg', 'png')[number % 2]}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 8), (number, 0, 0)).save(file)
+    files = write_samples(DataConfig(source="folder", root=str(root)), tmp_path / "out", 4)
+    originals = {file.read_bytes() for file in (root / "val").rglob("*.*")}
+    assert len(files) == 4
+    assert {file.read_bytes() for file in files} <= originals
+    assert {(file.parent.name, file.suffix) for file in files} <= {("cat", ".jpg"), ("dog", ".png")}
+
+
+def test_seed_draws_them(tmp_path):
+    draws = [
+        [f.name for f in write_samples(DataConfig(), tmp_path / str(i), 5, seed=s)] for i, s in enumerate((1, 1, 2))
+    ]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_more_than_there_are(tmp_path):
+    assert len(write_samples(DataConfig(), tmp_path, 10**6)) == 359
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="another --out"):
+        write_samples(DataConfig(), tmp_path / "file", 1)
