@@ -175,6 +175,6 @@ def test_formats(tiny):
     assert dump(config)["format"] == FORMAT
     assert load({"epochs": 3, "optim.lr": 0.5}).optim.lr == 0.5
     assert load({}) == TrainConfig()
-    for newer in (FORMAT + 1, "two"):
-        with pytest.raises(UsageError, match=r"format .*upgrade"):
+    for newer in (FORMAT + 1, "two", True, 0):
+        with pytest.raises(UsageError, match="format"):
             load({"format": newer})

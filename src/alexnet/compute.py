@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -174,6 +175,11 @@ def has_feature(name: str) -> bool:
     if told is not None:
         return told
     return any(flag.endswith(name) for flag in cpu_description().get("flags", "").split())
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on, where the system says so, else all of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def torch_tells(feature: str) -> bool | None:

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from alexnet.errors import AlexNetError, DataError, UsageError
 
-LEFTOVERS = ".*.*.????????"  # temporary files: .last.safetensors.k3j2h1g0
+LEFTOVERS = ".*.*.????????"  # the names of temporary files, such as .last.safetensors.k3j2h1g0
 LOCK = ".lock"
 
 

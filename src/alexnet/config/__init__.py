@@ -322,8 +322,10 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
     """
     values = dict(values)
     format = values.pop("format", 1)  # the first one was written without
-    if not isinstance(format, int) or format > FORMAT:
-        raise UsageError(f"this configuration has format {format!r}, known is up to {FORMAT}: upgrade alexnet.")
+    if type(format) is not int or format < 1:
+        raise UsageError(f"this configuration has format {format!r}, which is none: 1 to {FORMAT}.")
+    if format > FORMAT:
+        raise UsageError(f"this configuration has format {format}, known is up to {FORMAT}: upgrade alexnet.")
     settings = dotted(values)
     if format < FORMAT:
         _upgrade(settings, format)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet.compute import usable_cores
 from alexnet.config import LARGEST_SIDE, DataConfig
 from alexnet.config.ranges import Range
 from alexnet.data.encoding import Encoded, encode
@@ -73,7 +74,7 @@ def prepare(
             for name, part in published.parts.items():
                 assert isinstance(part, Photos)
                 packing = _Packing(published, name, part, config, out, side, quality)
-                report[name] = packing.work(workers or min(os.cpu_count() or 1, 16), on_progress)
+                report[name] = packing.work(workers or min(usable_cores(), 16), on_progress)
             write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
             return report
         except OSError as problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.compute import usable_cores
 from alexnet.config import DataConfig
 from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import (
@@ -45,7 +45,7 @@ class StreamedSplit(Loader):
     ) -> None:
         super().__init__(device, data)
         self.photos = photos
-        self.workers = data.workers or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 16)
+        self.workers = data.workers or min(usable_cores(), 16)
         self.labels = torch.from_numpy(photos.labels)
         self.prep = prep or self._preprocessing()
         prepared = photos.store.upright

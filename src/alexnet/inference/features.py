@@ -18,6 +18,7 @@ from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.summary import trace
 from alexnet.models.variants import TORCHVISION
+from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.runs.folder import Run
 
 BATCH = 64
@@ -86,15 +87,5 @@ def _read(paths: Sequence[Path], trained: Trained) -> Iterator[Tensor]:
 
 def torchvision_layers(network: AlexNet) -> dict[str, str]:
     """Our layer names to torchvision's (features.0 ... avgpool ... classifier.6); empty for another layout."""
-    if [name for name, _ in network.named_children()] != [layer.name for layer in trace(TORCHVISION)]:
-        return {}
-    names: dict[str, str] = {}
-    part, number = "features", 0
-    for name, _ in network.named_children():
-        if name == "avgpool":
-            names[name] = name
-            part, number = "classifier", 0
-        elif name != "flatten":  # a function there, not a module
-            names[name] = f"{part}.{number}"
-            number += 1
-    return names
+    names = [name for name, _ in network.named_children()]
+    return TORCHVISION_NAMES if names == [layer.name for layer in trace(TORCHVISION)] else {}

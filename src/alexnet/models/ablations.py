@@ -44,6 +44,7 @@ def resolve(name: str | Variant, **fields: Any) -> Variant:
     for field, value in fields.items():
         _check(field, value)
     table = VARIANTS[name] if isinstance(name, str) else name
+    _check("init", table.init)
     table = replace(table, **{field: value for field, value in fields.items() if field not in CHANGES})
     for field, change in CHANGES.items():
         if field in fields:
@@ -81,6 +82,8 @@ def _hidden(table: Variant, value: Sequence[int | Linear]) -> Variant:
     """Other hidden layers: rows, or widths of rows like the table's last."""
     if not all(isinstance(row, Integral | Linear) for row in value):
         raise UsageError(f"model field hidden = {value!r}: it takes widths or rows (Linear).")
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UsageError(f"model field hidden = {value!r}: it takes a sequence of widths or rows.")
     like = (table.hidden or (Linear(0),))[-1]
     return replace(
         table, hidden=tuple(row if isinstance(row, Linear) else replace(like, width=int(row)) for row in value)

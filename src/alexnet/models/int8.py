@@ -51,6 +51,10 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
     if not computes_int8(images.device):
         raise UsageError("--precision int8 needs an x86 processor with VNNI, and --device cpu.")
     check_images(images, model.variant)
+    if not len(images):
+        raise UsageError("quantize needs some images, to see how large activations are.")
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        raise UsageError("quantize takes a network in float32: model.float().")
     steps: list[nn.Module] = []
     before: tuple[_Weighted, Grid] | None = None
     between: list[nn.Module] = []

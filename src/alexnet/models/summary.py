@@ -117,6 +117,8 @@ class _Walk:
             self._conv(number, conv)
             self._steps(number, conv.then)
         if (side := table.adaptive_pool) is not None:
+            if side < 1:
+                raise UsageError(f"adaptive_pool {side} must be at least 1.")
             self._add("avgpool", "average", (self.shape[0], side, side))
         self._add("flatten", "flatten", (prod(self.shape),))
         for number, linear in enumerate((*table.hidden, table.output), len(table.convs) + 1):
@@ -130,7 +132,7 @@ class _Walk:
         name, (channels, side, _) = f"conv{number}", self.shape
         if row.ceil and (over := (row.kernel - side - 2 * row.padding) % row.stride):
             self._add(f"pad{number}", "pad", (channels, side + over, side + over), padding=over)
-        if channels % row.groups or row.width % row.groups:
+        if min(row.groups, row.width) < 1 or channels % row.groups or row.width % row.groups:
             raise UsageError(f"{name}: {row.groups} groups do not divide {channels} -> {row.width} channels.")
         geometry = {"kernel": row.kernel, "stride": row.stride, "padding": row.padding, "groups": row.groups}
         out = self._positions(name, row.kernel, row.stride, row.padding)
@@ -146,6 +148,8 @@ class _Walk:
                     self._add(f"{step}{number}", "activation", self.shape, step)
                 case Norm():
                     name = f"norm{number}"
+                    if step.size < 1 or step.columns < 1 or (step.over == "map" and step.columns != 1):
+                        raise UsageError(f"{name}: {step} needs a window, and columns over channels alone.")
                     if self.shape[0] % step.columns:
                         raise UsageError(f"{name}: {step.columns} columns do not divide {self.shape[0]} channels.")
                     self._add(name, "norm", self.shape, step)
@@ -161,6 +165,8 @@ class _Walk:
     def _positions(self, name: str, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
         """Places of a window along a side; with `ceil` also one that starts inside and ends outside."""
         side = self.shape[1]
+        if kernel < 1 or stride < 1 or padding < 0:
+            raise UsageError(f"{name}: kernel {kernel} and stride {stride} must be at least 1, padding {padding} 0.")
         out = (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
         if ceil and (out - 1) * stride >= side:
             out -= 1

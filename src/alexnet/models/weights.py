@@ -18,14 +18,26 @@ from torch import Tensor
 
 from alexnet.errors import CheckpointError, listed
 from alexnet.models.network import AlexNet, blank_model
-from alexnet.models.summary import Shape, parameter_shapes
-from alexnet.models.variants import Variant
+from alexnet.models.summary import Shape, parameter_shapes, trace
+from alexnet.models.variants import TORCHVISION, Variant
 
-# torchvision's models/alexnet.py numbers the modules of two nn.Sequential.
-TORCHVISION_NAMES = {
-    "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8", "conv5": "features.10",
-    "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6",
-}  # fmt: skip
+
+def _torchvision_names() -> dict[str, str]:
+    """torchvision's models/alexnet.py numbers the modules of two nn.Sequential, with an average between them."""
+    names: dict[str, str] = {}
+    part, number = "features", 0
+    for layer in trace(TORCHVISION):
+        if layer.name == "avgpool":
+            names[layer.name] = layer.name
+            part, number = "classifier", 0
+        elif layer.name != "flatten":  # a function there, not a module
+            names[layer.name] = f"{part}.{number}"
+            number += 1
+    return names
+
+
+TORCHVISION_NAMES = _torchvision_names()
+"""Our names of the layers of torchvision's network (conv1 ... fc8) to its own (features.0 ... classifier.6)."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel and torch.compile
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -228,7 +228,7 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
     begun = True
     try:
-        with holding(path, "training in", "use --run DIR"):
+        with holding(path, "training in", "train into another folder with --run DIR"):
             try:
                 remove_leftovers(path)
                 yield run

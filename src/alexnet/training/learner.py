@@ -61,10 +61,10 @@ class Learner:
     """Everything that a step changes."""
 
     def __init__(
-        self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, precision: Compute, world: World
+        self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, compute: Compute, world: World
     ) -> None:
         """`model` is on its device already."""
-        self.config, self.model, self.precision, self.world = config, model, precision, world
+        self.config, self.model, self.compute, self.world = config, model, compute, world
         self.forward: Any = world.wrap(model)
         if config.compile:
             self.forward = torch.compile(self.forward)
@@ -74,7 +74,7 @@ class Learner:
         self.average = Average(model, config.ema) if config.ema else None
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
-        self.totals = torch.zeros(3, dtype=torch.float64, device=precision.device)
+        self.totals = torch.zeros(3, dtype=torch.float64, device=compute.device)
         self._unsettled: list[tuple[int, Tensor, Tensor | None]] = []
 
     def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
@@ -98,7 +98,7 @@ class Learner:
         return sums
 
     def _logits(self, images: Tensor) -> Tensor:
-        with self.precision.autocast():
+        with self.compute.autocast():
             logits: Tensor = self.forward(images)
         return logits.float()
 
@@ -120,7 +120,7 @@ class Learner:
         self._unsettled.append((self.counters.step, bad, rows))
 
     def settle(self) -> Iterator[tuple[int, Tensor | None]]:
-        """Number and rows of every step since the last call that changed nothing, counted as they are told."""
+        """Number and rows of every step since the last call whose loss was not finite, each counted as it is given."""
         flags = torch.stack([bad for _, bad, _ in self._unsettled]).tolist() if self._unsettled else []
         steps, self._unsettled = self._unsettled, []
         for (step, _, rows), bad in zip(steps, flags, strict=True):
