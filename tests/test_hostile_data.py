@@ -125,6 +125,14 @@ def test_pictures_that_no_system_has(name, tmp_path, monkeypatch):
         read_picture(Path(name))
 
 
+@pytest.mark.parametrize("out", [LONG, "a\0b"])
+def test_places_to_prepare_in_that_no_system_has(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((DataError, UsageError), match="--out"):
+        prepare(config(fill(tmp_path / "in", a=1, b=1)), Path(out))
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
 def as_nobody(work) -> str:
     """What `work` says in a process without rights: tests run as root read everything otherwise."""
     out, into = os.pipe()
@@ -242,6 +250,17 @@ WRONG = [
     ("statistics", {"mean": [1, 1, 1], "std": [1, 1, 1], "colour_axes": [1, 2, 3]}),
     ("format", None), ("format", []), ("format", "2"), ("format", 0), ("format", -1), ("format", 1),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b'{"format": ' + b"9" * 5000 + b"}", b'{"format": NaN}', b"2", b'"2"']
+)
+def test_arrow_metadata_that_no_program_writes(prepared, tmp_path, text):
+    copy = Path(shutil.copytree(prepared, tmp_path / "copy"))
+    rewrite(copy / "all.arrow", lambda metadata: metadata | {b"alexnet": text})
+    with pytest.raises(DataError) as error:
+        load_dataset(config(copy))
+    said(error, copy)
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG, ids=str)

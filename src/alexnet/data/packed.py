@@ -142,6 +142,8 @@ class PackedStore:
             raise DataError(f"{path} is an Arrow file but not one that alexnet prepare wrote.")
         try:
             self.meta: dict[str, Any] = json.loads(metadata[b"alexnet"])
+            if not isinstance(self.meta["format"], int):
+                raise TypeError(f"format {self.meta['format']!r}")
             if self.meta["format"] <= FORMAT:
                 self._check(reader.schema, metadata)
         except (ValueError, KeyError, TypeError, IndexError, RecursionError) as problem:

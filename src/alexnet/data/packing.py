@@ -61,6 +61,8 @@ def prepare(
     ):
         if value is not None and value not in allowed:
             raise UsageError(f"{flag} {value} is out of range: it must be {allowed}.")
+    if "\0" in str(out):
+        raise UsageError(f"--out {str(out)!r} is no path: it holds a NUL.")
     if is_prepared(config.root):
         raise UsageError(f"{config.root} is prepared already: --data.root names the original photographs.")
     if out.resolve().is_relative_to(Path(os.path.expanduser(config.root)).resolve()):
