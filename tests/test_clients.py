@@ -29,7 +29,7 @@ every_network = pytest.mark.parametrize("name", SIDES)
 @lru_cache(maxsize=1)
 def fresh(name):
     torch.manual_seed(0)
-    model = build_model(name, input_size=SIDES[name], width=0.125, num_classes=10, dropout=0.0, init="modern")
+    model = build_model(name, input_size=SIDES[name], width=0.125, num_classes=10, dropout=0.0, init="he")
     with torch.no_grad():
         model.conv1.weight *= 3  # so that normalisation is far from the identity
     return model.eval()

@@ -48,7 +48,7 @@ def no_library(monkeypatch):
 
 def network(**fields):
     torch.manual_seed(0)
-    return build_model("cifar", width=0.125, num_classes=5, **fields)
+    return build_model("cifar", width=0.125, num_classes=5, init="he", **fields)
 
 
 def images(count=3):

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="
 def network(name="cifar", **fields):
     torch.manual_seed(0)
     small = {"width": 0.125, "num_classes": 10} if isinstance(name, str) else {}
-    return build_model(name, **small | {"init": "modern"} | fields).eval()
+    return build_model(name, **small | {"init": "he"} | fields).eval()
 
 
 def images(model, count=3):

@@ -16,7 +16,7 @@ from alexnet.training.losses import build_loss, count_correct
 
 def learner(**values) -> Learner:
     torch.manual_seed(1)
-    model = build_model("cifar", width=0.125, dropout=0.0)
+    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
     return Learner(TrainConfig(**values), model, 3, resolve_compute("cpu", "fp32"), World())
 
 

@@ -112,7 +112,7 @@ def test_padding_of_the_paper_is_zeros_to_the_right_and_bottom():
     """224 is 227 with three zero pixels after the edge (the original's 1 + ceil((224 - 11) / 4) modules)."""
     torch.manual_seed(0)
     # He's weights: with the paper's the biases drown the picture.
-    at224, at227 = (build_model("paper", init="modern", input_size=s, **SMALL).eval() for s in (224, 227))
+    at224, at227 = (build_model("paper", init="he", input_size=s, **SMALL).eval() for s in (224, 227))
     assert "pad1" not in names("paper", input_size=227)
     at227.load_state_dict(at224.state_dict())
     x = torch.randn(2, 3, 224, 224)

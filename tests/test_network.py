@@ -23,7 +23,7 @@ NETWORKS = {"paper": VARIANTS["cifar"], "net 145": NET145}
 @pytest.fixture(params=NETWORKS)
 def model(request):
     torch.manual_seed(0)
-    return build_model(NETWORKS[request.param], width=0.25, init="modern").eval()
+    return build_model(NETWORKS[request.param], width=0.25, init="he").eval()
 
 
 @pytest.fixture

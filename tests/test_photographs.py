@@ -473,7 +473,7 @@ def learner():
     def make(steps=STEPS, **values):
         config = override(PHOTOS, {"model.dropout": 0.0, "optim.name": "sgd", "optim.weight_decay": 0.0} | values)
         torch.manual_seed(1)
-        model = build_model("cifar", width=0.125, dropout=0.0)
+        model = build_model("cifar", width=0.125, dropout=0.0, init="he")
         freeze(model, config.model.freeze_to)
         return Learner(config, model, steps, resolve_compute("cpu", "fp32"), World())
 

@@ -23,7 +23,8 @@ from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import trained
 from alexnet.inference.prediction import predict
 from alexnet.inference.trained import open_trained, weights_file
-from alexnet.models.network import blank_model, build_model
+from alexnet.models.ablations import resolve
+from alexnet.models.network import build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
@@ -67,7 +68,7 @@ def theirs(tmp_path_factory):
 def small(tmp_path_factory):
     """A checkpoint of a small network of six classes, on crops of 64 from 72."""
     torch.manual_seed(0)
-    fields = {"name": "cifar-resized", "width": 0.125, "num_classes": len(CLASSES)}
+    fields = {"name": "cifar-resized", "width": 0.125, "num_classes": len(CLASSES), "init": "he"}
     model = build_model(**fields)
     with torch.no_grad():  # so that different pictures get different answers
         model.eval().fc8.bias.sub_(model(torch.randn(32, 3, 64, 64)).mean(0))
@@ -374,7 +375,7 @@ def test_caffes_blobs_are_bvlc(tmp_path, photos):
     blobs["fc8/0"] *= 100
     np.savez(tmp_path / "caffe.npz", **blobs)
     with pytest.MonkeyPatch.context() as patch:  # the real fully connected layers would take 200 MB
-        patch.setattr(trained, "blank_model", lambda name, **f: blank_model(name, **(fields | f)))
+        patch.setattr(trained, "resolve", lambda name, **f: resolve(name, **(fields | f)))
         found = open_trained(tmp_path / "caffe.npz")
     assert (found.network, found.names) == ("bvlc", ("class 0", "class 1", "class 2"))
     assert (found.preprocessing.size, found.preprocessing.resize) == (227, 256)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_peer_computes_the_same():
     """Only then is its time a fair measure."""
-    model = build_model("cifar", width=0.25, num_classes=7).eval()
+    model = build_model("cifar", width=0.25, num_classes=7, init="he").eval()
     peer = usual(model)
     assert any(isinstance(m, nn.LocalResponseNorm) for m in peer.modules())
     images = torch.randn(3, 3, 32, 32)

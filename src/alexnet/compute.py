@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alexnet.errors import UsageError
+
+_NEEDED = nn.ReLU | nn.Tanh | nn.Dropout | nn.Flatten  # modules whose output is still needed behind them
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,11 @@ class Compute:
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """The settings of torch that this arithmetic needs, as they were before when the block ends: float32 means true
-        float32 (no TF32) and deterministic kernels on a GPU."""
-        if self.dtype != torch.float32:
+        """The settings of torch that this arithmetic needs, as they were before when the block ends: no autocast of the
+        caller's, and on a GPU float32 means true float32 (no TF32) and deterministic kernels."""
+        exact = self.device.type == "cuda" and self.dtype == torch.float32
+        with torch.autocast(self.device.type, enabled=False), _true_float32() if exact else contextlib.nullcontext():
             yield
-            return
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        before = cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32
-        cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = False, True, False
-        try:
-            yield
-        finally:
-            cudnn.allow_tf32, cudnn.deterministic, matmul.allow_tf32 = before
 
     def fit(self, tensor: Tensor) -> Tensor:
         """A tensor on this device, real numbers in this format, images and kernels in channels_last; the tensor itself
@@ -61,15 +57,25 @@ class Compute:
     def replica(self, model: nn.Module, in_place: bool = True) -> nn.Module:
         """A network for inference with the weights that `model` has now, which stays as it is: modules of its own, in
         evaluation mode, their weights fitted once (autocast would convert them for every batch: most of the time where
-        a batch is small). What need not be converted is shared, and so are the hooks. With `in_place` ReLUs write over
-        their input, unless somebody's hooks look at it."""
-        hooks = [h for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks)]
-        # What copying shall take instead of a copy; a hook that is a method notes what it sees in its own object.
-        memo: dict[int, object] = {id(h): h for h in hooks}
-        memo |= {id(p): nn.Parameter(self.fit(p.detach()), False) for p in model.parameters()}
-        memo |= {id(b): self.fit(b) for b in model.buffers()}
-        replica = copy.deepcopy(model, memo).eval()
-        set_in_place(replica, in_place and not any(hooks))
+        a batch is small). Everything else is shared, hooks too. With `in_place` ReLUs write over their input, unless
+        somebody's hooks look at it."""
+        twins: dict[int, nn.Module] = {}
+
+        def twin_of(module: nn.Module) -> nn.Module:
+            if id(module) not in twins:
+                twin = twins[id(module)] = copy.copy(module)
+                weights = {
+                    n: p if p is None else nn.Parameter(self.fit(p.detach()), False)
+                    for n, p in module._parameters.items()
+                }
+                buffers = {n: b if b is None else self.fit(b) for n, b in module._buffers.items()}
+                parts = {n: m if m is None else twin_of(m) for n, m in module._modules.items()}
+                twin.__dict__.update(_parameters=weights, _buffers=buffers, _modules=parts, training=False)
+            return twins[id(module)]
+
+        replica = twin_of(model)
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+        set_in_place(replica, in_place and not hooked)
         return replica
 
     def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -83,16 +89,50 @@ class Compute:
         return forward
 
 
+@contextlib.contextmanager
+def _true_float32() -> Iterator[None]:
+    """Neither TF32 nor kernels that give other bits at every call, on any GPU, until the block ends.
+
+    torch keeps TF32 under two names, the older `allow_tf32` and `fp32_precision`, and raises in whoever reads one that
+    contradicts the other: so both are set, and both are put back.
+    """
+    cudnn: Any = torch.backends.cudnn
+    older = (cudnn, torch.backends.cuda.matmul)
+    newer = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    precisions, deterministic = [owner.fp32_precision for owner in newer], cudnn.deterministic
+    allowed = []
+    for owner, precision in zip(older, (precisions[0], precisions[2]), strict=True):
+        try:
+            allowed.append(owner.allow_tf32)
+        except RuntimeError:  # it contradicts the newer name
+            allowed.append(precision != "tf32")
+
+    def put(allowed: Sequence[bool], precisions: Sequence[str], deterministic: bool) -> None:
+        for owner, value in zip(older, allowed, strict=True):
+            owner.allow_tf32 = value
+        for owner, precision in zip(newer, precisions, strict=True):
+            owner.fp32_precision = precision
+        cudnn.deterministic = deterministic
+
+    try:
+        put([False] * len(older), ["ieee"] * len(newer), True)
+        yield
+    finally:
+        put(allowed, precisions, deterministic)
+
+
 def set_in_place(model: nn.Module, in_place: bool = True) -> None:
-    """Let every ReLU of a network write over its input, or not (as networks are built).
+    """Let the ReLUs of a network write over their input where nothing else needs it, or not (as networks are built).
 
     In place, training keeps a tensor less for each ReLU that follows a pooling or normalisation, and inference writes
     less memory. But a hook, or whoever steps through the layers, then finds a layer's output changed by the next one,
     and torch refuses full backward hooks there: for networks that nobody else holds.
     """
+    before: nn.Module | None = None
     for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = in_place
+        if isinstance(module, nn.ReLU):  # an activation's gradient needs its output, the others pass on their input
+            module.inplace = in_place and not isinstance(before, _NEEDED)
+        before = module
 
 
 def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:

@@ -153,8 +153,13 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
                 "torchrun with --nproc-per-node of that number, or use --device cpu."
             )
         device = f"cuda:{local}"
-        torch.cuda.set_device(local)
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()  # if not, whoever computes there is told
+    if dist.is_initialized():  # by the program that trains: its processes are ours
+        yield World(dist.get_rank(), dist.get_world_size(), torch.device(device if on_gpu else "cpu")), device
+        return
+    before = torch.cuda.current_device() if on_gpu else None
+    if on_gpu:
+        torch.cuda.set_device(device)
     store, rank, size = next(rendezvous("env://"))
     dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     world = World(rank, size, torch.device(device if on_gpu else "cpu"), store)
@@ -172,3 +177,5 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
         raise first from None
     finally:
         dist.destroy_process_group()
+        if before is not None:
+            torch.cuda.set_device(before)

@@ -1,4 +1,5 @@
-"""Files that appear under their name only when they are complete and on the disk, and folders that one process holds.
+"""Files that appear under their name only when they are complete and on the disk, downloads among them, and folders
+that one process holds.
 
 Everything the package writes goes through here, so that a crash, a full disk or a second process never leaves half a
 file behind.
@@ -7,7 +8,10 @@ file behind.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from alexnet.errors import AlexNetError, UsageError
+from alexnet.errors import AlexNetError, DataError, UsageError
 
 LEFTOVERS = ".*.*.????????"  # temporary files: .last.safetensors.k3j2h1g0
 LOCK = ".lock"
@@ -87,6 +91,43 @@ def holding(folder: Path, doing: str, otherwise: str, unwritable: type[AlexNetEr
         with contextlib.suppress(OSError):
             (folder / LOCK).unlink()
         lock.release()
+
+
+def verify(path: Path, name: str, **digest: str) -> None:
+    """Check a file against a published checksum, `md5=` or `sha256=`, of which only the first digits may be known.
+
+    Raises DataError; `name` stands for the file in its message.
+    """
+    ((algorithm, published),) = digest.items()
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    if not found.startswith(published):
+        raise DataError(
+            f"{name} is damaged: its {algorithm.upper()} is {found}, published is {published}. Fetch it again."
+        )
+
+
+def download(url: str, path: Path, otherwise: str, **digest: str) -> None:
+    """Fetch a file from the network to `path`, which appears only when it is complete and its checksum, `md5=` or
+    `sha256=`, is the published one. Folders are made where they are missing.
+
+    Raises DataError, which says what to do `otherwise`.
+    """
+    import http.client
+    import urllib.request
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            print(f"downloading {url}", file=sys.stderr)
+            with contextlib.closing(urllib.request.urlopen(url, timeout=30)) as remote, part.open("xb") as local:
+                shutil.copyfileobj(remote, local)
+            verify(part, f"the download of {url}", **digest)
+    except (OSError, http.client.HTTPException) as problem:
+        raise DataError(
+            f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine "
+            f"with a network and put it at {path}, or {otherwise}."
+        ) from None
 
 
 def _beside(path: Path) -> Path:

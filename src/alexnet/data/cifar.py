@@ -14,8 +14,8 @@ from pathlib import Path
 
 from alexnet.config import DataConfig
 from alexnet.data.splits import Published, Split
-from alexnet.download import download, verify
 from alexnet.errors import DataError
+from alexnet.files import download, verify
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from alexnet.config.colours import CAFFE, IMAGENET
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names
-from alexnet.download import download, verify
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
+from alexnet.files import download, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.summary import parameter_shapes

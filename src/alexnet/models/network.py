@@ -40,8 +40,8 @@ SCHEMES = {
     # BVLC models/bvlc_alexnet/train_val.prototxt
     "caffe": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.005, "output": 0.01}, 0.1),
 }
-# "modern" starts the output layer at this part of He's weights. At all of them the first loss on 224x224 photographs is
-# 7 (5 classes) to 22 (1000) instead of ln K, and still 5 to 15 at the paper's .01 (records/2026-11-24-init).
+# "modern" starts the output layer at this part of He's weights. With all of them torchvision's network starts at a loss
+# of about 6 (5 classes) and 15 (1000) on photographs instead of ln K (records/2026-11-24-init).
 MODERN_HEAD = 0.01
 
 

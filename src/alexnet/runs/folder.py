@@ -193,10 +193,12 @@ def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[
     or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
     sentence that names what differs then from the recipe. Raises UsageError."""
     stored = load_config(path / "config.yaml") if _has_config(path) else None
-    if stored is None or stored.name != config.name:
-        return override(config, given), None
+    asked = override(config, given)
+    if stored is None or stored.name not in (config.name, asked.name):
+        return asked, None
     old, new = flatten(stored), flatten(config)
-    differing = [n for n in new if n not in (*FREE - LENGTH, *given) and old[n] != new[n]]
+    named = {n for n, value in flatten(asked).items() if value != new[n]}
+    differing = [n for n in new if n not in (*FREE - LENGTH, *given, *named) and old[n] != new[n]]
     shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
     return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 

@@ -64,16 +64,18 @@ def train(
     Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
     NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
-    asked, path = config, Path(run_dir) if run_dir is not None else default_folder(config.name)
+    asked = override(config, given or {})
+    path = Path(run_dir) if run_dir is not None else default_folder(asked.name)
     with ExitStack() as stack:
         guard = guard or stack.enter_context(SignalGuard())
         try:
-            world, device = stack.enter_context(join_world(override(config, given or {}).device))
+            world, device = stack.enter_context(join_world(asked.device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
             note = None
+            recipe = config
             if given is not None:
-                config, note = world.from_main(lambda: settled(asked, path, given))
+                config, note = world.from_main(lambda: settled(recipe, path, given))
             compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
             # The caller's own random numbers go on afterwards as if nothing had been drawn.

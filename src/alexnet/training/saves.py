@@ -136,9 +136,7 @@ class Saves:
         if not counters.best_epoch:
             raise CheckpointError("No epoch's weights are kept as the best.")
         best = load_checkpoint(self._run.best)
-        ours = self._describe()
-        same = all(best.meta.get(name) == ours[name] for name in ("model", "classes", "fingerprint"))
-        if best.epoch != counters.best_epoch or not same:
+        if best.epoch != counters.best_epoch or _identity(best.meta) != _identity(self._describe()):
             raise CheckpointError(f"{self._run.best} is not of this run's epoch {counters.best_epoch}.")
         return best
 
@@ -156,3 +154,11 @@ class Saves:
                 f"the last checkpoint that could be saved is of step {saved} of {counters.step}: make room, and the "
                 "same command trains the rest again."
             )
+
+
+def _identity(meta: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells whether weights are a run's own: network, classes and data. How the weights began is left out, which
+    earlier formats say in other words."""
+    model = meta.get("model")
+    form = {name: value for name, value in model.items() if name != "init"} if isinstance(model, dict) else model
+    return form, meta.get("classes"), meta.get("fingerprint")
