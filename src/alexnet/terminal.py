@@ -12,8 +12,8 @@ class Terminal(Console):
     """Standard output as rich shows it, without colours for numbers; a pipe that its reader has closed raises
     BrokenPipeError, as `print` does."""
 
-    def __init__(self) -> None:
-        super().__init__(highlight=False)
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(highlight=False, quiet=quiet)
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError

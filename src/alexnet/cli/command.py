@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any, get_args
@@ -111,12 +111,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def note_load(say: Callable[[str], None] = print) -> None:
+def note_load() -> None:
     """Say so where other work keeps all of this machine's cores busy, because that costs more than its share."""
     busy, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if busy > cores:
+    if busy > cores and os.environ.get("RANK", "0") == "0":  # one of torchrun's processes says it
         fewer = "" if "OMP_NUM_THREADS" in os.environ else "; with OMP_NUM_THREADS=1 it may be faster"
-        say(f"note: other work keeps this machine busy (load {busy:.1f} on {cores} core(s)), so this is slower{fewer}.")
+        note = f"other work keeps this machine busy (load {busy:.1f} on {cores} core(s)), so this is slower{fewer}."
+        with suppress(OSError):  # training goes on where nobody listens
+            print(f"note: {note}", flush=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from alexnet.config import TrainConfig
 from alexnet.metrics import Result
+from alexnet.terminal import Terminal
 from alexnet.training.learner import Counters
 
 
@@ -22,7 +23,7 @@ class Reporter:
     """Shows a run's progress on the console; `quiet` shows nothing but still measures the rate."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Console(quiet=quiet, highlight=False)
+        self.console = console or Terminal(quiet)
         self._bar = Progress(
             TextColumn("{task.fields[stage]}"),
             BarColumn(),
@@ -45,7 +46,10 @@ class Reporter:
 
     def _say(self, text: str | Text) -> None:
         # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
-        self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
+        try:
+            self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
+        except OSError:  # the reader of a pipe has gone, or a log's disk is full: what is learned is worth more
+            self.console.quiet = True
 
     def start(self, path: Path, config: TrainConfig, count: int, counters: Counters) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
@@ -168,7 +172,7 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def counting() -> Iterator[Callable[[str, int, int], None]]:
     """A function (part, done, total) that shows progress and time left: a bar on a terminal, elsewhere lines."""
-    console = Console(highlight=False)
+    console = Terminal()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
