@@ -44,7 +44,7 @@ SETTINGS = {
     "data.mean": st.none() | st.lists(PART, min_size=1, max_size=3),
     "data.std": st.none() | st.lists(POSITIVE, min_size=1, max_size=3),
     "model.variant": st.sampled_from(list(VARIANTS)),
-    "model.width": st.none() | st.floats(1e-3, 16),
+    "model.width": st.none() | st.floats(0.01, 16),
     "model.lrn": st.sampled_from([None, "off", "code", "formula"]),
     "model.overlap": st.none() | st.booleans(),
     "optim.lr": POSITIVE,
