@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import ctypes
 import random
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -19,6 +21,40 @@ from alexnet.errors import UsageError
 
 CPU = torch.device("cpu")
 FP32, BF16 = Compute(CPU, torch.float32), Compute(CPU, torch.bfloat16)
+
+
+# What a program may have set before it calls us.
+USERS = {
+    "nothing": "",
+    "older, fast": "b.cudnn.allow_tf32 = b.cuda.matmul.allow_tf32 = True",
+    "older, exact": "b.cudnn.allow_tf32 = b.cuda.matmul.allow_tf32 = False; b.cudnn.deterministic = True",
+    "newer": "b.cuda.matmul.fp32_precision = 'tf32'",
+    "newer, for all": "b.fp32_precision = 'tf32'",
+}
+SETTINGS = """
+from alexnet.compute import Compute
+
+def read(owner, name):
+    try:
+        return getattr(owner, name)
+    except RuntimeError:  # older and newer names contradict each other
+        return "contradiction"
+
+def state():
+    newer = [read(owner, "fp32_precision") for owner in (b, b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn)]
+    return newer, read(b.cudnn, "allow_tf32"), read(b.cuda.matmul, "allow_tf32"), b.cudnn.deterministic
+
+before = state()
+try:
+    with Compute(torch.device("cuda"), torch.float32).settings():
+        (_, *newer), *rest = state()
+        assert (newer, rest) == (["ieee"] * 3, [False, False, True]), state()
+        if end:
+            raise end
+except KeyboardInterrupt:
+    pass
+assert state() == before, (before, state())
+"""
 
 
 def flags():
@@ -100,22 +136,20 @@ def test_a_device_that_is_not_there(device):
 
 
 @pytest.mark.parametrize("end", [None, KeyboardInterrupt])
-def test_settings_hold_in_the_block_alone(user_flags, end):
+@pytest.mark.parametrize("names", USERS)
+def test_settings_hold_in_the_block_alone(names, end):
+    """Set by somebody under torch's older names, its newer ones, or none; needs no GPU."""
+    code = f"import torch\nb = torch.backends\n{USERS[names]}\nend = {end and end.__name__}\n{SETTINGS}"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16, Compute(torch.device("cuda"), torch.bfloat16)], ids=str)
+def test_elsewhere_settings_change_nothing_but_autocast(compute):
     before = flags()
-    try:
-        with FP32.settings():
-            assert flags() == (False, True, before[2], False)
-            if end:
-                raise end
-    except KeyboardInterrupt:
-        pass
+    with torch.autocast("cpu", dtype=torch.bfloat16), compute.settings():
+        assert flags() == before
+        assert torch.is_autocast_enabled("cpu") is (compute.device.type == "cuda")
     assert flags() == before
-    assert (before[0], before[1], before[3]) == user_flags
-
-
-def test_settings_of_bf16_are_the_users_own(user_flags):
-    with BF16.settings():
-        assert (flags()[0], flags()[1], flags()[3]) == user_flags
 
 
 # --- replicas

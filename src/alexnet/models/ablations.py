@@ -80,10 +80,8 @@ def _groups(table: Variant, value: int | None) -> Variant:
 
 def _hidden(table: Variant, value: Sequence[int | Linear]) -> Variant:
     """Other hidden layers: rows, or widths of rows like the table's last."""
-    if not all(isinstance(row, Integral | Linear) for row in value):
-        raise UsageError(f"model field hidden = {value!r}: it takes widths or rows (Linear).")
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UsageError(f"model field hidden = {value!r}: it takes a sequence of widths or rows.")
+    if not isinstance(value, Sequence) or not all(isinstance(row, Integral | Linear) for row in value):
+        raise UsageError(f"model field hidden = {value!r}: it takes a sequence of widths or rows (Linear).")
     like = (table.hidden or (Linear(0),))[-1]
     return replace(
         table, hidden=tuple(row if isinstance(row, Linear) else replace(like, width=int(row)) for row in value)
