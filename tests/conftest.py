@@ -133,7 +133,7 @@ def timeless(rows):
 
 def figures(result):
     """What came out of an evaluation, without what was measured where and when."""
-    return {name: value for name, value in result.items() if name != "measured"}
+    return {name: value for name, value in (result or {}).items() if name != "measured"}
 
 
 def assert_same_run(a, b):

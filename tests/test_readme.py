@@ -29,6 +29,7 @@ VERBS = {  # where each verb's work is done
     "compare": "alexnet.inference.comparison.compare",
     "prepare": "alexnet.data.packing.prepare",
     "preview": "alexnet.data.preview.pipeline_stages",
+    "verify": "alexnet.data.verification.verify_prepared",
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
     "list": "alexnet.cli.tables.show_names",

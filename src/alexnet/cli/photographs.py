@@ -28,7 +28,7 @@ def prepare(
     *,
     root: Annotated[str, Parameter(name="--data.root")],
     out: Path,
-    side: Annotated[int, within(Range(least=1, most=4096))] = 256,
+    side: Annotated[int, within(Range(least=16, most=4096))] = 256,
     quality: Annotated[int, within(Range(least=1, most=100))] = 90,
     orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
     workers: Annotated[int | None, within(Range(least=1, most=1024))] = None,
