@@ -31,7 +31,6 @@ VERBS = {  # where each verb's work is done
     "prepare": "alexnet.data.packing.prepare",
     "verify": "alexnet.data.verification.verify_prepared",
     "preview": "alexnet.data.preview.pipeline_stages",
-    "verify": "alexnet.data.verification.verify_prepared",
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
     "list": "alexnet.cli.tables.show_names",
