@@ -20,9 +20,9 @@ import cyclopts
 import torch
 
 CASES = [  # network, what, format, images, steps a turn
-    *((net, "training", form, 128, 2) for net in ("paper", "torchvision", "cifar") for form in ("fp32", "bf16")),
-    *((net, "inference", form, 64, 8) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
-    *((net, "inference", form, 1, 60) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
+    *((net, "training", form, 128, 1) for net in ("paper", "torchvision", "cifar") for form in ("fp32", "bf16")),
+    *((net, "inference", form, 64, 4) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
+    *((net, "inference", form, 1, 40) for net in ("paper", "torchvision", "cifar") for form in ("bf16", "int8")),
     ("norm1", "normalisation", "fp32", 32, 20),
     ("norm2", "normalisation", "fp32", 32, 20),
 ]
