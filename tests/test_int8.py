@@ -1,6 +1,7 @@
 """Inference in 8 bits, beside torch's own simulation of it."""
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -309,7 +310,9 @@ def test_evaluation_in_8_bits(finished, call, tmp_path):
     rounded = alexnet.evaluate(finished, precision="int8")
     assert code == 0
     assert f"{rounded.top1:.2%}" in out
-    assert (tmp_path / "test-int8.json").exists()
+    (written,) = tmp_path.glob("test-*.json")
+    assert "int8" in written.name
+    assert json.loads(written.read_text())["top1"] == rounded.top1
     assert rounded.count == exact.count
     assert abs(rounded.top1 - exact.top1) <= 0.02
     assert 0 < abs(rounded.loss - exact.loss) < 0.05

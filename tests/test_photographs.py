@@ -29,7 +29,7 @@ from alexnet.training.faults import Faults
 from alexnet.training.learner import Counters, Learner, freeze
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
-from conftest import Blank, assert_consistent, assert_same_tensors, differ, tensors, text, timeless
+from conftest import Blank, assert_consistent, assert_same_tensors, differ, figures, tensors, text, timeless
 
 CLASSES = ("ant", "bee", "cow")
 TRAIN, VAL = 10, 5  # images a class
@@ -111,7 +111,7 @@ def assert_same_ending(a, b, split="val"):
     assert_same_tensors(a.best, b.best)
     assert_same_tensors(a.last, b.last)
     assert timeless(a.metrics) == timeless(b.metrics)
-    assert result(a, split) == result(b, split)
+    assert figures(result(a, split)) == figures(result(b, split))
 
 
 def interrupted(monkeypatch, config, path, reporter, at, number=signal.SIGTERM):
@@ -175,7 +175,7 @@ def test_one_folder_of_classes_is_split(tmp_path, photo_config, reporter):
 
 
 def test_original_photographs_are_remarked_upon_once(photo_config, tmp_path, reporter):
-    run = train(photo_config(epochs=1), tmp_path / "run", reporter=reporter)
+    run = train(photo_config(stop_after=1), tmp_path / "run", reporter=reporter)
     train(photo_config(), run.path, reporter=reporter)
     assert text(reporter).count("reading the original photographs") == 1
     assert "alexnet prepare folder --data.root" in text(reporter)
@@ -233,11 +233,11 @@ def test_plain_crops_resume_too(photo_config, tmp_path, reporter, monkeypatch):
 def test_photographs_changed_since_are_refused(photo_config, photos, tmp_path, reporter):
     root = tmp_path / "data"
     shutil.copytree(photos, root)
-    config = photo_config(epochs=1, **{"data.root": str(root)})
+    config = photo_config(stop_after=1, **{"data.root": str(root)})
     run = train(config, tmp_path / "run", reporter=reporter)
     (root / "train" / "ant" / "0 ü.jpg").unlink()
     with pytest.raises(DataError, match="fingerprint"):
-        train(override(config, {"epochs": 2}), run.path, reporter=reporter)
+        train(override(config, {"stop_after": None}), run.path, reporter=reporter)
 
 
 # Photographs that cannot be read.
@@ -269,7 +269,7 @@ def test_bad_photographs_are_written_down_once_over_all_sessions(photo_config, s
     interrupted(monkeypatch, config, tmp_path / "run", reporter, STEPS + 2)
     run = train(config, tmp_path / "run", reporter=reporter)
     assert_same_tensors(run.last, whole.last)
-    assert result(run, "val") == result(whole, "val")
+    assert figures(result(run, "val")) == figures(result(whole, "val"))
     assert sorted(row["reason"] for row in unreadable(run)) == sorted(row["reason"] for row in unreadable(whole))
     assert len(unreadable(run)) == len(places)
 
@@ -302,7 +302,7 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
 
     bad[0] = Reason("reason 0")
     record = SimpleNamespace(metrics_so_far=[], metrics=lambda _: None)
-    faults = Faults(record, SimpleNamespace(note=lambda _: None), max_bad=0)
+    faults = Faults(record, SimpleNamespace(note=lambda _: None), max_bad=0, world=World())
 
     class Split:
         def __init__(self):
@@ -360,7 +360,7 @@ def test_training_on_prepared_ones_is_nearly_the_same(photo_config, prepared, tm
 def test_a_run_does_not_move_to_prepared_ones_midway(trained, prepared, tmp_path, reporter):
     """Other pixels: it would not be the run that was begun."""
     shutil.copytree(trained.path, tmp_path / "run")
-    config = override(trained.config, {"data.root": prepared, "epochs": 3})
+    config = override(trained.config, {"data.root": prepared, "then": ["1"]})
     with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
         train(config, tmp_path / "run", reporter=reporter)
 

@@ -18,7 +18,7 @@ from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.summary import trace
 from alexnet.models.variants import TORCHVISION
-from alexnet.models.weights import TORCHVISION_NAMES
+from alexnet.models.weights import TORCHVISION_LAYERS
 from alexnet.runs.folder import Run
 
 BATCH = 64
@@ -88,4 +88,4 @@ def _read(paths: Sequence[Path], trained: Trained) -> Iterator[Tensor]:
 def torchvision_layers(network: AlexNet) -> dict[str, str]:
     """Our layer names to torchvision's (features.0 ... avgpool ... classifier.6); empty for another layout."""
     names = [name for name, _ in network.named_children()]
-    return TORCHVISION_NAMES if names == [layer.name for layer in trace(TORCHVISION)] else {}
+    return TORCHVISION_LAYERS if names == [layer.name for layer in trace(TORCHVISION)] else {}

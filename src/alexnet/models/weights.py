@@ -36,8 +36,10 @@ def _torchvision_names() -> dict[str, str]:
     return names
 
 
-TORCHVISION_NAMES = _torchvision_names()
-"""Our names of the layers of torchvision's network (conv1 ... fc8) to its own (features.0 ... classifier.6)."""
+TORCHVISION_LAYERS = _torchvision_names()
+"""Our names of all layers of torchvision's network (conv1, relu1 ... fc8) to its own (features.0 ... classifier.6)."""
+TORCHVISION_NAMES = {our: theirs for our, theirs in TORCHVISION_LAYERS.items() if our.startswith(("conv", "fc"))}
+"""Those of the layers with weights, as its state dict has them."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel and torch.compile
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
