@@ -17,7 +17,7 @@ from alexnet.models.network import build_model
 from alexnet.speed.networks import Speed, benchmark
 from alexnet.speed.steps import batch, inference_step, seconds
 
-GOALS = {  # least ratios against the usual way
+GOALS = {  # least ratios against the baseline
     "paper": {"training, bf16": 6.0, "training, fp32": 2.5},
     "torchvision": {"training, bf16": 2.5, "inference of 64, int8": 4.3, "inference of 1, bf16": 2.0},
     "cifar": {"training, bf16": 3.0},
@@ -33,15 +33,15 @@ def rows_of(speed: Speed) -> list[Row]:
     rows = []
     for name, rates in speed.rates.items():
         ratio = speed.ratio(name)
-        if ratio is not None and rates.peer is not None:
-            detail = f"{rates.median:,.0f} against {speed.rates[rates.peer].median:,.0f} images/s"
+        if ratio is not None and rates.baseline is not None:
+            detail = f"{rates.median:,.0f} against {speed.rates[rates.baseline].median:,.0f} images/s"
             headline = not name.endswith("compiled")
             rows.append(Row(f"{speed.model}: {name}", ratio, "{:.2f}x", goals.get(name), False, detail, headline))
     ours = speed.best
-    for peer, goal in (("training, torchvision's", 3.0), ("training, torchvision's tuned", 1.5)):
-        if on_gpu and peer in speed.rates:
-            value = ours / speed.rates[peer].median
-            rows.append(Row(f"{speed.model}: our best against {peer}", value, "{:.2f}x", goal, headline=True))
+    for baseline, goal in (("training, torchvision's", 3.0), ("training, torchvision's tuned", 1.5)):
+        if on_gpu and baseline in speed.rates:
+            value = ours / speed.rates[baseline].median
+            rows.append(Row(f"{speed.model}: our best against {baseline}", value, "{:.2f}x", goal, headline=True))
     least = 0.45 if on_gpu else 0.6 if speed.model == "paper" else None
     detail = f"{ours:,.0f} of {speed.bound:,.0f} images/s, at {speed.arithmetic / 1e9:,.0f} GFLOP/s and "
     detail += f"{speed.bandwidth / 1e9:,.0f} GB/s"

@@ -19,7 +19,7 @@ from alexnet.models.describe import describe
 from alexnet.models.summary import smallest_input, trace
 from alexnet.models.variants import VARIANTS
 from alexnet.models.weights import rename
-from alexnet.speed.steps import usual
+from alexnet.speed.steps import as_published
 
 PUBLISHED = [
     ("paper", {}, 60_965_224, 724_406_816),
@@ -83,7 +83,7 @@ def test_paper_network_computes_the_traced_shapes(paper):
         assert layer.parameters == sum(p.numel() for p in paper.get_submodule(layer.name).parameters()), layer.name
     # With torch's own LRN: where ours is a convolution, its products are none of the network's.
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        usual(paper)(torch.zeros(1, 3, 224, 224))
+        as_published(paper)(torch.zeros(1, 3, 224, 224))
     assert counter.get_total_flops() == 2 * sum(layer.macs for layer in layers)
 
 

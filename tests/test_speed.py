@@ -1,4 +1,4 @@
-"""The benchmark: the peer computes the same, the numbers fit together, the commands print them, the scripts run."""
+"""The benchmark: the baseline computes the same, the numbers fit together, the commands print them, the scripts run."""
 
 import ctypes
 import json
@@ -16,11 +16,11 @@ from alexnet.models.ablations import resolve
 from alexnet.models.int8 import computes_int8
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
-from alexnet.speed import peer
+from alexnet.speed import baseline
+from alexnet.speed.baseline import Baseline, Request, _torchvision
 from alexnet.speed.limits import training_bound
 from alexnet.speed.networks import Rates, Speed
-from alexnet.speed.peer import Peer, Request, _torchvision
-from alexnet.speed.steps import usual
+from alexnet.speed.steps import as_published
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,10 +28,10 @@ ROOT = Path(__file__).parent.parent
 def test_the_peer_computes_the_same():
     """Only then is its time a fair measure."""
     model = build_model("cifar", width=0.25, num_classes=7, init="he").eval()
-    peer = usual(model)
-    assert any(isinstance(m, nn.LocalResponseNorm) for m in peer.modules())
+    baseline = as_published(model)
+    assert any(isinstance(m, nn.LocalResponseNorm) for m in baseline.modules())
     images = torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(peer(images), model(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(baseline(images), model(images), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(m, nn.LocalResponseNorm) for m in model.modules())  # a copy was changed
 
 
@@ -55,11 +55,11 @@ def test_bound_is_the_slower_of_arithmetic_and_memory():
 
 def test_peer_process_answers_again_and_again():
     request = Request("cifar", training=True, count=2, steps=1, device="cpu")
-    with Peer() as peer:
-        assert peer.seconds(request) > 0
-        assert peer.seconds(request) > 0
+    with Baseline() as baseline:
+        assert baseline.seconds(request) > 0
+        assert baseline.seconds(request) > 0
         with pytest.raises(UsageError, match="has ended"):
-            peer.seconds(Request("no such network", training=True, count=2, steps=1, device="cpu"))
+            baseline.seconds(Request("no such network", training=True, count=2, steps=1, device="cpu"))
 
 
 def test_torchvisions_own_network_is_its_peer():
@@ -73,7 +73,7 @@ def test_command(run_cli):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert {"training, usual", "training, fp32", "inference of 64, usual", "inference of 1, usual"} <= set(
+    assert {"training, baseline", "training, fp32", "inference of 64, baseline", "inference of 1, baseline"} <= set(
         told["rounds"]
     )
     assert set(told["ratios"]) <= set(told["images_per_second"])
@@ -105,9 +105,9 @@ def test_rows_of_networks(scripts):
     import networks
 
     rates = {
-        "training, usual": Rates("training, usual", None, [10]),
+        "training, baseline": Rates("training, baseline", None, [10]),
         "training, torchvision's": Rates("training, torchvision's", None, [20]),
-        "training, bf16": Rates("training, bf16", "training, usual", [50]),
+        "training, bf16": Rates("training, bf16", "training, baseline", [50]),
     }
     on_cpu, on_gpu = (Speed("paper", 8, device, rates, 6e9, 1e9, 100.0, True) for device in ("cpu", "cuda"))
     told = {row.what: row for row in networks.rows_of(on_cpu)}
@@ -143,7 +143,7 @@ def test_the_reference_process_keeps_torchs_own_allocator(monkeypatch):
     asked = []
     monkeypatch.setattr(ctypes.CDLL, "__getattr__", lambda _, name: asked.append(name))
     request = {"network": "cifar", "training": True, "count": 2, "steps": 1, "device": "cpu", "tuned": False}
-    assert peer._answer(json.dumps(request)) > 0
+    assert baseline._answer(json.dumps(request)) > 0
     assert "mallopt" not in asked
     configure_process()
     assert "mallopt" in asked

@@ -72,7 +72,7 @@ def benchmark(
     compile: bool = False,
     json: bool = False,
 ) -> None:
-    """Measure how fast this machine trains and applies a network, beside the usual way and the machine's own ceiling.
+    """Measure how fast this machine trains and applies a network, beside a baseline (the network as public code runs it).
 
     Parameters
     ----------

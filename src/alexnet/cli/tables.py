@@ -139,7 +139,7 @@ def show_speed(speed: Speed) -> None:
         padding=(0, 2, 0, 0),
     )
     table.add_column("")
-    for name in ("images/s", "x usual", "of the limit"):
+    for name in ("images/s", "x baseline", "of the limit"):
         table.add_column(name, justify="right")
     for name, rates in speed.rates.items():
         ratio = speed.ratio(name)
@@ -147,7 +147,7 @@ def show_speed(speed: Speed) -> None:
         table.add_row(name, f"{rates.median:,.0f}", f"{ratio:.2f}" if ratio else "", part)
     console.print(table)
     console.print(
-        "usual: as public code runs it: torch's own normalisation, float32, default layout, a process of its own",
+        "baseline: as public code runs it: torch's own normalisation, float32, default layout, a process of its own",
         f"limit of training: {speed.bound:,.0f} images/s, at {speed.arithmetic / 1e9:,.0f} GFLOP/s (the better of a "
         f"matrix product and a convolution) and {speed.bandwidth / 1e9:,.0f} GB/s (a copy), both measured here",
         sep="\n",

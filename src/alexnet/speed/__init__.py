@@ -1,1 +1,1 @@
-"""How fast this machine trains and applies networks: ours, the usual way, and what the machine could do."""
+"""How fast this machine trains and applies networks: ours, the baseline, and what the machine could do."""

@@ -1,4 +1,4 @@
-"""A network's speed beside the usual way and beside the machine's own limit."""
+"""A network's speed beside the baseline and beside the machine's own limit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from alexnet.compute import Compute, resolve_compute
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
+from alexnet.speed.baseline import Baseline, Request, has_torchvision
 from alexnet.speed.limits import arithmetic, bandwidth, training_bound
-from alexnet.speed.peer import Peer, Request, has_torchvision
 from alexnet.speed.steps import batch, inference_step, seconds, training_step
 
 IMAGENET_IMAGES, EPOCHS = 1_281_167, 90  # the paper's training (section 5)
@@ -24,10 +24,10 @@ IMAGENET_IMAGES, EPOCHS = 1_281_167, 90  # the paper's training (section 5)
 
 @dataclass
 class Rates:
-    """Images a second of one way to run a network, a value a round; `peer` is the way that it is compared with."""
+    """Images a second of one way to run a network, a value a round; `baseline` is the way that it is compared with."""
 
     name: str
-    peer: str | None = None
+    baseline: str | None = None
     values: list[float] = field(default_factory=list)
 
     @property
@@ -51,17 +51,17 @@ class Speed:
     """Whether the network takes images of ImageNet's size."""
 
     def ratio(self, name: str) -> float | None:
-        """Median over the rounds of a rate over its peer's in the same round."""
+        """Median over the rounds of a rate over its baseline's in the same round."""
         rates = self.rates[name]
-        if rates.peer is None:
+        if rates.baseline is None:
             return None
-        pairs = zip(rates.values, self.rates[rates.peer].values, strict=True)
+        pairs = zip(rates.values, self.rates[rates.baseline].values, strict=True)
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
     @property
     def best(self) -> float:
         """Images a second of our best training."""
-        return max(r.median for name, r in self.rates.items() if name.startswith("training") and r.peer)
+        return max(r.median for name, r in self.rates.items() if name.startswith("training") and r.baseline)
 
     @property
     def hours(self) -> float:
@@ -76,7 +76,7 @@ class Speed:
             "device": self.device,
             "images_per_second": {name: rates.median for name, rates in self.rates.items()},
             "rounds": {name: rates.values for name, rates in self.rates.items()},
-            "ratios": {name: self.ratio(name) for name, rates in self.rates.items() if rates.peer},
+            "ratios": {name: self.ratio(name) for name, rates in self.rates.items() if rates.baseline},
             "arithmetic_flops": self.arithmetic,
             "bandwidth_bytes": self.bandwidth,
             "bound": self.bound,
@@ -96,8 +96,8 @@ def benchmark(
 ) -> Speed:
     """Measure a network of `alexnet list models`: the ways take turns, `rounds` times `steps` steps each.
 
-    The peer is torchvision's own network for "torchvision", else the same network with torch.nn.LocalResponseNorm; in
-    float32, the default layout and a process of its own. For networks of photographs torchvision's own is measured
+    The baseline is torchvision's own network for "torchvision", else the same network with torch.nn.LocalResponseNorm;
+    in float32, the default layout and a process of its own. For networks of photographs torchvision's own is measured
     beside it where it is installed, on a GPU also with its script's autocast, channels_last and compiler. `compile`
     adds ours compiled by torch.
     """
@@ -111,24 +111,24 @@ def benchmark(
     photographs = variant.input_size > 200
     ways: dict[str, tuple[Rates, int, Callable[[], float]]] = {}
 
-    with Peer() as other:
+    with Baseline() as other:
 
-        def theirs(label: str, peer: str | None, **request: Any) -> None:
+        def theirs(label: str, baseline: str | None, **request: Any) -> None:
             asked = Request(device=str(place), steps=steps if request["count"] > 1 else 10 * steps, **request)
-            ways[label] = (Rates(label, peer), asked.count, lambda: other.seconds(asked))
+            ways[label] = (Rates(label, baseline), asked.count, lambda: other.seconds(asked))
 
         def train(label: str, compute: Compute, compiled: bool = False) -> None:
             placed = compute.place(copy.deepcopy(network))
             step = training_step(placed, compute, images, labels, compiled)
-            ways[label] = (Rates(label, "training, usual"), batch_size, lambda: seconds(step, steps, place))
+            ways[label] = (Rates(label, "training, baseline"), batch_size, lambda: seconds(step, steps, place))
 
         def infer(count: int, label: str, placed: nn.Module, compute: Compute) -> None:
             step = inference_step(placed, compute, some[:count])
             turns = steps if count > 1 else 10 * steps
-            rates = Rates(f"inference of {count}, {label}", f"inference of {count}, usual")
+            rates = Rates(f"inference of {count}, {label}", f"inference of {count}, baseline")
             ways[rates.name] = (rates, count, lambda: seconds(step, turns, place))
 
-        theirs("training, usual", None, network=model, training=True, count=batch_size)
+        theirs("training, baseline", None, network=model, training=True, count=batch_size)
         beside = photographs and has_torchvision()
         if beside and model != "torchvision":
             theirs("training, torchvision's", None, network="torchvision", training=True, count=batch_size)
@@ -143,7 +143,7 @@ def benchmark(
         some = batch(variant, 64, place)[0].contiguous(memory_format=torch.channels_last)
         rounded = quantize(network, some) if computes_int8(place) else None
         for count in (64, 1):
-            theirs(f"inference of {count}, usual", None, network=model, training=False, count=count)
+            theirs(f"inference of {count}, baseline", None, network=model, training=False, count=count)
             infer(count, name, placed, fast)
             if rounded is not None:
                 infer(count, "int8", rounded, exact)

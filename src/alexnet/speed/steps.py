@@ -20,7 +20,7 @@ from alexnet.training.optim import Optimizer
 Step = Callable[[], object]
 
 
-def usual(model: AlexNet) -> nn.Module:
+def as_published(model: AlexNet) -> nn.Module:
     """The same network as public ports write it, with torch's own normalisation."""
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     set_in_place(plain)
@@ -64,7 +64,7 @@ def inference_step(model: nn.Module, compute: Compute, images: Tensor) -> Step:
     return step
 
 
-def usual_training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
+def baseline_training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Step:
     """A training step as a tutorial writes it, in float32."""
     optimizer = torch.optim.SGD(model.train().parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
 
@@ -76,7 +76,7 @@ def usual_training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Ste
     return step
 
 
-def usual_inference_step(model: nn.Module, images: Tensor) -> Step:
+def baseline_inference_step(model: nn.Module, images: Tensor) -> Step:
     """A forward pass as a tutorial writes it, in float32."""
     model.eval()
 

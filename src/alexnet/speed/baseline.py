@@ -1,4 +1,4 @@
-"""The usual way, measured in a process of its own: what we set up for speed in ours must not speed up the peer.
+"""Networks as public code runs them, in a process of its own: what we set up for speed must not speed up these.
 
 Float32, torch's default layout, optimiser and memory allocator. The process answers each line of its input, a request
 as JSON, with a line of seconds a step.
@@ -23,12 +23,12 @@ from alexnet.errors import UsageError
 from alexnet.models.network import build_model
 from alexnet.speed.steps import (
     Step,
+    as_published,
+    baseline_inference_step,
+    baseline_training_step,
     batch,
     seconds,
     training_step,
-    usual,
-    usual_inference_step,
-    usual_training_step,
 )
 
 
@@ -46,12 +46,12 @@ class Request:
     """Training with autocast, channels_last and torch.compile: torchvision's reference script with its options."""
 
 
-class Peer:
+class Baseline:
     """The other process; use it as a context."""
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Baseline:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alexnet.speed.peer"],
+            [sys.executable, "-m", "alexnet.speed.baseline"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -67,7 +67,7 @@ class Peer:
             print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise UsageError("the process that measures the usual way has ended; try a smaller --batch-size.")
+            raise UsageError("the process that measures the baseline has ended; try a smaller --batch-size.")
         return float(answer)
 
     def __exit__(self, *_: object) -> None:
@@ -84,13 +84,13 @@ def _step(network: str, training: bool, count: int, device: str, tuned: bool) ->
     place = torch.device(device)
     model = build_model(network)
     images, labels = batch(model.variant, count, place)
-    peer = (_torchvision() if network == "torchvision" and has_torchvision() else usual(model)).to(place)
+    baseline = (_torchvision() if network == "torchvision" and has_torchvision() else as_published(model)).to(place)
     if tuned:
-        peer = peer.to(memory_format=torch.channels_last)
+        baseline = baseline.to(memory_format=torch.channels_last)
         compute = Compute(place, torch.bfloat16)
         rows = images.contiguous(memory_format=torch.channels_last)
-        return training_step(peer, compute, rows, labels, compiled=True)
-    return usual_training_step(peer, images, labels) if training else usual_inference_step(peer, images)
+        return training_step(baseline, compute, rows, labels, compiled=True)
+    return baseline_training_step(baseline, images, labels) if training else baseline_inference_step(baseline, images)
 
 
 def _torchvision() -> nn.Module:
