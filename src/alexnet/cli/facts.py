@@ -72,7 +72,7 @@ def benchmark(
     compile: bool = False,
     json: bool = False,
 ) -> None:
-    """Measure how fast this machine trains and applies a network, beside a baseline (the network as public code runs it).
+    """Measure how fast this machine trains and applies a network, beside the network as public code runs it.
 
     Parameters
     ----------
