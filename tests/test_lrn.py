@@ -708,7 +708,10 @@ def test_compiled_whole_it_is_the_same(backend, form, dtype, launches):
         results = [(y := f(x), *torch.autograd.grad(y, x, x.detach())) for f in (compiled, layer)]
         assert launches == (["forward", "backward"] * 2 if form == "native" else [])
         for a, b in zip(*results, strict=True):
-            assert torch.equal(a, b)
+            if (backend, form) == ("inductor", "banded"):  # its own code for roots and products, with its own rounding
+                torch.testing.assert_close(a, b, rtol=2 ** (-22 if dtype == F32 else -7), atol=1e-6)
+            else:
+                assert torch.equal(a, b)
             assert a.stride() == b.stride()
 
 
