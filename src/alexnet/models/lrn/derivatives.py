@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet.models.lrn import banded, fused
+from alexnet.models.lrn.tracing import is_called_plainly
 
 _CONSTANTS = (None,) * 5  # size, alpha, beta, k, columns have no gradient
 
@@ -71,8 +72,9 @@ class _Gradient(torch.autograd.Function):
 
 def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
-    if torch.compiler.is_dynamo_compiling() and not differentiated:
-        # torch.compile of torch 2.11 would call it with a context, which it does not take.
+    # Half of the time of a single small image, and torch.compile of torch 2.11 would call it with a context, which it
+    # does not take.
+    if not differentiated and (torch.compiler.is_dynamo_compiling() or is_called_plainly()):
         alone: Tensor = function.forward(*arguments)
         return alone
     result: Tensor = function.apply(*arguments)

@@ -46,6 +46,13 @@ def _onnx_has(size: int, columns: int) -> bool:
     return size % 2 == 1 and columns == 1 and _traced() and torch.onnx.is_in_onnx_export()
 
 
+def is_called_plainly() -> bool:
+    """Whether neither torch.func nor torch.jit.trace is at work around a call; where a torch has another name for the
+    question, the answer is no."""
+    peek = _peek()
+    return peek is not None and peek() is None and not _traced()
+
+
 @constant
 def _transformed() -> bool:
     """Whether torch.func (grad, vmap) is at work around or within what torch.compile traces.
@@ -53,8 +60,13 @@ def _transformed() -> bool:
     That compiler knows no vmap of a torch.autograd.Function. Where a torch has another name for the question, the
     answer is no, and torch.compile raises.
     """
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    peek = _peek()
     return peek is not None and peek() is not None
+
+
+def _peek() -> Callable[[], object] | None:
+    """torch's private name for the transformation of torch.func that is at work, if it has it."""
+    return getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
 
 
 def _traced() -> bool:
