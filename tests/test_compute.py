@@ -144,12 +144,32 @@ def test_settings_hold_in_the_block_alone(names, end):
 
 
 @pytest.mark.parametrize("compute", [FP32, BF16, Compute(torch.device("cuda"), torch.bfloat16)], ids=str)
-def test_elsewhere_settings_change_nothing_but_autocast(compute):
+def test_elsewhere_settings_change_nothing(compute):
     before = flags()
-    with torch.autocast("cpu", dtype=torch.bfloat16), compute.settings():
+    with compute.settings():
         assert flags() == before
-        assert torch.is_autocast_enabled("cpu") is (compute.device.type == "cuda")
-    assert flags() == before
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])
+def test_a_callers_autocast_changes_neither_answers_nor_training(compute):
+    """torch keeps converted weights until the outermost autocast ends: a step must not see those of the one before."""
+    layer, x = nn.Linear(8, 8), torch.randn(4, 8)
+    start = layer.weight.detach().clone()
+
+    def answers():
+        given = [compute.inference(layer)(x)]
+        for _ in range(2):
+            with compute.autocast():
+                given.append(layer(x).detach().float())
+            layer.weight.data += 1
+        layer.weight.data.copy_(start)
+        return given
+
+    plain = answers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = answers()
+    assert [torch.equal(a, b) for a, b in zip(plain, within, strict=True)] == [True] * 3
+    assert not torch.equal(plain[1], plain[2])
 
 
 # --- replicas

@@ -164,6 +164,15 @@ def test_loss_falls_and_the_run_is_complete(tiny, tmp_path, reporter):
     assert "test accuracy" in text(reporter)
 
 
+def test_bf16_learns_as_float32_does(tiny, tmp_path, reporter):
+    exact, short = (
+        train(tiny(epochs=4, precision=form), tmp_path / form, reporter=reporter) for form in ("fp32", "bf16")
+    )
+    assert short.epochs[-1]["train_loss"] < 0.8 * short.epochs[0]["train_loss"]
+    assert short.epochs[-1]["train_loss"] == pytest.approx(exact.epochs[-1]["train_loss"], rel=0.15)
+    assert short.epochs[-1]["val_loss"] == pytest.approx(exact.epochs[-1]["val_loss"], rel=0.25)
+
+
 def test_seed_decides_the_weights(tiny, tmp_path, reporter):
     one, two, other = (
         train(tiny(seed=seed, **{"model.dropout": 0.5}), tmp_path / str(i), reporter=reporter)

@@ -36,15 +36,20 @@ class Compute:
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """The context that a training step's forward pass runs in."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        """The context that a training step's forward pass runs in, whatever a caller's own autocast says.
+
+        Weights are converted anew each time: torch keeps the converted ones until the outermost autocast ends, and with
+        one of the caller's around the whole training every step would see the first step's weights.
+        """
+        converted = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=converted, cache_enabled=False)
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """The settings of torch that this arithmetic needs, as they were before when the block ends: no autocast of the
-        caller's, and on a GPU float32 means true float32 (no TF32) and deterministic kernels."""
+        """The settings of torch that this arithmetic needs, as they were before when the block ends: on a GPU float32
+        means true float32 (no TF32) and deterministic kernels."""
         exact = self.device.type == "cuda" and self.dtype == torch.float32
-        with torch.autocast(self.device.type, enabled=False), _true_float32() if exact else contextlib.nullcontext():
+        with _true_float32() if exact else contextlib.nullcontext():
             yield
 
     def fit(self, tensor: Tensor) -> Tensor:
@@ -84,8 +89,9 @@ class Compute:
         replica = self.replica(model)
 
         def forward(images: Tensor) -> Tensor:
-            logits: Tensor = replica(self.fit(images))
-            return logits.float()
+            with torch.autocast(self.device.type, enabled=False):  # a caller's
+                logits: Tensor = replica(self.fit(images))
+                return logits.float()
 
         return forward
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute
@@ -44,8 +45,9 @@ def layer_outputs(
     for images in batches:
         x = compute.fit(images)
         found: dict[str, Tensor] = {}
-        for name, module in list(replica.named_children())[:depth]:
-            x = module(x)
-            if name in layers:
-                found[name] = x.float()
+        with torch.autocast(compute.device.type, enabled=False):  # a caller's
+            for name, module in list(replica.named_children())[:depth]:
+                x = module(x)
+                if name in layers:
+                    found[name] = x.float()
         yield found
