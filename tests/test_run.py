@@ -489,7 +489,8 @@ def test_damaged_line_in_the_middle_of_the_metrics(tiny, tmp_path, reporter):
 
 
 def test_metrics_of_rows_without_a_kind_or_a_step(tmp_path):
-    rows = [{"kind": "epoch", "step": 1}, {"step": 2}, {"kind": "step"}, {"kind": "step", "step": "x"}]
+    whole = {"kind": "epoch", "epoch": 1, "step": 1}
+    rows = [whole, *({k: v for k, v in whole.items() if k != name} for name in whole), {**whole, "step": "x"}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert Run(tmp_path).metrics == rows[:1]
 

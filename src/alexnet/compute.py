@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, unknown
 
+PRECISIONS = ("auto", "fp32", "bf16")
 _NEEDED = nn.ReLU | nn.Tanh | nn.Dropout | nn.Flatten  # modules whose output is still needed behind them
 
 
@@ -154,6 +155,8 @@ def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
         torch.ones(1, device=place).item()  # "meta" makes tensors too, but none with values
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"--device {device} cannot be used: {str(problem).splitlines()[0]}") from None
+    if precision not in PRECISIONS:
+        raise UsageError(unknown("precision", str(precision), PRECISIONS))
     if precision != "auto":
         return Compute(place, torch.bfloat16 if precision == "bf16" else torch.float32, f"{precision}: as asked")
     native = bf16_unit(place)

@@ -139,11 +139,11 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     the others, which then wait for it in vain, raise the same AlexNetError (an unexpected exception reaches them as
     one); `told` is set on all but the one that came first. Raises UsageError if there are fewer GPUs than processes.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number_of("WORLD_SIZE", 1)
     if size == 1:
         yield World(), device
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local = _number_of("LOCAL_RANK", 0)
     if device == "auto" and torch.cuda.is_available():
         device = "cuda"
     if device == "cuda":
@@ -157,6 +157,9 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     if dist.is_initialized():  # by the program that trains: its processes are ours
         yield World(dist.get_rank(), dist.get_world_size(), torch.device(device if on_gpu else "cpu")), device
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is {size} but {missing[0]} is not set: start torchrun, or unset WORLD_SIZE.")
     before = torch.cuda.current_device() if on_gpu else None
     if on_gpu:
         torch.cuda.set_device(device)
@@ -179,3 +182,11 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
         dist.destroy_process_group()
         if before is not None:
             torch.cuda.set_device(before)
+
+
+def _number_of(variable: str, least: int) -> int:
+    """What torchrun says in an environment variable; `least` where it says nothing. Raises UsageError."""
+    text = os.environ.get(variable) or str(least)
+    if not text.isdecimal() or int(text) < least:
+        raise UsageError(f"{variable} is {text!r}, no number from {least} on: start torchrun, or unset it.")
+    return int(text)

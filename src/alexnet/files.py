@@ -8,6 +8,7 @@ file behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -31,8 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
     block ends well: it is synchronised to the disk and renamed, so that a crash or a full disk at any moment leaves
     either the old file or the new one.
 
-    Raises what the block raises, and OSError; no temporary file is left then.
+    Raises what the block raises, and OSError; no temporary file is left then. A pipe or a device is refused: root would
+    put a file in the place of /dev/null, for the whole system.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path))
     part = _beside(path)
     try:
         yield part

@@ -52,7 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _drop_output()
+        if isinstance(problem, FileNotFoundError) and problem.filename is None:  # os.getcwd
+            _fail("the current folder was deleted: change to one that exists.", 2)
         _fail(f"{problem.filename or 'output'}: {problem.strerror or problem}.", 1)
+    except (MemoryError, RuntimeError) as problem:
+        if debug or not (isinstance(problem, MemoryError) or "allocate memory" in str(problem)):
+            raise
+        _fail("this needs more memory than there is: take smaller batches (--batch-size) or images.", 2)
 
 
 def _drop_output() -> None:

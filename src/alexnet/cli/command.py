@@ -10,7 +10,16 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any, get_args
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, UnknownOptionError, ValidationError
+from cyclopts import (
+    UNSET,
+    App,
+    Argument,
+    ArgumentCollection,
+    CycloptsError,
+    Parameter,
+    UnknownOptionError,
+    ValidationError,
+)
 
 from alexnet.config.ranges import Range
 from alexnet.config.values import get
@@ -36,6 +45,11 @@ def _read_given(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> N
     Raises UsageError for a fraction where a whole number belongs, which the parser would round.
     """
     for argument in arguments:
+        for token in argument.tokens:
+            if (
+                token.value == "" and token.implicit_value is UNSET
+            ):  # "$UNSET"; as a path it would be the current folder
+                raise UsageError(f"{token.keyword or argument.name} is empty: give it a value.")
         if int in (argument.hint, *get_args(argument.hint)):
             _check_whole(argument)
     _given[:] = [".".join(a.keys) for a in arguments if a.tokens and a.keys]

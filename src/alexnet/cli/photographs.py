@@ -180,6 +180,8 @@ def predict(
 
     start_computing()
     trained = open_trained(target, model)
+    if sheet is not None and not sheet.name:
+        raise UsageError(f"--sheet {sheet} is a folder: name a PNG file.")
     answers = ask(trained, images, top=top, views=views, device=device)
     if json:
         print_json([answer.to_dict() for answer in answers])

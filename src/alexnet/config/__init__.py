@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.rules import parse_rule
-from alexnet.config.values import dotted, flag, override
+from alexnet.config.values import coerce_fields, dotted, flag, override
 from alexnet.errors import UsageError, unknown
 
 FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
@@ -74,6 +74,7 @@ class DataConfig:
     """Part of the training photographs that may be unreadable before the run stops."""
 
     def __post_init__(self) -> None:
+        coerce_fields(self, "data.")
         side = Range(least=1, most=LARGEST_SIDE)
         check_ranges(
             self,
@@ -125,6 +126,7 @@ class ModelConfig:
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
     def __post_init__(self) -> None:
+        coerce_fields(self, "model.")
         check_ranges(
             self,
             "model.",
@@ -175,6 +177,7 @@ class OptimConfig:
     """Where one-cycle reaches its peak, as a part of the run."""
 
     def __post_init__(self) -> None:
+        coerce_fields(self, "optim.")
         check_ranges(
             self,
             "optim.",
@@ -228,8 +231,8 @@ def _parse_leg(text: str, optim: OptimConfig) -> Leg:
                 raise UsageError(unknown("setting", name, SCHEDULE_SETTINGS))
             values[name] = int(value) if value.isdecimal() else value
         return Leg(int(first), override(optim, values))
-    except UsageError as problem:
-        raise UsageError(f"{flag('then')} {text!r}: {problem}") from None
+    except ValueError as problem:  # UsageError is one; int raises it for thousands of digits
+        raise UsageError(f"{flag('then')} {text[:80]!r}: {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -274,6 +277,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        coerce_fields(self, "")
         check_ranges(
             self,
             "",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -78,6 +80,13 @@ def _override(config: Any, values: Mapping[str, Any], prefix: str, known: list[s
     return replace(config, **changes)
 
 
+def coerce_fields(settings: Any, prefix: str) -> None:
+    """Give the fields of a frozen dataclass that is being made their types, whoever makes it: a Path for text, a list
+    for a tuple and NumPy's numbers are taken. Raises UsageError that names the flag, with `prefix` before the field."""
+    for name, hint in get_type_hints(type(settings)).items():
+        object.__setattr__(settings, name, _coerce(getattr(settings, name), hint, prefix + name))
+
+
 def _coerce(value: Any, hint: Any, name: str) -> Any:
     """`value` as the field's type; YAML's 1e-3 (a string there) and integers for floats are taken."""
     origin, args = get_origin(hint), get_args(hint)
@@ -93,10 +102,11 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, list | tuple) and (args[-1] is ... or len(value) == len(args)):
             return tuple(_coerce(v, args[0], name) for v in value)
     elif hint is float and not isinstance(value, bool):
-        try:
+        with suppress(TypeError, ValueError):
             return float(value)
-        except (TypeError, ValueError):
-            pass
+    elif hint is int and not isinstance(value, bool):
+        with suppress(TypeError):
+            return index(value)
     elif hint is str and isinstance(value, Path):
         return str(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):

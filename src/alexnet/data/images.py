@@ -40,13 +40,14 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def find_images(names: Sequence[str | Path]) -> list[Path]:
-    """The image files that are named one by one, by folder (all images under it, sorted) or by pattern.
+def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
+    """The image files that are named one by one, by folder (all images under it, sorted) or by pattern. A single name
+    may stand for itself: letter by letter it would name the root of the file system.
 
     Raises DataError for a name that stands for no file.
     """
     found: list[Path] = []
-    for name in names:
+    for name in [names] if isinstance(names, str | Path) else names:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
             inside = [p for p in path.rglob("*") if _may_be_image(p) and not p.name.startswith(".")]

@@ -27,6 +27,8 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("figures need matplotlib: pip install 'alexnet[figures]'") from None
+    except ValueError as problem:  # MPLBACKEND, or a matplotlibrc
+        raise UsageError(f"matplotlib does not start: {problem}") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -27,8 +27,8 @@ Features = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 def extract_features(
     target: Run | Trained | AlexNet | str | Path,
-    images: Sequence[str | Path] | Tensor,
-    layers: Sequence[str] = ("fc7",),
+    images: Sequence[str | Path] | str | Path | Tensor,
+    layers: Sequence[str] | str = ("fc7",),
     *,
     torchvision_names: bool = False,
     model: str | None = None,
@@ -52,7 +52,7 @@ def extract_features(
     published = torchvision_layers(network)
     ours = {theirs: our for our, theirs in published.items()}
     names = [name for name, _ in network.named_children()]
-    wanted = [ours.get(layer, layer) for layer in layers]
+    wanted = [ours.get(layer, layer) for layer in ([layers] if isinstance(layers, str) else layers)]
     if not wanted:
         raise UsageError("no layer was named (--layers fc7,pool5).")
     for layer in wanted:

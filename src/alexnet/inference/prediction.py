@@ -35,7 +35,7 @@ class Prediction:
 
 def predict(
     target: Run | Trained | str | Path,
-    images: Sequence[str | Path],
+    images: Sequence[str | Path] | str | Path,
     *,
     top: int = 5,
     views: int = 1,

@@ -55,7 +55,7 @@ class Run:
         return [
             row
             for row in read_rows(self.path / "metrics.jsonl")[0]
-            if isinstance(row.get("step"), int) and "kind" in row
+            if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int) and "kind" in row
         ]
 
     @property
@@ -157,7 +157,11 @@ def load_run(path: str | Path) -> Run:
 def default_folder(name: str) -> Path:
     """Where a run is when no folder is named: runs/NAME. Raises UsageError for a name, perhaps out of somebody's
     config.yaml, that is no plain folder name and would lead elsewhere."""
-    if name in ("", ".", "..") or any(not c.isprintable() or c in "/\\" for c in name) or len(os.fsencode(name)) > 255:
+    if (
+        name.strip() in ("", ".", "..")
+        or any(not c.isprintable() or c in "/\\" for c in name)
+        or len(os.fsencode(name)) > 255
+    ):
         raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
     return Path("runs") / name
 
@@ -165,7 +169,7 @@ def default_folder(name: str) -> Path:
 def load_config(path: Path) -> TrainConfig:
     """A configuration from YAML, for example an earlier run's config.yaml. Raises UsageError."""
     try:
-        values = yaml.load(path.read_text(), _Plain)
+        values = yaml.load(path.read_bytes(), _Plain)
     except (OSError, RecursionError, yaml.YAMLError, *_IMPOSSIBLE) as problem:
         raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())[:300]}.") from None
     if not isinstance(values, dict):

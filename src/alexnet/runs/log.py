@@ -15,6 +15,7 @@ from alexnet.config.values import flatten
 from alexnet.files import write_atomically
 from alexnet.metrics import Result
 from alexnet.runs.folder import Run
+from alexnet.runs.rows import append_row
 
 
 class RunLog:
@@ -39,8 +40,7 @@ class RunLog:
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row with "kind", "epoch" and "step"; an epoch's row goes to the CSV too."""
-        with self._jsonl.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        append_row(self._jsonl, row)
         if row["kind"] == "epoch":
             self._write_csv(self.run.epochs)
         self._step = row["step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,13 +21,7 @@ from alexnet.data.batches import Loader, Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
-from alexnet.errors import (
-    AlexNetError,
-    DataError,
-    NumericsError,
-    TrainingStopped,
-    UsageError,
-)
+from alexnet.errors import AlexNetError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.evaluation import score
 from alexnet.inference.trained import build_for, model_fields
@@ -44,6 +39,8 @@ from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
 from alexnet.training.saves import Saves, start_from
 from alexnet.training.signals import Interrupt, SignalGuard
+
+_TRAINING = threading.Lock()  # torch.manual_seed is the process's
 
 
 def train(
@@ -67,6 +64,12 @@ def train(
     asked = override(config, given or {})
     path = Path(run_dir) if run_dir is not None else default_folder(asked.name)
     with ExitStack() as stack:
+        if not _TRAINING.acquire(blocking=False):
+            raise UsageError(
+                "another thread of this process trains already, and both would draw from the same random numbers, so "
+                "that neither run could be repeated: wait for it, or train in a process of its own."
+            )
+        stack.callback(_TRAINING.release)
         guard = guard or stack.enter_context(SignalGuard())
         try:
             world, device = stack.enter_context(join_world(asked.device))
@@ -78,6 +81,7 @@ def train(
                 config, note = world.from_main(lambda: settled(recipe, path, given))
             compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
+            stack.enter_context(torch.inference_mode(False))  # gradients, also within a caller's no_grad
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
             stack.enter_context(torch.random.fork_rng([compute.device] if compute.device.type == "cuda" else []))
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
@@ -204,7 +208,9 @@ class _Session:
         check_end(self.run.path, config, counters.epoch + (counters.epoch_step > 0))
         # The status is younger than the checkpoint: it counts the test, and the epoch's end after the saving, too.
         elapsed = self.world.from_main(lambda: self.run.status.get("elapsed"))
-        counters.elapsed = max(counters.elapsed, elapsed if isinstance(elapsed, float) else 0.0)
+        counters.elapsed = max(
+            counters.elapsed, elapsed if isinstance(elapsed, float) and math.isfinite(elapsed) else 0.0
+        )
         self.record.start(config, counters.step, counters.epoch)
         self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
         self.reporter.start(self.run.path, config, len(self.images), counters)

@@ -10,13 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from alexnet.config import load
+from alexnet.config.values import flag, flatten
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError
 from alexnet.inference.trained import load_weights, weights_file
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.folder import set_aside
+from alexnet.runs.folder import FREE, set_aside
 from alexnet.runs.provenance import describe_weights
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
@@ -64,20 +66,34 @@ class Saves:
         return Checkpoint(told(point.weights if point else {}), told(point.extra if point else {}), meta)
 
     def restore(self, learner: Learner, point: Checkpoint) -> None:
-        """Bring a learner to a resume point. Raises CheckpointError where that says something impossible."""
+        """Bring a learner to a resume point. Raises CheckpointError where that says something impossible, and where it
+        was saved with settings that teach something else: config.yaml was edited, or the file is another run's."""
         try:
+            self._check_settings(point)
             counters = point.meta["counters"]
             for name in ("epoch", "epoch_step", "step", "bad_in_a_row", "best_epoch"):
                 if index(counters[name]) < 0:
                     raise ValueError(f"{name} {counters[name]}")
             learner.restore(point)
             float(learner.optimizer.lr)
+        except CheckpointError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
             reason = " ".join(str(problem).split())[:200]
             raise CheckpointError(
                 f"the checkpoint in {self._run.path} is whole, but nothing can go on from what it says "
                 f"({type(problem).__name__}: {reason}); train into another folder with --run DIR."
             ) from None
+
+    def _check_settings(self, point: Checkpoint) -> None:
+        saved, asked = (flatten(load(meta["config"])) for meta in (point.meta, self._describe()))
+        changed = [name for name in asked if name not in FREE and saved[name] != asked[name]]
+        if changed:
+            shown = ", ".join(f"{flag(n)} {saved[n]} there and {asked[n]} in config.yaml" for n in changed)
+            raise CheckpointError(
+                f"the checkpoint in {self._run.path} was saved with other settings ({shown}): put back what was "
+                "changed, or train into another folder with --run DIR."
+            )
 
     def last(self, learner: Learner) -> None:
         """Save all that is needed to go on."""
@@ -120,7 +136,7 @@ class Saves:
             try:
                 apply_weights(blank, self._read_best(counters).evaluated, str(self._run.best))
             except CheckpointError as problem:
-                whole = self.record.saved_step == counters.step
+                whole = self.record.saved_step == counters.step and self._run.last.exists()
                 return str(problem), describe_weights(self._run.last if whole else None, counters.epoch)
             return None, describe_weights(self._run.best, counters.best_epoch)
 
@@ -143,11 +159,17 @@ class Saves:
     def check(self, counters: Counters, outcome: str) -> None:
         """At the end of a run: say how much of it is on the disk. Raises CheckpointError if nothing is; `outcome` is
         what the user then still learns."""
-        saved = self._world.broadcast(self.record.saved_step)
+        run = self._run
+        saved, there = self._world.from_main(lambda: (self.record.saved_step, run.last.exists() or run.best.exists()))
         if not (saved or counters.best_epoch):
             raise CheckpointError(
-                f"not one checkpoint could be saved in {self._run.path}: the weights are lost, and what remains is "
+                f"not one checkpoint could be saved in {run.path}: the weights are lost, and what remains is "
                 f"{outcome}. Make room and start again."
+            )
+        if not there:
+            raise CheckpointError(
+                f"{run.path} was moved or deleted while it was trained in, and what came of it since is lost but for "
+                f"{outcome}. Bring it back, and the same command goes on from its last checkpoint."
             )
         if saved < counters.step:
             self._reporter.note(
