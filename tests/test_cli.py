@@ -145,7 +145,9 @@ def test_terminals_that_know_little(run_cli, variables, command):
     assert variables.get("PYTHONIOENCODING") is None or (end.stdout + end.stderr).isascii()
 
 
-@pytest.mark.parametrize("after", [0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize(
+    "after", [0.2, 1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 0.05, 0.5, 2.0, 4.0))]
+)
 def test_ctrl_c_at_any_time_leaves_no_traceback(after):
     """Amid imports of this package and of torch, and while measuring: it ends as any program does on Ctrl-C."""
     program = "from alexnet.__main__ import main; print('begun', flush=True); main()"
@@ -558,6 +560,7 @@ def test_training_on_hostile_names_leaves_everything(hostile):
     assert run.status["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_hostile_names_everywhere(call, run_cli, hostile, tmp_path, monkeypatch):
     run, data = hostile
     monkeypatch.chdir(tmp_path)

@@ -89,6 +89,7 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["all.py", "lrn", "loop", "whole"], ["cifar.py"]], ids=str)
 def test_benchmarks_run_at_toy_size(arguments):
     script, *sections = arguments
