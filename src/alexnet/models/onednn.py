@@ -87,30 +87,33 @@ class Product(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.border:
             x = F.pad(x, (self.border,) * 4, value=self.grid.zero)
-        fast = operators()
-        return self._exact(x) if fast is None else self._fast(fast, x)
+        arrangement = self._arrangement(x.shape)
+        return self._exact(x) if arrangement is None else self._fast(arrangement, x)
 
-    def _fast(self, operators: Any, x: Tensor) -> Tensor:
-        to, grid = self.to_type, self.grid
+    def _fast(self, arrangement: Tensor, x: Tensor) -> Tensor:
+        operators, to, grid = torch.ops.onednn, self.to_type, self.grid
         scale, zero, kind = (to.scale, to.zero, torch.uint8) if isinstance(to, Grid) else (1.0, 0, to)
         after: tuple[Any, ...] = (scale, zero, kind, "relu" if self.relu else "none", [], "")
-        weights = (self._arrangement(operators, x.shape), self.scales, self.zeros, self.bias)
+        weights = (arrangement, self.scales, self.zeros, self.bias)
         if self.geometry is None:
             y: Tensor = operators.qlinear_pointwise(x, grid.scale, grid.zero, *weights, *after)
         else:
             y = operators.qconv2d_pointwise(x, grid.scale, grid.zero, *weights, *_listed(self.geometry), *after)
         return y
 
-    def _arrangement(self, operators: Any, shape: torch.Size) -> Tensor:
+    def _arrangement(self, shape: torch.Size) -> Tensor | None:
+        """The weights as oneDNN wants them for inputs of a shape; None without oneDNN, which is asked for but once."""
         key = () if self.geometry is None else tuple(shape)
         if key not in self._arranged:
+            if (found := operators()) is None:
+                return None
             if len(self._arranged) == _ARRANGED:
                 self._arranged.pop(next(iter(self._arranged)))
             if self.geometry is None:
-                self._arranged[key] = operators.qlinear_prepack(self.weight, None)
+                self._arranged[key] = found.qlinear_prepack(self.weight, None)
             else:
                 grid = self.grid
-                self._arranged[key] = operators.qconv_prepack(
+                self._arranged[key] = found.qconv_prepack(
                     self.weight, self.scales, grid.scale, grid.zero, *_listed(self.geometry), shape
                 )
         return self._arranged[key]
