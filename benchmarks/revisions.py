@@ -1,7 +1,10 @@
 """Speed of this checkout beside another one's: the same measurements in two processes that take turns.
 
+What memory a process happens to get moves its speed by up to 3 % for as long as it lives, so that several pairs of
+processes are measured.
+
 git worktree add ../old REVISION && (cd ../old && uv sync)
-uv run python benchmarks/revisions.py --old ../old/.venv/bin/python --pairs 12
+uv run python benchmarks/revisions.py --old ../old/.venv/bin/python --pairs 4 --processes 4
 """
 
 from __future__ import annotations
@@ -90,8 +93,12 @@ class Revision:
         print(json.dumps(case), file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
 
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
 
-def compare(old: str, *, pairs: int = 12, only: str = "") -> None:
+
+def compare(old: str, *, pairs: int = 4, processes: int = 4, only: str = "") -> None:
     """Measure every case in turn and print speed new / old: median, quartiles and extremes over the pairs.
 
     Parameters
@@ -99,29 +106,32 @@ def compare(old: str, *, pairs: int = 12, only: str = "") -> None:
     old
         Python of the other revision's environment.
     pairs
-        Turns of each that count; one before them warms up.
+        Turns of each that count in a pair of processes; one before them warms up.
+    processes
+        Pairs of processes.
     only
         Cases whose name holds this.
     """
-    new, other = Revision(sys.executable), Revision(old)
-    print("| case | new / old | quartiles | extremes | images/s new, old |\n|---|---:|---:|---:|---:|", flush=True)
-    for case in CASES:
-        name = f"{case[0]}: {case[1]} of {case[3]}, {case[2]}"
-        if only not in name:
-            continue
-        taken = []
-        for turn in range(pairs + 1):  # who goes first is a little slower, so that they take turns in that, too
-            first = (new, other)[:: -1 if turn % 2 else 1]
-            times = {id(revision): revision.seconds(case) for revision in first}
-            taken.append((times[id(new)], times[id(other)]))
-        taken = taken[1:]
-        ratios = sorted(b / a for a, b in taken)
+    names = {case: f"{case[0]}: {case[1]} of {case[3]}, {case[2]}" for case in CASES}
+    taken: dict[tuple[Any, ...], list[tuple[float, float]]] = {c: [] for c, name in names.items() if only in name}
+    for _ in range(processes):
+        new, other = Revision(sys.executable), Revision(old)
+        for case, times in taken.items():
+            for turn in range(pairs + 1):  # who goes first is a little slower, so that they take turns in that, too
+                order = (new, other)[:: -1 if turn % 2 else 1]
+                seconds = {id(revision): revision.seconds(case) for revision in order}
+                if turn:
+                    times.append((seconds[id(new)], seconds[id(other)]))
+        new.end()
+        other.end()
+    print("| case | new / old | quartiles | extremes | images/s new, old |\n|---|---:|---:|---:|---:|")
+    for case, times in taken.items():
+        ratios = sorted(b / a for a, b in times)
         low, middle, high = statistics.quantiles(ratios, n=4)
-        rates = [case[3] / statistics.median(times) for times in zip(*taken, strict=True)]
+        rates = [case[3] / statistics.median(side) for side in zip(*times, strict=True)]
         print(
-            f"| {name} | {middle:.3f} | {low:.3f}-{high:.3f} | {ratios[0]:.3f}-{ratios[-1]:.3f} "
-            f"| {rates[0]:,.1f}, {rates[1]:,.1f} |",
-            flush=True,
+            f"| {names[case]} | {middle:.3f} | {low:.3f}-{high:.3f} | {ratios[0]:.3f}-{ratios[-1]:.3f} "
+            f"| {rates[0]:,.1f}, {rates[1]:,.1f} |"
         )
 
 

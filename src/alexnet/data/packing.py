@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet.compute import usable_cores
-from alexnet.config import LARGEST_SIDE, DataConfig
+from alexnet.config import DataConfig
+from alexnet.config.data import LARGEST_SIDE
 from alexnet.config.ranges import Range
 from alexnet.data.encoding import Encoded, encode
 from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema, signed

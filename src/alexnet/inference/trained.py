@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from alexnet.config import LARGEST_SIDE, TrainConfig, load
+from alexnet.config import TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
+from alexnet.config.data import LARGEST_SIDE
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names

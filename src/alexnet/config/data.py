@@ -1,0 +1,89 @@
+"""Where images come from and how they are cut: the settings of `--data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alexnet.config.ranges import Range, check_ranges
+from alexnet.config.values import coerce_fields
+
+LARGEST_SIDE = 4096  # pixels
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they are cut."""
+
+    source: str = "digits"
+    """Data set: see `alexnet list data`."""
+    root: str = "data"
+    """Folder that holds the data set, or receives its download."""
+    download: bool = True
+    """Download a data set that is not under the root."""
+    val_fraction: float = 0.1
+    """Part of the training set held out for validation, stratified and seeded."""
+    split_seed: int = 0
+    """Seed of the validation split and of --data.fraction; the training seed does not move them."""
+    fraction: float = 1.0
+    """Part of the training set to use at all."""
+    top_classes: int | None = None
+    """Keep this many classes, those with the most images (photographs)."""
+    resplit: bool = False
+    """Pool the published training and test photographs and split them anew with the seed."""
+    test_fraction: float = 0.1
+    """Part held out for testing where the photographs come without splits, or with --data.resplit."""
+    orientation: Literal["apply", "ignore"] | None = None
+    """Turn photographs upright as their EXIF tag says, or take the pixels as they lie; without it photographs of source
+    folder are turned, as predict turns pictures, and published data sets are not, and prepared ones keep what they
+    were prepared with."""
+    resize: int | None = None
+    """Resize the short side to this many pixels; photographs: 256 unless given."""
+    crop: int | None = None
+    """Side of the crop: random in training, central in evaluation; photographs: 224 unless given."""
+    random_resized_crop: bool = False
+    """Train on crops of random area and aspect, resized (photographs; torchvision's recipe)."""
+    min_area: float = 0.08
+    """Smallest part of the area that such a crop covers."""
+    pad: int = 0
+    """Zero pixels around a training image before the random crop."""
+    flip: bool = False
+    """Mirror half of the training images, drawn per image."""
+    colour_noise: float = 0.0
+    """Standard deviation of the PCA colour noise's alpha (section 4.1: 0.1); 0 is off."""
+    noise_probability: float = 1.0
+    """Part of the training images that get colour noise, drawn per image and use."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel on the 0-1 scale; without it the training split's own."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
+    mean_image: bool = False
+    """Subtract the training set's mean image where the photographs were prepared, which makes one: every crop has the
+    centre of it subtracted, as the released code does. Elsewhere the mean per channel."""
+    workers: int | None = None
+    """Threads that decode photographs; without it one a core, at most 16."""
+    max_bad: float = 0.001
+    """Part of the training photographs that may be unreadable before the run stops."""
+
+    def __post_init__(self) -> None:
+        coerce_fields(self, "data.")
+        side = Range(least=1, most=LARGEST_SIDE)
+        check_ranges(
+            self,
+            "data.",
+            val_fraction=Range(least=0, below=1),
+            split_seed=Range(least=0),
+            fraction=Range(above=0, most=1),
+            top_classes=Range(least=1),
+            test_fraction=Range(least=0, below=1),
+            resize=side,
+            crop=side,
+            min_area=Range(above=0, most=1),
+            pad=Range(least=0, most=LARGEST_SIDE),
+            colour_noise=Range(least=0),
+            noise_probability=Range(least=0, most=1),
+            mean=Range(),
+            std=Range(above=0),
+            workers=Range(least=1, most=1024),
+            max_bad=Range(least=0, most=1),
+        )
