@@ -25,6 +25,7 @@ from alexnet.errors import AlexNetError, DataError, NumericsError, TrainingStopp
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.evaluation import score
 from alexnet.inference.trained import build_for, model_fields
+from alexnet.ledger import as_rows, examine
 from alexnet.metrics import Result
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
@@ -34,6 +35,7 @@ from alexnet.runs.provenance import describe_measurement, describe_session, intr
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
+from alexnet.training.facts import facts_of_run
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
@@ -149,6 +151,7 @@ class _Session:
                 self.reporter.note_once(missing)
             counters = learner.counters
             self.record.begin_session({"epoch": counters.epoch, "step": counters.step, **facts})
+            self.record.ledger(as_rows(examine(facts_of_run(self.config, learner.model, self.images))))
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
