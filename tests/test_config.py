@@ -34,6 +34,8 @@ SETTINGS = {
     "stop_after": st.none() | st.just(1),
     "accumulate": st.integers(1, 8),
     "label_smoothing": PART,
+    "cutmix": PART,
+    "mix_probability": PART,
     "init": st.none() | st.just("runs/a b"),
     "precision": st.sampled_from(["auto", "fp32", "bf16"]),
     "compile": st.booleans(),
@@ -49,7 +51,7 @@ SETTINGS = {
     "model.overlap": st.none() | st.booleans(),
     "optim.lr": POSITIVE,
     "optim.betas": st.lists(PART, min_size=2, max_size=2),
-    "optim.schedule": st.sampled_from(["constant", "step", "plateau", "cosine", "one-cycle"]),
+    "optim.schedule": st.sampled_from(["constant", "step", "plateau", "cosine", "one-cycle", "triangular"]),
     "optim.weight_decay": POSITIVE | st.just(0.0),
 }
 
@@ -190,6 +192,20 @@ def test_settings_that_contradict_each_other():
     for values in ({"optim.name": "adam"}, {"optim.momentum": 0.0}, {"optim.name": "paper-sgd"}):
         with pytest.raises(UsageError, match=r"--optim\.nesterov"):
             override(TrainConfig(), {"optim.nesterov": True, **values})
+
+
+def test_settings_that_need_or_exclude_each_other():
+    start = override(TrainConfig(), {"start": ["lsuv", "whiten"], "grow_from": 24, "grow_epochs": 2})
+    assert override(TrainConfig(), flatten(start)) == start
+    assert start.start == ("lsuv", "whiten")
+    for values, said in (
+        ({"init": "a", "start": ["lsuv"]}, "--init and --start"),
+        ({"start": ["lsvu"]}, "Did you mean 'lsuv'"),
+        ({"grow_from": 24}, "--grow-from and --grow-epochs"),
+        ({"data.alternate_flips": True}, r"--data\.alternate-flips needs --data\.flip"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            override(TrainConfig(), values)
 
 
 def test_construction_checks_too_and_nothing_is_mutable():

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from alexnet.compute import Compute
 from alexnet.config import TrainConfig
+from alexnet.data.augment import central_views
 from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
+from alexnet.training.growing import AnySize, Growth
 from alexnet.training.losses import build_loss
+from alexnet.training.mixing import mix
 from alexnet.training.optim import Course, Optimizer
 
 
@@ -65,7 +68,8 @@ class Learner:
     ) -> None:
         """`model` is on its device already."""
         self.config, self.model, self.compute, self.world = config, model, compute, world
-        self.forward: Any = world.wrap(model)
+        self.growth = Growth(config, model, steps_per_epoch)
+        self.forward: Any = world.wrap(model if config.grow_from is None else AnySize(model))
         if config.compile:
             self.forward = torch.compile(self.forward)
         self.loss = build_loss(config)
@@ -83,6 +87,8 @@ class Learner:
 
         Returns the loss and number of correct answers, [2], summed over the part.
         """
+        images = central_views(images, self.growth.side(self.counters.step))[:, 0]
+        images, labels = mix(images, labels, self.model.variant.num_classes, self.config)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
         accumulate = self.config.accumulate

@@ -37,8 +37,9 @@ from alexnet.training.cautions import cautions
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
-from alexnet.training.saves import Saves, start_from
+from alexnet.training.saves import Saves
 from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.starts import begin
 
 _TRAINING = threading.Lock()  # torch.manual_seed is the process's
 
@@ -194,9 +195,8 @@ class _Session:
             self.val = open_split(self.dataset.val, self.compute.device, config.data, self.prep)
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
-        if config.init is not None and point is None:  # the others get the main process's weights from the learner
-            classes = self.dataset.classes
-            self.world.from_main(lambda: start_from(model, str(config.init), config.replace_head, classes))
+        if point is None:  # the other processes get the main one's weights from the learner
+            self.world.from_main(lambda: begin(model, config, self.dataset, self.prep))
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone

@@ -14,7 +14,6 @@ from alexnet.config import load
 from alexnet.config.values import flag, flatten
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError
-from alexnet.inference.trained import load_weights, weights_file
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
@@ -23,12 +22,6 @@ from alexnet.runs.provenance import describe_weights
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
 from alexnet.training.progress import Reporter
-
-
-def start_from(model: AlexNet, init: str, replace_head: bool, classes: tuple[str, ...]) -> None:
-    """Give a network initial weights from a file; one of ours says what classes its last layer stands for. Raises
-    CheckpointError."""
-    load_weights(model, weights_file(init), replace_head, classes)
 
 
 class Saves:
