@@ -66,6 +66,9 @@ class TrainConfig:
     3x3 convolutions pass on their input), lsuv (every layer but the last answers with variance 1)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    columns: Literal[1, 2] = 1
+    """Under torchrun: 2 puts one column of the network, half of every layer, on each of two processes, as on the two
+    GPUs of 2012; 1 puts all of it on each, which share the batch. The result is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the processor has it, else fp32."""
     compile: bool = False
@@ -98,6 +101,11 @@ class TrainConfig:
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )
+        for name, used in (("compile", self.compile), ("grow_from", self.grow_from is not None)):
+            if used and self.columns > 1:
+                raise UsageError(
+                    f"{flag(name)} does not go with {flag('columns')} {self.columns}: leave one of them out."
+                )
         schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
         if self.stop_after is not None and self.stop_after > self.horizon:
             raise UsageError(f"{flag('stop_after')} {self.stop_after} lies beyond the run's {self.horizon} epochs.")

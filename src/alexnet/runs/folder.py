@@ -26,7 +26,7 @@ LENGTH = {"epochs", "then", "stop_after"}
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
     *LENGTH,
-    *("name", "device", "accumulate", "log_every", "save_minutes"),
+    *("name", "device", "columns", "accumulate", "log_every", "save_minutes"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 

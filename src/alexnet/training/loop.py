@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.runs.folder import Run, default_folder, open_run, settled
 from alexnet.runs.legs import check_end, describe_end
-from alexnet.runs.provenance import describe_measurement, describe_session, introduce, number_format
+from alexnet.runs.provenance import describe_measurement, describe_process, describe_session, introduce, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
@@ -104,6 +104,7 @@ class _Session:
 
     learner: Learner | None = None
     _lapped = 0.0
+    _processes: Sequence[dict[str, Any]] = ()  # what the latest epoch took of each
 
     def __init__(
         self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
@@ -157,8 +158,10 @@ class _Session:
         state = "stopped" if stopped else "failed"
         message = str(problem) if isinstance(problem, Interrupt | AlexNetError) else repr(problem)
         try:
-            # These come between two steps; anything else may have struck within one.
-            if self.learner is not None and isinstance(problem, Interrupt | DataError | OSError):
+            # These come between two steps; anything else may have struck within one. Columns are saved together, and of
+            # these a signal alone is sure to reach both processes at the same step.
+            between = Interrupt if self.config.columns > 1 else Interrupt | DataError | OSError
+            if self.learner is not None and isinstance(problem, between):
                 self._save_last(self.learner)
         except NumericsError as worse:
             state, message = "failed", str(worse)
@@ -172,7 +175,8 @@ class _Session:
         if self.learner is not None:
             counters = self.learner.counters
             self._status(state, **more)
-            self.record.end_session(state, epoch=counters.epoch, step=counters.step, **more)
+            more |= {"epoch": counters.epoch, "step": counters.step, "per_process": self._processes}
+            self.record.end_session(state, **more)
         elif self.world.is_main and (status := self.run.status).get("state") == "running":
             self.record.status(**status | {"state": state, **more})
 
@@ -224,14 +228,14 @@ class _Session:
         """The steps of the current epoch that are still to be made."""
         config, counters = self.config, learner.counters
         learner.forward.train()
-        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
+        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data.shard)
         saved = time.monotonic()
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
+            torch.manual_seed(mixed_seed(config.seed, counters.step, learner.data.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
@@ -247,7 +251,7 @@ class _Session:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if time.monotonic() - saved > 60 * config.save_minutes:
+                if learner.column.any(time.monotonic() - saved > 60 * config.save_minutes):
                     self._save_last(learner)
                     saved = time.monotonic()
                     self._lap(learner)
@@ -272,6 +276,7 @@ class _Session:
             row["seconds"] = round(counters.seconds, 3)
             if rate := self.reporter.rate():
                 row["images_per_second"] = round(rate, 1)
+            self._processes = self.world.gather(describe_process(self.compute, rate, learner.traffic()))
             learner.start_epoch()
             self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
@@ -323,11 +328,11 @@ class _Session:
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         self.saves.last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         return self.saves.best(learner)
 
     def _status(self, state: str, **more: Any) -> None:
