@@ -337,7 +337,7 @@ def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, sche
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "triangular"])
 @pytest.mark.parametrize(
     ("then", "asked", "mend"),
     [

@@ -26,7 +26,7 @@ LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
     *LENGTH,
-    *("name", "device", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
+    *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 
