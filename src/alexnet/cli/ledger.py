@@ -13,7 +13,6 @@ from alexnet.errors import CheckpointError, UsageError, unknown
 
 if TYPE_CHECKING:
     from alexnet.config import TrainConfig
-    from alexnet.ledger import Facts
 
 
 @app.command
@@ -51,47 +50,46 @@ def ledger(
 
 def ledger_of(target: str) -> list[dict[str, Any]]:
     """The rows of a run, a recipe, a configuration or a network, whichever the name means. Raises UsageError."""
-    from alexnet.ledger import as_rows, examine
     from alexnet.models.variants import VARIANTS
     from alexnet.recipes import RECIPES
 
     if target.endswith((".yaml", ".yml")):
         from alexnet.runs.folder import load_config
 
-        return as_rows(examine(_facts_of_config(load_config(Path(target)))))
+        return _of_config(load_config(Path(target)))
     if target in RECIPES:
-        return as_rows(examine(_facts_of_config(RECIPES[target])))
+        return _of_config(RECIPES[target])
     if target in VARIANTS:
-        from alexnet.ledger import Facts
+        from alexnet.ledger import Facts, as_rows, examine
 
         return as_rows(examine(Facts.of_table(VARIANTS[target])))
     if (Path(target) / "config.yaml").is_file():
         from alexnet.runs.folder import load_run
 
-        return load_run(target).ledger or as_rows(examine(_facts_of_run(target)))
+        return load_run(target).ledger or _of_run(target)
     raise UsageError(f"there is no run folder {target}, and {unknown('recipe or network', target, RECIPES | VARIANTS)}")
 
 
-def _facts_of_config(config: TrainConfig) -> Facts:
+def _of_config(config: TrainConfig) -> list[dict[str, Any]]:
     from alexnet.models.network import blank_model
     from alexnet.models.variants import VARIANTS
-    from alexnet.training.facts import crop_side, facts_of_run
+    from alexnet.training.facts import crop_side, ledger_of_run
 
     fields = {name: value for name, value in asdict(config.model).items() if value is not None and name != "freeze_to"}
     name = fields.pop("variant")
     side = crop_side(config, VARIANTS[name].input_size) if name in VARIANTS else 1  # whose name is the error to show
-    return facts_of_run(config, blank_model(name, **fields | {"input_size": side}))
+    return ledger_of_run(config, blank_model(name, **fields | {"input_size": side}))
 
 
-def _facts_of_run(folder: str) -> Facts:
+def _of_run(folder: str) -> list[dict[str, Any]]:
     """Of a run without a ledger of its own: by its checkpoint, or, where there is none, its configuration."""
     from alexnet.inference.trained import open_trained
     from alexnet.runs.folder import load_run
-    from alexnet.training.facts import facts_of_run
+    from alexnet.training.facts import ledger_of_run
 
     run = load_run(folder)
     try:
         trained = open_trained(run)
     except CheckpointError:
-        return _facts_of_config(run.config)
-    return facts_of_run(run.config, trained.model, prep=trained.preprocessing)
+        return _of_config(run.config)
+    return ledger_of_run(run.config, trained.model, prep=trained.preprocessing)

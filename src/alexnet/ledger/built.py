@@ -8,14 +8,18 @@ from typing import Any
 from torch import nn
 
 from alexnet.ledger.facts import Facts
+from alexnet.models.columns import ColumnNetwork
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.summary import Layer, trace
-from alexnet.models.variants import Dropout, Norm, Pool
+from alexnet.models.table import Dropout, Norm, Pool
 
 
-def facts_of_model(model: AlexNet) -> Facts:
-    """What the ledger needs of a network: its layers with the constants of the modules themselves."""
+def facts_of_model(model: AlexNet | ColumnNetwork) -> Facts:
+    """What the ledger needs of a network: its layers with the constants of the modules themselves. Of a column on a
+    process of its own, whose modules are halves, the table speaks for the whole."""
+    if isinstance(model, ColumnNetwork):
+        return Facts.of_table(model.variant)
     layers = (replace(layer, **_read(model.get_submodule(layer.name), layer)) for layer in trace(model.variant))
     by_name = {layer.name: layer for layer in layers}
     return Facts(tuple(by_name[name] for name, _ in model.named_children() if name in by_name), model.variant.init)

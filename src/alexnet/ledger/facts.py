@@ -10,7 +10,7 @@ from math import isclose, sqrt
 from alexnet.config import TrainConfig
 from alexnet.models.schemes import MODERN_HEAD, SCHEMES
 from alexnet.models.summary import Kind, Layer, trace
-from alexnet.models.variants import Conv, Dropout, Linear, Norm, Start, Variant
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Start, Variant
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Facts:
 
     def start(self, layer: Layer) -> Start | None:
         """The initial weights of a layer; None for torch's own, which are uniform."""
-        assert isinstance(layer.row, Conv | Linear)
+        assert isinstance(layer.row, Conv | Local | Linear)
         if layer.row.start is not None or self.init in SCHEMES:
             return layer.row.start or SCHEMES[self.init].start(layer)
         if self.init == "torch":

@@ -8,7 +8,7 @@ from alexnet.ledger.facts import Facts
 from alexnet.ledger.points import Answer, activation, differs, network_point, number
 from alexnet.models.schemes import SCHEMES
 from alexnet.models.summary import Layer
-from alexnet.models.variants import Pool
+from alexnet.models.table import Pool
 
 
 @network_point(
@@ -98,6 +98,10 @@ def _dropout_scale(facts: Facts) -> Answer:
 _UNIFORM = "torch's own: uniform within 1 / sqrt(inputs)"
 
 
+def _then(fitted: tuple[str, ...]) -> str:
+    return f", then {', '.join(fitted)}" if fitted else ""
+
+
 @network_point(
     12,
     "initial weights",
@@ -108,14 +112,17 @@ _UNIFORM = "torch's own: uniform within 1 / sqrt(inputs)"
 def _weights(facts: Facts) -> Answer:
     if facts.training is not None and (given := facts.training.config.init) is not None:
         return Answer(f"taken from {given}", **differs(True))
+    fitted = facts.training.config.start if facts.training is not None else ()
     stds: dict[str, float] = {}
     for layer in facts.weighted:
         start = facts.start(layer)
         if start is None:
-            return Answer(_UNIFORM, **differs(True))
+            return Answer(_UNIFORM + _then(fitted), **differs(True))
         stds[layer.name] = start.std / facts.equivalent(layer)
     shown = "normal: " + _grouped({name: number(std) for name, std in stds.items()})
     shown += f" (as the paper's dropout has them: {', '.join(sorted(facts.compensated))})" if facts.compensated else ""
+    if fitted:
+        return Answer(shown + _then(fitted), **differs(True))
     released = {layer.name: SCHEMES["code"].start(layer).std for layer in facts.weighted}
     return Answer(
         shown,

@@ -7,7 +7,7 @@ from math import erf, exp, isclose, pi, sqrt
 from alexnet.ledger.facts import Facts, Training, fan_in
 from alexnet.ledger.points import Answer, activation, differs, network_point, number, training_point
 from alexnet.models.summary import Layer
-from alexnet.models.variants import Norm
+from alexnet.models.table import Norm
 
 NONE = Answer("no LRN: does not apply")
 TYPICAL = 0.25  # standard deviation of the pixels of photographs, of their range

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isclose, sqrt
 
+from alexnet.config import TrainConfig
 from alexnet.config.colours import IMAGENET
 from alexnet.ledger.facts import Facts, Training
 from alexnet.ledger.points import Answer, differs, number, training_point
@@ -134,8 +135,20 @@ def _crops(facts: Facts, training: Training) -> Answer:
         shown = f"{places}x{places} places" if places else f"random {pixels.size}x{pixels.size} crops"
     shown += ", mirrored or not" if data.flip else ", never mirrored"
     shown += ", drawn for each image" if moving or data.flip else ""
-    paper = data.random_resized_crop or not (moving and data.flip)
-    return Answer(shown, paper=paper, release=True)
+    further = _further(training.config)
+    paper = data.random_resized_crop or bool(further) or not (moving and data.flip)
+    return Answer("; ".join([shown, *further]), paper=paper, release=True)
+
+
+def _further(config: TrainConfig) -> list[str]:
+    """What else is done to training images, none of it known in 2012."""
+    used = {
+        "flips take turns": config.data.flip and config.data.alternate_flips,
+        "CutMix": config.cutmix > 0,
+        "mixup": config.mixup > 0,
+        f"images grow from {config.grow_from} pixels": config.grow_from is not None,
+    }
+    return [text for text, done in used.items() if done]
 
 
 @training_point(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alexnet.ledger.facts import Facts
 from alexnet.ledger.points import Answer, differs, network_point
 from alexnet.models.summary import Layer
-from alexnet.models.variants import Pool
+from alexnet.models.table import Pool
 
 
 @network_point(

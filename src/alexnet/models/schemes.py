@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alexnet.models.summary import Layer, Role
-from alexnet.models.variants import Conv, Linear, Start
+from alexnet.models.table import Conv, Linear, Local, Start
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Scheme:
     def start(self, layer: Layer) -> Start:
         """Those of one layer with weights."""
         assert layer.role is not None
-        assert isinstance(layer.row, Conv | Linear)
+        assert isinstance(layer.row, Conv | Local | Linear)
         return Start(self.std[layer.role], self.positive_bias if layer.row.positive_bias else 0.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from alexnet.config import TrainConfig
 from alexnet.data.augment import Preprocessing
@@ -10,25 +11,30 @@ from alexnet.data.batches import Loader
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import SOURCES
 from alexnet.data.streamed import CROP, RESIZE
-from alexnet.ledger import Facts, Pixels, Stage, Training
+from alexnet.ledger import Pixels, Stage, Training, as_rows, examine
 from alexnet.ledger.built import facts_of_model
+from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet
 from alexnet.training.optim import Course, Optimizer
 
 
-def facts_of_run(
-    config: TrainConfig, model: AlexNet, images: Loader | None = None, prep: Preprocessing | None = None
-) -> Facts:
-    """The ledger's facts of a run: of `model` as it is trained by `config`.
+def ledger_of_run(
+    config: TrainConfig,
+    model: AlexNet | ColumnNetwork,
+    images: Loader | None = None,
+    prep: Preprocessing | None = None,
+) -> list[dict[str, Any]]:
+    """The ledger of a run, as rows (`alexnet.ledger.as_rows`): of `model` as it is trained by `config`.
 
     `images` is the training split; where it was not opened, `prep` is what a checkpoint says of the pixels, and without
     that they are what the configuration says. Raises UsageError for rules that select no parameter.
     """
     pixels = _pixels(config, model.variant.input_size, images, prep)
-    return replace(facts_of_model(model), training=Training(config, pixels, course_of(config, model)))
+    facts = replace(facts_of_model(model), training=Training(config, pixels, course_of(config, model)))
+    return as_rows(examine(facts))
 
 
-def course_of(config: TrainConfig, model: AlexNet) -> dict[str, tuple[Stage, ...]]:
+def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, tuple[Stage, ...]]:
     """At which rate, decay and momentum every parameter learns, by name, each from the epoch on in which it changes.
 
     It is read from the optimiser itself, at the first step of every epoch; the plateau schedule's drops, which
