@@ -4,7 +4,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, Literal
 
 import torch
