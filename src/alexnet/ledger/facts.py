@@ -12,6 +12,8 @@ from alexnet.models.schemes import MODERN_HEAD, SCHEMES
 from alexnet.models.summary import Kind, Layer, trace
 from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Start, Variant
 
+_GAINS = {"relu": sqrt(2), "tanh": 5 / 3}  # of He's initial weights
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -127,13 +129,13 @@ class Facts:
         if self.init == "torch":
             return None
         head = MODERN_HEAD if self.init == "modern" and layer.role == "output" else 1.0
-        relu = any(step.row == "relu" for step in self.blocks[layer.name])
-        return Start(head * sqrt((2 if relu else 1) / fan_in(layer)))
+        gain = next((_GAINS[step] for step in layer.row.then if isinstance(step, str)), 1.0)
+        return Start(head * gain / sqrt(layer.fan_in))
 
     def start_std(self, layer: Layer) -> float:
         """The standard deviation of a layer's initial weights, whatever their distribution."""
         start = self.start(layer)
-        return 1 / sqrt(3 * fan_in(layer)) if start is None else start.std
+        return 1 / sqrt(3 * layer.fan_in) if start is None else start.std
 
     @cached_property
     def plain(self) -> str:
@@ -179,9 +181,3 @@ class Facts:
         assert self.training is not None
         for epoch in self.training.changes(name, self.plain):
             yield self.training.at(name, epoch), self.training.at(self.plain, epoch)
-
-
-def fan_in(layer: Layer) -> int:
-    """How many values each unit of a layer with weights sees."""
-    assert layer.weight_shape is not None
-    return layer.macs // layer.neurons

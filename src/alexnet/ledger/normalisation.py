@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import erf, exp, isclose, pi, sqrt
 
-from alexnet.ledger.facts import Facts, Training, fan_in
+from alexnet.ledger.facts import Facts, Training
 from alexnet.ledger.points import Answer, activation, differs, network_point, number, training_point
 from alexnet.models.summary import Layer
 from alexnet.models.table import Norm
@@ -92,7 +92,7 @@ def _second_moment(facts: Facts, until: Layer, rms: float) -> float:
         if layer.weight_shape:
             start = facts.start(layer)
             bias = start.bias if start else 0.0
-            moment = bias**2 + moment * fan_in(layer) * facts.start_std(layer) ** 2
+            moment = bias**2 + moment * layer.fan_in * facts.start_std(layer) ** 2
         elif layer.row == "relu" and moment:
             std = sqrt(max(moment - bias**2, 1e-12 * moment))
             z = bias / std  # E[max(x, 0)^2] of x ~ N(bias, std^2)
