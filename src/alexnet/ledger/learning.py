@@ -89,8 +89,10 @@ def _decay(facts: Facts, training: Training) -> Answer:
                 same &= isclose(stage.decay * kept**2, 5e-4)
                 names = found.setdefault(number(stage.decay * kept**2), [])
                 names += [layer.name] if layer.name not in names else []
+    if not found:
+        return Answer("no weights learn: does not apply")
     shown = "; ".join(f"{value} in {', '.join(names)}" for value, names in found.items())
-    return Answer(next(iter(found)) + " on all weights" if len(found) == 1 else shown, **differs(not same))
+    return Answer(f"{next(iter(found))} on all weights" if len(found) == 1 else shown, **differs(not same))
 
 
 @training_point(
