@@ -35,6 +35,14 @@ class Counters:
     skipped: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    watched_top1: float = -1.0
+    """The best validation accuracy that early stopping has seen."""
+    waited: int = 0
+    """Epochs without a better one, since the last drop of the rate."""
+    scored_step: int = 0
+    """The step after which the training split was evaluated last."""
+    train_error: float = 1.0
+    """The error that was found then."""
     seconds: float = 0.0
     """Time spent in training steps and on their images, over all sessions of the run."""
     epoch_seconds: float = 0.0
@@ -68,6 +76,7 @@ class Learner:
         self.forward: Any = world.wrap(model)
         if config.compile:
             self.forward = torch.compile(self.forward)
+        self.steps_per_epoch = steps_per_epoch
         self.loss = build_loss(config)
         self.optimizer = Optimizer(config.optim, model)
         self.schedule = Course(config.legs, steps_per_epoch)
@@ -146,6 +155,11 @@ class Learner:
             "lr": self.optimizer.lr,
         }
 
+    @property
+    def epochs(self) -> float:
+        """How many epochs were completed, the current one in part."""
+        return self.counters.epoch + self.counters.epoch_step / self.steps_per_epoch
+
     def evaluated(self) -> nn.Module:
         """The network that validation sees: with the averaged weights where there is an average."""
         return self.average.averaged(self.model) if self.average else self.model
@@ -167,6 +181,8 @@ class Learner:
         self.model.load_state_dict(checkpoint.weights)
         self.counters = Counters(**checkpoint.meta["counters"])
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
+        if self.schedule.drop_to_come(self.counters.step):
+            self.counters.waited = 0  # a leg has been added since
         self.totals.copy_(checkpoint.extra["totals"])
         if self.average:
             self.average.restore(checkpoint.extra)
