@@ -40,6 +40,8 @@ class OptimConfig:
     """Factor of each drop (step, plateau)."""
     step_epochs: int = 30
     """Epochs between drops (step)."""
+    drops: tuple[float, ...] = ()
+    """Drop after these epochs instead, in ascending order (step)."""
     patience: int = 5
     """Epochs without a better validation accuracy before a drop (plateau)."""
     max_drops: int = 3
@@ -61,18 +63,31 @@ class OptimConfig:
             weight_decay=Range(least=0),
             factor=Range(above=0, below=1),
             step_epochs=Range(least=1),
+            drops=Range(above=0),
             patience=Range(least=0),
             max_drops=Range(least=0),
             warmup_epochs=Range(least=0),
             peak=Range(above=0, below=1),
         )
+        if list(self.drops) != sorted(set(self.drops)):
+            raise UsageError(f"{flag('optim.drops')} {self.drops} must be in ascending order.")
         if any(rule.momentum for rule in map(parse_rule, self.rules)) and self.name not in ("sgd", "paper-sgd"):
             raise UsageError(f"a momentum in {flag('optim.rules')} needs {flag('optim.name')} sgd or paper-sgd.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
 
 
-SCHEDULE_SETTINGS = ("lr", "schedule", "factor", "step_epochs", "patience", "max_drops", "warmup_epochs", "peak")
+SCHEDULE_SETTINGS = (
+    "lr",
+    "schedule",
+    "factor",
+    "step_epochs",
+    "drops",
+    "patience",
+    "max_drops",
+    "warmup_epochs",
+    "peak",
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +117,8 @@ def parse_leg(text: str, optim: OptimConfig) -> Leg:
             name = name.replace("-", "_")  # as the flags of --optim are written
             if name not in SCHEDULE_SETTINGS:
                 raise UsageError(unknown("setting", name, SCHEDULE_SETTINGS))
-            values[name] = int(value) if value.isdecimal() else value
+            several = name == "drops"
+            values[name] = value.split(",") if several else int(value) if value.isdecimal() else value
         return Leg(int(first), override(optim, values))
     except ValueError as problem:  # UsageError is one; int raises it for thousands of digits
         raise UsageError(f"{flag('then')} {text[:80]!r}: {problem}") from None
