@@ -56,7 +56,7 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
     train = dataset.train
     loader = open_split(train, CPU, config.data)
     prep = loader.prep
-    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise())
+    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise(), config.data.alternate_flips)
     rows = plan.order[:count]
     stages = []
     for row in rows.tolist():
