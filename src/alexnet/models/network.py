@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alexnet.models.ablations import resolve
-from alexnet.models.local import LocalConv2d
+from alexnet.models.local import GroupedLinear, LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.summary import Layer, Role, trace
 from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Start, Variant
@@ -123,8 +123,9 @@ def build_layer(layer: Layer) -> nn.Module:
         case Local():
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
-        case Linear():
-            return nn.Linear(prod(layer.in_shape), layer.out_shape[0])
+        case Linear(groups=groups):
+            inputs, width = prod(layer.in_shape), layer.out_shape[0]
+            return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):
