@@ -158,6 +158,25 @@ def show_speed(speed: Speed) -> None:
         console.print(f"90 epochs of ImageNet at our best rate: {speed.hours:,.0f} hours")
 
 
+def show_ledger(target: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> None:
+    """A block for each of the points in `shown`; how many of all `rows` depart stands above."""
+    from alexnet.ledger import summarise
+
+    console = Terminal()
+    console.print(f"{markup(target)}: {summarise(rows)}", soft_wrap=not console.is_terminal)
+    for row in shown:
+        from_paper, from_release = row["departs_from_paper"], row["departs_from_release"]
+        sources = [name for name, departs in (("paper", from_paper), ("release", from_release)) if departs]
+        verdict = f"  [yellow]departs from {' and '.join(sources)}[/yellow]" if sources else ""
+        console.print(f"\n[bold]{row['number']}. {markup(row['name'])}[/bold]{verdict}", soft_wrap=True)
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(no_wrap=True, style="dim")
+        block.add_column()
+        for name, label in (("paper", "paper"), ("release", "release"), ("this", "here"), ("effect", "effect")):
+            block.add_row(f"  {label}", markup(str(row[name])))
+        console.print(block)
+
+
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     """What came of preparing photographs, and what to type next."""
     console = Terminal()
