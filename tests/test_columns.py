@@ -184,7 +184,7 @@ def test_killed_and_resumed_to_the_same_bits(single, tmp_path):
     finish(launch(config[0], path, log, *config[1:]), log)
     assert_same_tensors(path / "last.safetensors", tmp_path / "whole" / "last.safetensors")
     assert_same_tensors(path / "best.safetensors", tmp_path / "whole" / "best.safetensors")
-    assert Run(path).test["confusion"] == Run(tmp_path / "whole").test["confusion"]
+    assert Run(path).test["loss"] == Run(tmp_path / "whole").test["loss"]
 
 
 def test_one_process_is_told_to_start_two(call, tmp_path):
