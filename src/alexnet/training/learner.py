@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from alexnet.compute import Compute, set_in_place
 from alexnet.config import TrainConfig
+from alexnet.data.augment import central_views
 from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet, blank_model
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
+from alexnet.training.growing import AnySize, Growth
 from alexnet.training.losses import build_loss
+from alexnet.training.mixing import mix
 from alexnet.training.optim import Course, Optimizer
 
 
@@ -36,6 +39,14 @@ class Counters:
     skipped: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    watched_top1: float = -1.0
+    """The best validation accuracy that early stopping has seen."""
+    waited: int = 0
+    """Epochs without a better one, since the last drop of the rate."""
+    scored_step: int = 0
+    """The step after which the training split was evaluated last."""
+    train_error: float = 1.0
+    """The error that was found then."""
     seconds: float = 0.0
     """Time spent in training steps and on their images, over all sessions of the run."""
     epoch_seconds: float = 0.0
@@ -68,14 +79,17 @@ class Learner:
         self.config, self.compute = config, compute
         self.data, self.column = world.split(config.columns)
         self.model: AlexNet | ColumnNetwork = model
+        self.growth = Growth(config, model, steps_per_epoch)
+        network: nn.Module = model if config.grow_from is None else AnySize(model)
         if self.column.size > 1:
             model.load_state_dict(world.broadcast_tensors(model.state_dict()))
-            self.model = ColumnNetwork(model, self.column)
+            network = self.model = ColumnNetwork(model, self.column)
             compute.place(self.model)
             set_in_place(self.model)
-        self.forward: Any = self.data.wrap(self.model)
+        self.forward: Any = self.data.wrap(network)
         if config.compile:
             self.forward = torch.compile(self.forward)
+        self.steps_per_epoch = steps_per_epoch
         self.loss = build_loss(config)
         self.optimizer = Optimizer(config.optim, self.model)
         self.schedule = Course(config.legs, steps_per_epoch)
@@ -92,6 +106,8 @@ class Learner:
 
         Returns the loss and number of correct answers, [2], summed over the part.
         """
+        images = central_views(images, self.growth.side(self.counters.step))[:, 0]
+        images, labels = mix(images, labels, self.model.variant.num_classes, self.config)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
         accumulate = self.config.accumulate
@@ -161,6 +177,11 @@ class Learner:
             "lr": self.optimizer.lr,
         }
 
+    @property
+    def epochs(self) -> float:
+        """How many epochs were completed, the current one in part."""
+        return self.counters.epoch + self.counters.epoch_step / self.steps_per_epoch
+
     def evaluated(self) -> nn.Module:
         """The network that validation sees: whole, and with the averaged weights where there is an average."""
         if isinstance(self.model, ColumnNetwork):
@@ -189,6 +210,8 @@ class Learner:
         extra = self.column.cut(checkpoint.extra)
         self.counters = Counters(**checkpoint.meta["counters"])
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
+        if self.schedule.drop_to_come(self.counters.step):
+            self.counters.waited = 0  # a leg has been added since
         self.totals.copy_(checkpoint.extra["totals"])
         if self.average:
             self.average.restore(extra)
