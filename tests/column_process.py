@@ -12,7 +12,8 @@ from alexnet.compute import resolve_compute
 from alexnet.config import OptimConfig, TrainConfig
 from alexnet.distributed import join_world
 from alexnet.models.network import build_model
-from alexnet.models.variants import PAPER, POOL, Conv, Dropout, Norm
+from alexnet.models.table import Conv, Dropout, Norm
+from alexnet.models.variants import PAPER, POOL
 from alexnet.seeds import mixed_seed
 from alexnet.training.learner import Learner, freeze
 
