@@ -1,5 +1,7 @@
 """Nearest neighbours: against plain numpy, and on a set in which the right answers are known."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,11 @@ from alexnet.data.augment import central_views
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.inference.features import extract_features
+from alexnet.inference.kernels import colour_shares, first_kernels
 from alexnet.inference.neighbours import find_nearest, hidden_layer, rank_distances, split_features, split_pixels
 from alexnet.inference.retrieval import retrieve
 from alexnet.inference.trained import open_trained
+from alexnet.training.loop import train
 
 FP32 = resolve_compute("cpu", "fp32")
 
@@ -125,10 +129,9 @@ def test_files_are_asked_about(finished, digits, tmp_path):
     assert np.array_equal(image, loader.images[row].movedim(0, -1))
 
 
-def test_photographs_that_cannot_be_read_do_not_move_the_others(tmp_path, tiny, reporter, no_figures):
-    """With a damaged file in the index the neighbours are still the images that they are said to be."""
-    from alexnet.training.loop import train
-
+@pytest.fixture
+def photographs(tmp_path, tiny, reporter, no_figures):
+    """A run on light and dark photographs."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 6)):
         for number in range(count):
@@ -138,9 +141,28 @@ def test_photographs_that_cannot_be_read_do_not_move_the_others(tmp_path, tiny, 
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     data = {"source": "folder", "root": str(tmp_path / "set"), "resize": 36, "crop": 32, "fraction": 1.0}
     config = tiny(name="folder", data=data, epochs=4, batch_size=4, **{"model.in_channels": 3})
-    run = train(config, tmp_path / "run", reporter=reporter)
+    return train(config, tmp_path / "run", reporter=reporter)
+
+
+def test_photographs_that_cannot_be_read_do_not_move_the_others(photographs, tmp_path):
+    """With a damaged file in the index the neighbours are still the images that they are said to be."""
     (tmp_path / "set" / "train" / "dark" / "1.png").write_bytes(b"no image")
-    found = retrieve(run, queries=6, neighbours=2, split="val", device="cpu", skip_bad=True)
+    found = retrieve(photographs, queries=6, neighbours=2, split="val", device="cpu", skip_bad=True)
     for retrieved in found:
         for image, name in retrieved.neighbours:
             assert ("light" if image.mean() > 127 else "dark") == name
+
+
+def test_colours_of_kernels(photographs, call, tmp_path):
+    trained = open_trained(photographs)
+    weights = trained.model.conv1.weight.detach().double().numpy()
+    kernels = weights / np.array(trained.preprocessing.std)[:, None, None]
+    assert np.allclose(first_kernels(trained), kernels)
+    expected = colour_shares(kernels)
+    code, out, _ = call("figure", "kernels", photographs.path, "--out", tmp_path / "k.png", "--json")
+    assert code == 0
+    assert np.concatenate(json.loads(out)["colour"]) == pytest.approx(expected)
+    code, out, _ = call("figure", "kernels", photographs.path, "--out", tmp_path / "k.png")
+    assert f"column 2: colour is {expected[8:].mean():.1%}" in out
+    with Image.open(tmp_path / "k.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 200

@@ -64,7 +64,7 @@ def draw_errors(curves: Sequence[ErrorCurve], level: float = 0.25) -> Figure:
             axes.plot([reached, reached], [0, level], color=colour, lw=0.8, ls=":")
             axes.plot(reached, level, "o", ms=4, color=colour)
     highest = max((error for curve in curves for error in curve.errors), default=level)
-    axes.set_ylim(0, max(1.05 * highest, 1.4 * level))
+    axes.set_ylim(0, max(highest, 1.4 * level) * (1.05 + 0.06 * len(curves)))  # with room for the names
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     axes.locator_params(axis="x", integer=True)

@@ -32,6 +32,7 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
     rows = [-(-len(block) // across) for block in blocks]
     side = 0.62
     figure = new_figure(side * across + 0.2, (side + (0.12 if shares is not None else 0.0)) * sum(rows) + 0.3 * columns)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     parts = figure.subfigures(columns, 1, squeeze=False, height_ratios=rows)[:, 0]
     first = 1
     for number, (part, block, height) in enumerate(zip(parts, blocks, rows, strict=True), 1):

@@ -45,13 +45,6 @@ def draw_neighbours(rows: Sequence[Retrieval]) -> Figure:
             show_image(axes, image)
             other = row.answer.truth not in (None, name)
             axes.set_title(label(name, 16), fontsize=7, pad=3, color=MISSED if other else "0.35")
-    if most:
-        grid[0][2].annotate(
-            "nearest by the last hidden layer",
-            (0, 1.32),
-            xycoords="axes fraction",
-            fontsize=8,
-            color="0.35",
-            annotation_clip=False,
-        )
+    title = "image, most probable classes" + (", nearest images by the last hidden layer" if most else "")
+    figure.suptitle(title, fontsize=8, color="0.35", x=0.005, ha="left")
     return figure
