@@ -4,7 +4,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import prod
+from math import sqrt
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alexnet.models.ablations import resolve
+from alexnet.models.local import LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.summary import Layer, Role, trace
-from alexnet.models.variants import Conv, Dropout, Linear, Norm, Pool, Start, Variant
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Start, Variant
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Scheme:
     def start(self, layer: Layer) -> Start:
         """Those of one layer with weights."""
         assert layer.role is not None
-        assert isinstance(layer.row, Conv | Linear)
+        assert isinstance(layer.row, Conv | Local | Linear)
         return Start(self.std[layer.role], self.positive_bias if layer.row.positive_bias else 0.0)
 
 
@@ -118,8 +119,11 @@ def _module(layer: Layer) -> nn.Module:
             return nn.Conv2d(
                 layer.in_shape[0], layer.out_shape[0], layer.kernel, layer.stride, layer.padding, groups=layer.groups
             )
+        case Local():
+            channels, side, _ = layer.in_shape
+            return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
         case Linear(width=width):
-            return nn.Linear(prod(layer.in_shape), width)
+            return nn.Linear(layer.in_shape[0], width)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):
@@ -148,14 +152,15 @@ def initialise(model: AlexNet, scheme: str) -> None:
     probable at first and the loss of K classes starts at ln K. A row's own start (`Start`) goes before the scheme."""
     for layer in trace(model.variant):
         row, module = layer.row, model.get_submodule(layer.name)
-        if not isinstance(row, Conv | Linear):
+        if not isinstance(row, Conv | Local | Linear):
             continue
-        assert isinstance(module, nn.Conv2d | nn.Linear)
+        assert isinstance(module, nn.Conv2d | LocalConv2d | nn.Linear)
         assert module.bias is not None
         if row.start is None and scheme == "torch":
             module.reset_parameters()
         elif row.start is None and scheme in ("he", "modern"):
-            nn.init.kaiming_normal_(module.weight, nonlinearity=_nonlinearity(row))
+            gain = nn.init.calculate_gain(_nonlinearity(row))
+            nn.init.normal_(module.weight, std=gain / sqrt(layer.fan_in))
             nn.init.zeros_(module.bias)
             if scheme == "modern" and layer.role == "output":
                 module.weight.mul_(MODERN_HEAD)
@@ -165,7 +170,7 @@ def initialise(model: AlexNet, scheme: str) -> None:
             nn.init.constant_(module.bias, start.bias)
 
 
-def _nonlinearity(row: Conv | Linear) -> Literal["linear", "relu", "tanh"]:
+def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:
     for step in row.then:
         if step == "relu" or step == "tanh":
             return step

@@ -18,6 +18,7 @@ from torch.optim.sgd import sgd
 from alexnet.config import Leg, OptimConfig
 from alexnet.config.rules import Rule, Setting, in_force, parse_rule
 from alexnet.errors import UsageError, unknown
+from alexnet.models.local import LocalConv2d
 
 
 @dataclass
@@ -152,7 +153,7 @@ def _groups(config: OptimConfig, model: nn.Module) -> list[Group]:
     return list(groups.values())
 
 
-_ROLES = {"convolutions": nn.Conv2d, "hidden": nn.Linear}
+_ROLES = {"convolutions": nn.Conv2d, "locals": LocalConv2d, "hidden": nn.Linear}
 
 
 def _roles(model: nn.Module) -> dict[str, str]:
