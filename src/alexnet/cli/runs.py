@@ -80,7 +80,7 @@ def evaluate(
     split
         Part of the data; without it test, or val where the data has no test split (ImageNet).
     views
-        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
     recipe
         What a bare weights file was trained on.
     root

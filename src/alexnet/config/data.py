@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet.config.ranges import Range, check_ranges
-from alexnet.config.values import coerce_fields
+from alexnet.config.values import coerce_fields, flag
+from alexnet.errors import UsageError
 
 LARGEST_SIDE = 4096  # pixels
 
@@ -49,6 +50,9 @@ class DataConfig:
     """Zero pixels around a training image before the random crop."""
     flip: bool = False
     """Mirror half of the training images, drawn per image."""
+    alternate_flips: bool = False
+    """With --data.flip: each image is mirrored in every second epoch, in the even or the odd ones as drawn once for it,
+    so that no two epochs in a row show the same side of it."""
     colour_noise: float = 0.0
     """Standard deviation of the PCA colour noise's alpha (section 4.1: 0.1); 0 is off."""
     noise_probability: float = 1.0
@@ -87,3 +91,5 @@ class DataConfig:
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
+        if self.alternate_flips and not self.flip:
+            raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")

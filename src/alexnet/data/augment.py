@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from alexnet.errors import UsageError
 from alexnet.seeds import mixed_seed
 
-DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror
+DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror (below a half)
 CACHED = 2**18  # numbers that a processor's cache holds beside other things
 
 
@@ -139,11 +139,26 @@ class ColourNoise:
         return alphas @ torch.tensor(self.axes, device=device).T * moved
 
 
-def epoch_plan(count: int, seed: int, epoch: int, device: torch.device, noise: ColourNoise | None = None) -> EpochPlan:
-    """The plan of an epoch: the same for the same seed and epoch, whatever the batches or the processes."""
+def epoch_plan(
+    count: int,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    noise: ColourNoise | None = None,
+    alternate_flips: bool = False,
+) -> EpochPlan:
+    """The plan of an epoch: the same for the same seed and epoch, whatever the batches or the processes.
+
+    With `alternate_flips` a coin that falls once for each image says whether it is mirrored in even epochs; in the odd
+    ones it is the other way round (Jordan 2024, airbench).
+    """
     generator = torch.Generator(device=device).manual_seed(mixed_seed(seed, epoch))
     order = torch.randperm(count, generator=generator, device=device)
     draws = torch.rand(count, DRAWS, generator=generator, device=device)
+    if alternate_flips:
+        once = torch.Generator(device=device).manual_seed(mixed_seed(seed))
+        coins = torch.rand(count, generator=once, device=device) < 0.5
+        draws[:, 2] = torch.where(coins == (epoch % 2 == 0), 0.0, 0.5)
     return EpochPlan(order, draws, noise.draw(count, generator) if noise else None)
 
 
@@ -178,16 +193,16 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
 
 def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
     """Evaluation crops [N, V, C, size, size]: the centre (V = 1), or the four corners and the centre with their mirror
-    images (V = 10, section 4.1)."""
+    images (V = 10, section 4.1); V = 2 is the centre with its mirror image."""
     height, width = images.shape[-2:]
     bottom, right = height - size, width - size
     centre = (round(bottom / 2), round(right / 2))
-    if views == 1:
+    if views in (1, 2):
         places = [centre]
     elif views == 10:
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
     else:
-        raise UsageError(f"--views {views}: 1 (centre) or 10 (corners and centre, mirrored).")
+        raise UsageError(f"--views {views}: 1 (centre), 2 (and its mirror image) or 10 (corners and centre, mirrored).")
     crops = [images[..., y : y + size, x : x + size] for y, x in places]
     if views == 1:
         return crops[0].unsqueeze(1)

@@ -58,7 +58,7 @@ class ResidentSplit(Loader):
         return Preprocessing(size, data.resize, data.mean or mean, data.std or std)
 
     def training_batches(self, steps: Steps) -> Iterator[Batch]:
-        plan = epoch_plan(len(self), steps.seed, steps.epoch, self.device, self.noise())
+        plan = epoch_plan(len(self), steps.seed, steps.epoch, self.device, self.noise(), self.data.alternate_flips)
         for rows in list(plan.order.split(steps.batch_size))[steps.start :]:
             mine = rows[steps.shard]
             crops = random_crops(self.images[mine], plan.draws[mine], self.prep.size, self.data.pad, self.data.flip)

@@ -85,7 +85,7 @@ class StreamedSplit(Loader):
 
     def training_batches(self, steps: Steps) -> Iterator[Batch]:
         data, prep = self.data, self.prep
-        plan = epoch_plan(len(self), steps.seed, steps.epoch, torch.device("cpu"), self.noise())
+        plan = epoch_plan(len(self), steps.seed, steps.epoch, torch.device("cpu"), self.noise(), data.alternate_flips)
         batches = list(plan.order.split(steps.batch_size))[steps.start :]
         cut = self.training_cut(steps.seed, steps.epoch)
         decoded = self._decoded((rows[steps.shard] for rows in batches), cut)
@@ -103,10 +103,10 @@ class StreamedSplit(Loader):
         return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False, upright=self.upright)
 
     def evaluation_cut(self, views: int = 1) -> Square:
-        """Likewise in evaluation: the crop itself, or the square that the paper's ten views are cut from."""
+        """Likewise in evaluation: the central crop, or the square that the paper's ten views are cut from."""
         prep = self.prep
         assert prep.resize is not None
-        return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size, upright=self.upright)
+        return Square(prep.resize, prep.size if views <= 2 else prep.resize, prep.size, upright=self.upright)
 
     def noise(self) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""

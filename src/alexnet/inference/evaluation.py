@@ -8,23 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.compute import Compute, resolve_compute
-from alexnet.config import DataConfig, TrainConfig
+from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.data.augment import Preprocessing
 from alexnet.data.batches import Loader
-from alexnet.data.loading import open_split
-from alexnet.data.photos import Photos
+from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import load_dataset
-from alexnet.data.splits import Dataset, Split
+from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
-from alexnet.inference.forward import BATCH, split_logits
+from alexnet.inference.forward import split_logits
 from alexnet.inference.trained import Trained, build_for, load_weights, open_trained, read_weights, weights_file
 from alexnet.metrics import Result
 from alexnet.models.int8 import quantize
@@ -137,7 +134,7 @@ def evaluate(
     name, chosen = dataset.split(split)
     with compute.settings():
         if in_8_bits:
-            model = quantize(model, _typical(dataset.train, prep, config.data))
+            model = quantize(model, typical_images(dataset.train, config.data, prep, TYPICAL))
         loader = open_split(chosen, compute.device, config.data, prep)
         result = score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
     measured = describe_measurement(config, dataset, compute, model)
@@ -159,13 +156,6 @@ def mirror_notes(trained: Trained | None, views: int) -> list[str]:
         f"half of the {views} views are mirrored, and the network was trained without mirrored images (--data.flip): "
         "where mirroring changes what an image shows, as of digits, they lower the accuracy; --views 1 has none."
     ]
-
-
-def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:
-    """Images of all parts of the training split (folders come class by class), as evaluation shows them."""
-    rows = np.linspace(0, len(train) - 1, min(len(train), TYPICAL)).astype(np.int64)
-    loader = open_split(train.take(rows), torch.device("cpu"), data, prep)
-    return torch.cat([images[:, 0] for images, _ in loader.evaluation_batches(BATCH, skip_bad=True)])
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:
