@@ -29,7 +29,7 @@ from alexnet.distributed import World
 from alexnet.errors import UsageError
 from alexnet.models.network import AlexNet, Undrawn, build_layer, check_images
 from alexnet.models.summary import Layer, Shape, trace
-from alexnet.models.variants import Conv, Linear, Norm, Variant
+from alexnet.models.table import Conv, Linear, Norm, Variant
 
 COLUMNS = 2
 

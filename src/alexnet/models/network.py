@@ -124,7 +124,7 @@ def build_layer(layer: Layer) -> nn.Module:
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
         case Linear():
-            return nn.Linear(prod(layer.in_shape), layer.out_shape[0])
+            return nn.Linear(layer.in_shape[0], layer.out_shape[0])
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):
