@@ -25,6 +25,12 @@ PUBLISHED = [
     ("paper", {}, 60_965_224, 724_406_816),
     ("paper", {"groups": 1}, 62_378_344, 1_135_256_096),
     ("torchvision", {}, 61_100_840, 714_188_480),
+    ("net145", {}, 60_965_224, 724_406_816),
+    ("net145-half", {}, 59_798_312, 391_514_384),
+    ("net147", {}, 60_965_224, 686_891_552),
+    ("net148", {}, 60_965_224, 724_406_816),
+    ("net150", {}, 60_714_408, 724_323_872),
+    ("owt", {}, 61_100_840, 714_188_480),
     ("convnet-18pct", {}, 89_578, 12_298_240),
     ("convnet-19pct", {}, 89_578, 12_298_240),
     ("convnet-13pct", {}, 1_116_490, 18_517_248),
@@ -227,7 +233,8 @@ def test_torch_initialisation_is_the_layers_default():
 
 def test_default_initialisations_and_seed():
     defaults = {name: variant.init for name, variant in VARIANTS.items()}
-    assert defaults["paper"] == defaults["owt"] == defaults["caffenet"] == "text"
+    assert defaults["paper"] == defaults["owt-padded"] == defaults["caffenet"] == "text"
+    assert defaults["net145"] == defaults["owt"] == "code"
     assert (defaults["bvlc"], defaults["torchvision"]) == ("caffe", "torch")
     nets = []
     for seed in (1, 1, 2):

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from alexnet.config.data import DataConfig
-from alexnet.config.model import ModelConfig
+from alexnet.config.model import FORMER, ModelConfig
 from alexnet.config.optim import Leg, OptimConfig, parse_leg
 from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.values import coerce_fields, dotted, flag, override
 from alexnet.errors import UsageError
 
 __all__ = ["DataConfig", "Leg", "ModelConfig", "OptimConfig", "TrainConfig", "dump", "load"]
-FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
+FORMAT = 4  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,13 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
 
 def _upgrade(settings: dict[str, Any], format: int) -> None:
     """Say in settings of an earlier format, by dotted names, what they meant when they were written."""
+    variant = settings.get("model.variant")
+    if format < 4 and variant in FORMER:
+        settings["model.variant"] = FORMER[variant]
     if format < 3:
         if settings.get("data.source") == "folder":  # photographs were trained on as they lie
             settings.setdefault("data.orientation", "ignore")
         # "modern" was all of He's weights, the output layer's too, and some tables had another start of their own.
-        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(settings.get("model.variant")))
+        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(variant))
         init = settings.get("model.init") or own
         settings["model.init"] = "he" if init == "modern" else init

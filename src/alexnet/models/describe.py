@@ -9,7 +9,7 @@ from typing import Any
 from alexnet.models.ablations import resolve
 from alexnet.models.summary import Layer, trace
 from alexnet.models.table import Dropout, Norm, Pool, Variant
-from alexnet.models.variants import PAPER
+from alexnet.models.variants import VARIANTS
 
 # What the paper says in its text, and why the exact count differs.
 CLAIMS = {
@@ -144,7 +144,8 @@ def show(description: dict[str, Any]) -> None:
         f"\ntraining a batch of {batch} in float32 needs about {description['training_bytes'] / 2**30:.2f} GiB "
         "(what the backward pass needs, weights, gradients, momentum)"
     )
-    if description["model"] == "paper" and resolve("paper", **description["fields"]) == PAPER:
+    name = description["model"]
+    if name in ("paper", "net145") and resolve(name, **description["fields"]) == VARIANTS[name]:
         console.print("the paper's figures:")
         for name, (claim, why) in CLAIMS.items():
             console.print(f"  {name} {description[name]:,} beside {claim:,}: {why}", soft_wrap=True)

@@ -56,6 +56,26 @@ class LocalConv2d(nn.Module):
         )
 
 
+class GroupedLinear(nn.Linear):
+    """A fully connected layer in `groups`: equal parts of the inputs, each with its own equal part of the outputs.
+
+    Input [N, in_features] to [N, out_features]; `weight` is [out_features, in_features / groups], as a grouped
+    convolution has it. Net 150 of the released code consists of two columns that meet in the last layer alone.
+    """
+
+    def __init__(self, in_features: int, out_features: int, groups: int) -> None:
+        super().__init__(in_features // groups, out_features)
+        self.groups = groups
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = input.unflatten(1, (self.groups, self.in_features)).transpose(0, 1)  # [groups, N, in]
+        weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+        return torch.matmul(parts, weight).transpose(0, 1).flatten(1) + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
 def _check_maps(x: Tensor, channels: int, side: int) -> None:
     if x.shape[1:] != (channels, side, side):
         raise ValueError(f"this layer takes maps of [N, {channels}, {side}, {side}], not {[*map(int, x.shape)]}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alexnet.models.ablations import resolve
-from alexnet.models.local import LocalConv2d
+from alexnet.models.local import GroupedLinear, LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.summary import Layer, Role, trace
 from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Start, Variant
@@ -54,7 +54,7 @@ class AlexNet(nn.Sequential):
     """
 
     def __init__(self, variant: Variant) -> None:
-        super().__init__(OrderedDict((layer.name, build_layer(layer)) for layer in trace(variant)))
+        super().__init__(OrderedDict((layer.name, _module(layer)) for layer in trace(variant)))
         self.variant = variant
         initialise(self, variant.init)
 
@@ -83,11 +83,11 @@ def blank_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
 
     No random number is drawn, and a large network is there at once.
     """
-    with Undrawn():
+    with _Undrawn():
         return build_model(name, **fields)
 
 
-class Undrawn(TorchFunctionMode):
+class _Undrawn(TorchFunctionMode):
     """Where tensors are not filled with random numbers. (The meta device does the same after seconds of imports.)"""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,8 +113,7 @@ def _check_shape(images: Tensor, channels: int, side: int) -> None:
 torch.fx.wrap("_check_shape")
 
 
-def build_layer(layer: Layer) -> nn.Module:
-    """The module that computes a layer of `trace`; its weights are torch's own until `initialise` fills them."""
+def _module(layer: Layer) -> nn.Module:
     match layer.row:
         case Conv():
             return nn.Conv2d(
@@ -123,8 +122,9 @@ def build_layer(layer: Layer) -> nn.Module:
         case Local():
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
-        case Linear():
-            return nn.Linear(layer.in_shape[0], layer.out_shape[0])
+        case Linear(width=width, groups=groups):
+            inputs = layer.in_shape[0]
+            return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):

@@ -1,14 +1,28 @@
 """The networks that people call AlexNet, and their ancestors, side by side by name (no torch here).
 
-Sources: the paper (Krizhevsky, Sutskever, Hinton 2012), the "one weird trick" network of cuda-convnet2, Caffe's
-bvlc_alexnet and CaffeNet, torchvision's models/alexnet.py; for what Krizhevsky released see `released`.
+Sources: the paper (Krizhevsky, Sutskever, Hinton 2012), Caffe's bvlc_alexnet and CaffeNet, torchvision's
+models/alexnet.py; for what Krizhevsky released see `released`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from alexnet.models.released import CONVNET_11, CONVNET_13, CONVNET_18, CONVNET_19
+from alexnet.models.released import (
+    CONVNET_11,
+    CONVNET_13,
+    CONVNET_18,
+    CONVNET_19,
+    NET145,
+    NET145_HALF,
+    NET147,
+    NET148,
+    NET150,
+    NO_NORM1,
+    NO_NORM2,
+    NO_NORM2B,
+    OWT,
+)
 from alexnet.models.table import Conv, Dropout, Linear, Norm, Pool, Start, Variant
 
 NORM, POOL = Norm(), Pool()
@@ -24,8 +38,8 @@ PAPER = Variant(
         Conv(256, 3, padding=1, groups=2, then=("relu", POOL), positive_bias=True),
     ),
 )
-OWT = Variant(
-    about="one column, 'One weird trick' (2014), with LRN",
+OWT_PADDED = Variant(
+    about="OWT's widths with torchvision's padding and the paper's order of ReLU and LRN: `owt` of alexnet 0.1",
     convs=(
         Conv(64, 11, stride=4, padding=2, then=("relu", NORM, POOL)),
         Conv(192, 5, padding=2, then=("relu", NORM, POOL), positive_bias=True),
@@ -39,7 +53,7 @@ TORCHVISION = Variant(
     convs=(
         Conv(64, 11, stride=4, padding=2, then=("relu", POOL)),
         Conv(192, 5, padding=2, then=("relu", POOL), positive_bias=True),
-        *OWT.convs[2:],
+        *OWT_PADDED.convs[2:],
     ),
     hidden=(Linear(4096, before=(DROP,), then=("relu",)), Linear(4096, before=(DROP,), then=("relu",))),
     adaptive_pool=6,
@@ -60,7 +74,16 @@ BVLC = replace(
 
 VARIANTS: dict[str, Variant] = {
     "paper": PAPER,
+    "net145": NET145,
+    "net145-half": NET145_HALF,
+    "net145-no-norm1": NO_NORM1,
+    "net145-no-norm2": NO_NORM2,
+    "net145-no-norm2b": NO_NORM2B,
+    "net147": NET147,
+    "net148": NET148,
+    "net150": NET150,
     "owt": OWT,
+    "owt-padded": OWT_PADDED,
     "torchvision": TORCHVISION,
     "bvlc": BVLC,
     "caffenet": replace(
@@ -86,8 +109,8 @@ VARIANTS: dict[str, Variant] = {
     "cifar-resized": replace(
         TORCHVISION,
         about="OWT widths with LRN on 64x64 crops of enlarged small images",
-        convs=OWT.convs,
-        output=replace(OWT.output, width=10),
+        convs=OWT_PADDED.convs,
+        output=replace(OWT_PADDED.output, width=10),
         input_size=64,
         init="modern",
     ),

@@ -86,7 +86,7 @@ class Reporter:
             self._remove(name)
             run = ended[name]
             end = "its loss diverged" if has_diverged(run) else run.status.get("stopped") or "finished"
-            self.say(f"ended {name} after {run.status.get('epoch')} epochs: {end}; {summary}")
+            self.say(f"ended {name}: {end}; {summary}")
         if not self._bar.disable:
             self._show("all", made, planned, summary)
             ends = {job.name: job.config.end for job in plan}

@@ -72,7 +72,7 @@ def plan(nets: Sequence[Net], finished: Mapping[str, Run], quick: bool) -> list[
 
 
 def _rehearsed(net: Net) -> Net:
-    settings = {"epochs": 2, "stop_train_error": 0.8, "data.fraction": 0.02, "batch_size": 32}
+    settings = {"epochs": 3, "stop_train_error": 0.7, "data.fraction": 0.08, "batch_size": 32}
     return Net(net.name, override(net.config, settings), net.rates[1:3], seeds=2)
 
 
@@ -208,8 +208,8 @@ def table(rows: Sequence[Row]) -> Table:
         spread = f"{min(reached):.1f} to {max(reached):.1f}" if len(reached) > 1 else ""
         end = f"{100 * median(last):.1f} %" if last else "diverged"
         runs = f"{len(reached)} of {len(same)}"
-        lines.append((net, activation, f"{rate:g}", stage, epochs, spread, runs, end))
-    head = ("network", "activation", "rate", "stage", "epochs to 25 %", "from to", "reached it", "last error")
+        lines.append((f"{net}, {activation}", stage, f"{rate:g}", epochs, spread, runs, end))
+    head = ("network", "stage", "rate", "epochs to 25 %", "from to", "reached it", "last error")
     return Table(head, tuple(lines))
 
 
