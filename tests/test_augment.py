@@ -142,11 +142,13 @@ def test_no_seed_repeats_another_seeds_epochs():
 def test_alternate_flips_take_turns():
     """Half of the images are mirrored in an epoch, the others in the next, the same again in the one after; order and
     places of the crops are those without alternation."""
-    plans = [epoch_plan(1000, 3, epoch, CPU, alternate_flips=True) for epoch in range(4)]
+    plans = [epoch_plan(1000, 3, epoch, CPU, data=DataConfig(flip=True, alternate_flips=True)) for epoch in range(4)]
     mirrored = [plan.draws[:, 2] < 0.5 for plan in plans]
     assert 0.45 < mirrored[0].float().mean() < 0.55
     assert all(torch.equal(a, ~b) for a, b in itertools.pairwise(mirrored))
-    assert not torch.equal(mirrored[0], epoch_plan(1000, 4, 0, CPU, alternate_flips=True).draws[:, 2] < 0.5)
+    assert not torch.equal(
+        mirrored[0], epoch_plan(1000, 4, 0, CPU, data=DataConfig(flip=True, alternate_flips=True)).draws[:, 2] < 0.5
+    )
     for epoch, plan in enumerate(plans):
         usual = epoch_plan(1000, 3, epoch, CPU)
         assert torch.equal(plan.order, usual.order)

@@ -189,6 +189,8 @@ def _upgrade(settings: dict[str, Any], format: int) -> None:
     variant = settings.get("model.variant")
     if format < 4 and variant in FORMER:
         settings["model.variant"] = FORMER[variant]
+    if format < 4 and settings.get("data.source", "digits") in ("digits", "cifar10", "cifar100"):
+        settings["data.mean_image"] = False  # only photographs had one
     if format < 3:
         if settings.get("data.source") == "folder":  # photographs were trained on as they lie
             settings.setdefault("data.orientation", "ignore")

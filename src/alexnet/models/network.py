@@ -4,7 +4,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,7 @@ class AlexNet(nn.Sequential):
     """
 
     def __init__(self, variant: Variant) -> None:
-        super().__init__(OrderedDict((layer.name, _module(layer)) for layer in trace(variant)))
+        super().__init__(OrderedDict((layer.name, build_layer(layer)) for layer in trace(variant)))
         self.variant = variant
         initialise(self, variant.init)
 
@@ -83,11 +83,11 @@ def blank_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
 
     No random number is drawn, and a large network is there at once.
     """
-    with _Undrawn():
+    with Undrawn():
         return build_model(name, **fields)
 
 
-class _Undrawn(TorchFunctionMode):
+class Undrawn(TorchFunctionMode):
     """Where tensors are not filled with random numbers. (The meta device does the same after seconds of imports.)"""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,7 +113,8 @@ def _check_shape(images: Tensor, channels: int, side: int) -> None:
 torch.fx.wrap("_check_shape")
 
 
-def _module(layer: Layer) -> nn.Module:
+def build_layer(layer: Layer) -> nn.Module:
+    """The module that computes a layer of `trace`; its weights are torch's own until `initialise` fills them."""
     match layer.row:
         case Conv():
             return nn.Conv2d(
@@ -122,8 +123,8 @@ def _module(layer: Layer) -> nn.Module:
         case Local():
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
-        case Linear(width=width, groups=groups):
-            inputs = layer.in_shape[0]
+        case Linear(groups=groups):
+            inputs, width = prod(layer.in_shape), layer.out_shape[0]
             return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
