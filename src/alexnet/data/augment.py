@@ -209,8 +209,8 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
 
 
 def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
-    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), also mirrored (V = 2), the four corners and the centre
-    with their mirror images (V = 10, section 4.1), or a grid of three by three without mirror images (V = 9,
+    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), also mirrored (V = 2), the corners and the centre and
+    their mirror images (V = 10, section 4.1), or a grid of three by three without mirror images (V = 9,
     cuda-convnet2's convdata.py)."""
     height, width = images.shape[-2:]
     bottom, right = height - size, width - size

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.compute import Compute, resolve_compute
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split, typical_images

@@ -9,6 +9,7 @@ from torch import nn
 
 from alexnet.errors import UsageError
 from alexnet.inference.trained import Trained
+from alexnet.models.table import Conv
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -25,8 +26,8 @@ def first_kernels(trained: Trained) -> Array:
 def count_columns(trained: Trained) -> int:
     """Into how many columns the first layer's kernels fall: the groups in which the second layer sees them. The first
     half of the kernels are then the first column's, as in the paper's figure 3."""
-    convs = trained.model.variant.convs
-    return convs[1].groups if len(convs) > 1 else 1
+    second = trained.model.variant.convs[1:2]
+    return second[0].groups if second and isinstance(second[0], Conv) else 1
 
 
 def colour_shares(kernels: Array) -> Array:
