@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +36,13 @@ class Recorder:
         self.saved_step = 0
         """The step of the latest checkpoint to go on from that could be written; 0 where there is none."""
 
-    def start(self, config: TrainConfig, step: int, epoch: int) -> None:
-        """Write the configuration and open the metrics after so many steps and epochs. Raises UsageError, in all
-        processes."""
+    def start(self, config: TrainConfig, step: int, epoch: int, scored: int = 0) -> None:
+        """Write the configuration and open the metrics after so many steps and epochs, and after the step at which the
+        training split was `scored` last. Raises UsageError, in all processes."""
         self.saved_step = step
-        self._world.from_main(lambda: self._open(config, step, epoch))
+        self._world.from_main(lambda: self._open(config, step, epoch, scored))
 
-    def _open(self, config: TrainConfig, step: int, epoch: int) -> None:
+    def _open(self, config: TrainConfig, step: int, epoch: int, scored: int) -> None:
         metrics = self.run.path / "metrics.jsonl"
         try:
             self.run.write_config(config)
@@ -55,7 +55,7 @@ class Recorder:
                 self._say(
                     f"{damaged} line(s) of {metrics} are damaged and left out; {kept.name} has the file as it was."
                 )
-            self._log = RunLog(self.run, step, epoch)
+            self._log = RunLog(self.run, step, epoch, scored)
         except OSError as problem:
             raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
 
@@ -77,6 +77,15 @@ class Recorder:
             self.run.append_session(row)
         except OSError as problem:
             self._say(f"could not write sessions.jsonl in {self.run.path} ({problem.strerror})")
+
+    def ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the run does at the points where implementations part."""
+        if not self._is_main:
+            return
+        try:
+            self.run.write_ledger(rows)
+        except OSError as problem:
+            self._say(f"could not write ledger.json in {self.run.path} ({problem.strerror})")
 
     @property
     def metrics_so_far(self) -> list[dict[str, Any]]:
@@ -128,6 +137,16 @@ class Recorder:
     def best(self, checkpoint: Checkpoint) -> bool:
         """Save the best weights so far. Returns, in all processes, whether they could be written."""
         return self._world.from_main(lambda: self._save(lambda: save_checkpoint(self.run.best, checkpoint)))
+
+    def milestone(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Keep weights under the number of completed epochs."""
+
+        def save() -> None:
+            file = self.run.milestone(epoch)
+            file.parent.mkdir(exist_ok=True)
+            save_checkpoint(file, checkpoint)
+
+        self._save(save)
 
     def _save(self, save: Callable[[], None]) -> bool:
         if not self._is_main:
