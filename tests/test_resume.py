@@ -37,6 +37,14 @@ OVERRIDES = {
     "optim.lr": 0.02,
     "optim.schedule": "plateau",
     "optim.patience": 0,
+    "start": ["whiten", "identity", "lsuv"],
+    "cutmix": 1.0,
+    "mixup": 0.4,
+    "mix_probability": 0.8,
+    "grow_from": 24,
+    "grow_epochs": 1.4,
+    "data.flip": True,
+    "data.alternate_flips": True,
 }
 LIMIT = 120  # seconds, on a machine that is busy with something else
 

@@ -200,6 +200,7 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "stop_train_error": 0.1,
         "keep": "0,4",
         "device": "auto",
+        "columns": 2,
         "accumulate": 2,
         "log_every": 1,
         "save_minutes": 1.0,
@@ -337,7 +338,7 @@ def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, sche
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "triangular"])
 @pytest.mark.parametrize(
     ("then", "asked", "mend"),
     [

@@ -51,14 +51,33 @@ class TrainConfig:
     """Split each batch into this many parts to save memory; the result is the batch's."""
     label_smoothing: float = 0.0
     """Label smoothing."""
+    cutmix: float = 0.0
+    """CutMix: every training image gets a rectangle of another one, and its label the same part of the other's; this is
+    the alpha of the Beta distribution that draws the areas (1: all alike), and 0 is off. Training accuracy then counts
+    the class that most of an image shows."""
+    mixup: float = 0.0
+    """mixup: likewise, but the other image is faded in; with CutMix, each image gets one or the other."""
+    mix_probability: float = 1.0
+    """Part of the training images that are mixed, drawn for each."""
+    grow_from: int | None = None
+    """Side in pixels of the training images at first, central parts of what they are later; it grows by 4 pixels at a
+    time. Networks are evaluated at their full size."""
+    grow_epochs: float = 0.0
+    """Epochs before the training images have their full size (--grow-from)."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off."""
     init: str | None = None
     """Weights file, checkpoint or run to start from; torchvision downloads its published weights."""
     replace_head: bool = False
     """With --init: start the last layer afresh, for other classes."""
+    start: tuple[Literal["whiten", "identity", "lsuv"], ...] = ()
+    """What training images do to the initial weights: whiten (conv1 decorrelates their patches), identity (no images:
+    3x3 convolutions pass on their input), lsuv (every layer but the last answers with variance 1)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    columns: Literal[1, 2] = 1
+    """Under torchrun: 2 puts one column of the network, half of every layer, on each of two processes, as on the two
+    GPUs of 2012; 1 puts all of it on each, which share the batch. The result is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the processor has it, else fp32."""
     compile: bool = False
@@ -88,13 +107,27 @@ class TrainConfig:
             seed=Range(least=0, below=2**63),
             accumulate=Range(least=1, most=self.batch_size),
             label_smoothing=Range(least=0, below=1),
+            cutmix=Range(least=0),
+            mixup=Range(least=0),
+            mix_probability=Range(least=0, most=1),
+            grow_from=Range(least=1),
+            grow_epochs=Range(least=0),
             ema=Range(least=0, below=1),
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )
+        for name, used in (("compile", self.compile), ("grow_from", self.grow_from is not None)):
+            if used and self.columns > 1:
+                raise UsageError(
+                    f"{flag(name)} does not go with {flag('columns')} {self.columns}: leave one of them out."
+                )
         schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
         if self.stop_after is not None and self.stop_after > self.horizon:
             raise UsageError(f"{flag('stop_after')} {self.stop_after} lies beyond the run's {self.horizon} epochs.")
+        if (self.grow_from is None) != (self.grow_epochs == 0):
+            raise UsageError(f"{flag('grow_from')} and {flag('grow_epochs')} need each other.")
+        if self.init is not None and self.start:
+            raise UsageError(f"{flag('init')} and {flag('start')} both say how the weights begin: leave one out.")
         watching = {"the plateau schedule": "plateau" in schedules, flag("early_stop"): self.early_stop is not None}
         if self.data.val_fraction == 0 and any(watching.values()):
             which = next(name for name, watches in watching.items() if watches)
@@ -156,6 +189,8 @@ def _upgrade(settings: dict[str, Any], format: int) -> None:
     variant = settings.get("model.variant")
     if format < 4 and variant in FORMER:
         settings["model.variant"] = FORMER[variant]
+    if format < 4 and settings.get("data.source", "digits") in ("digits", "cifar10", "cifar100"):
+        settings["data.mean_image"] = False  # only photographs had one
     if format < 3:
         if settings.get("data.source") == "folder":  # photographs were trained on as they lie
             settings.setdefault("data.orientation", "ignore")

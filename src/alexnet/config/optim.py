@@ -34,7 +34,7 @@ class OptimConfig:
     rules: tuple[str, ...] = ()
     """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
     "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
-    schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = "constant"
+    schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle", "triangular"] = "constant"
     """Course of the learning rate."""
     factor: float = 0.1
     """Factor of each drop (step, plateau)."""
@@ -49,7 +49,7 @@ class OptimConfig:
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     peak: float = 0.3
-    """Where one-cycle reaches its peak, as a part of the run."""
+    """Where one-cycle and triangular reach their peak, as a part of the run."""
 
     def __post_init__(self) -> None:
         coerce_fields(self, "optim.")
@@ -101,7 +101,7 @@ class Leg:
     @property
     def has_horizon(self) -> bool:
         """Whether the rates depend on the length, so that another length would bend a schedule that is under way."""
-        return self.optim.schedule in ("cosine", "one-cycle")
+        return self.optim.schedule in ("cosine", "one-cycle", "triangular")
 
 
 def parse_leg(text: str, optim: OptimConfig) -> Leg:

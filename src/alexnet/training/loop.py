@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,18 @@ from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.runs.folder import Run, default_folder, open_run, settled
 from alexnet.runs.legs import check_end
-from alexnet.runs.provenance import describe_session, introduce
+from alexnet.runs.provenance import describe_process, describe_session, introduce
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
+from alexnet.training.facts import ledger_of_run
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
-from alexnet.training.saves import Saves, describe, start_from
-from alexnet.training.scoring import Scores, moments
+from alexnet.training.saves import Saves, describe
+from alexnet.training.scoring import Scores
 from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.starts import begin
 from alexnet.training.stopping import count_epoch, describe_stop, is_over, note_end, reached_train_error
 
 _TRAINING = threading.Lock()  # torch.manual_seed is the process's
@@ -102,6 +104,7 @@ class _Session:
 
     learner: Learner | None = None
     _lapped = 0.0
+    _processes: Sequence[dict[str, Any]] = ()  # what the latest epoch took of each
 
     def __init__(
         self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
@@ -152,8 +155,8 @@ class _Session:
             missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
             if missing:
                 self.reporter.note_once(missing)
-            counters = learner.counters
-            self.record.begin_session({"epoch": counters.epoch, "step": counters.step, **facts})
+            self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)
+            self.record.ledger(ledger_of_run(self.config, learner.model, self.images))
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
@@ -161,8 +164,10 @@ class _Session:
         state = "stopped" if stopped else "failed"
         message = str(problem) if isinstance(problem, Interrupt | AlexNetError) else repr(problem)
         try:
-            # These come between two steps; anything else may have struck within one.
-            if self.learner is not None and isinstance(problem, Interrupt | DataError | OSError):
+            # These come between two steps; anything else may have struck within one. Columns are saved together, and of
+            # these a signal alone is sure to reach both processes at the same step.
+            between = Interrupt if self.config.columns > 1 else Interrupt | DataError | OSError
+            if self.learner is not None and isinstance(problem, between):
                 self._save_last(self.learner)
         except NumericsError as worse:
             state, message = "failed", str(worse)
@@ -176,7 +181,8 @@ class _Session:
         if self.learner is not None:
             counters = self.learner.counters
             self._status(state, **more)
-            self.record.end_session(state, epoch=counters.epoch, step=counters.step, **more)
+            more |= {"epoch": counters.epoch, "step": counters.step, "per_process": self._processes}
+            self.record.end_session(state, **more)
         elif self.world.is_main and (status := self.run.status).get("state") == "running":
             self.record.status(**status | {"state": state, **more})
 
@@ -196,14 +202,12 @@ class _Session:
         self.prep = self.images.prep
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
-        if config.init is not None and point is None:  # the others get the main process's weights from the learner
-            classes = self.dataset.classes
-            self.world.from_main(lambda: start_from(model, str(config.init), config.replace_head, classes))
+        if point is None:  # the other processes get the main one's weights from the learner
+            self.world.from_main(lambda: begin(model, config, self.dataset, self.prep))
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone
         steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
-        self.moments = moments(steps_per_epoch, config.score_train)
         learner = Learner(config, model, steps_per_epoch, self.compute, self.world)
         if point:
             self.saves.restore(learner, point)
@@ -230,14 +234,14 @@ class _Session:
         if self._score_training(learner):  # before which an earlier session was stopped
             return
         learner.forward.train()
-        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
+        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data.shard)
         saved = time.monotonic()
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
+            torch.manual_seed(mixed_seed(config.seed, counters.step, learner.data.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
@@ -253,7 +257,7 @@ class _Session:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if time.monotonic() - saved > 60 * config.save_minutes:
+                if learner.column.any(time.monotonic() - saved > 60 * config.save_minutes):
                     self._save_last(learner)
                     saved = time.monotonic()
                     self._lap(learner)
@@ -262,19 +266,17 @@ class _Session:
 
     def _score_training(self, learner: Learner) -> bool:
         """Evaluate the training split where a step is one after which that is due. Returns whether the run ends so."""
-        counters = learner.counters
-        if counters.scored_step == counters.step or counters.epoch_step not in self.moments:
+        if not self.scores.due(learner):
             return False
+        counters = learner.counters
         self.reporter.stage("evaluating the training split")
         result = self.scores.training(learner.evaluated(), counters)
         with self.guard.critical():
             counters.scored_step, counters.train_error = counters.step, round(1 - result.top1, 12)
-            row = {"kind": "train-score", "epoch": learner.epochs}
-            row |= {"step": counters.step, "train_loss": result.loss, "train_top1": result.top1}
-            self.record.metrics(row)
+            row = {"kind": "train-score", "epoch": learner.epochs, "step": counters.step}
+            self.record.metrics(row := row | {"train_loss": result.loss, "train_top1": result.top1})
             self.reporter.score(row)
-            ends = reached_train_error(learner)
-            if ends:
+            if ends := reached_train_error(learner):
                 self._save_last(learner)
             self._lap(learner)
         return ends
@@ -300,6 +302,7 @@ class _Session:
             row["seconds"] = round(counters.seconds, 3)
             if rate := self.reporter.rate():
                 row["images_per_second"] = round(rate, 1)
+            self._processes = self.world.gather(describe_process(self.compute, rate, learner.traffic()))
             learner.start_epoch()
             self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
@@ -315,10 +318,9 @@ class _Session:
     def _test(self, learner: Learner) -> Result:
         """The test result of the best weights, or of those that ended the run; the test split is seen here alone."""
         self.reporter.stage("testing")
-        counters = learner.counters
         blank = build_for(self.config, self.dataset, self.prep, blank=True)
         model, weights = self.saves.tested(learner, blank, latest=reached_train_error(learner))
-        result = self.scores.test(model, weights, counters)
+        result = self.scores.test(model, weights, learner.counters)
         with self.guard.critical():
             self.record.result(result)
             self._lap(learner)
@@ -326,11 +328,11 @@ class _Session:
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         self.saves.last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         return self.saves.best(learner)
 
     def _status(self, state: str, **more: Any) -> None:

@@ -217,6 +217,8 @@ class Schedule:
                 part *= _cosine(1.0, 0.0, (step - warmup) / max(1.0, self.total - warmup))
             case "one-cycle":
                 part *= _one_cycle(step, self.total, c.peak)
+            case "triangular":
+                part *= _triangular(step, self.total, c.peak)
         return c.lr * part
 
     def _steps_down(self, step: int) -> int:
@@ -292,6 +294,12 @@ class Course:
 
 def _cosine(start: float, end: float, at: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(max(at, 0.0), 1.0)))
+
+
+def _triangular(step: int, total: int, peak: float) -> float:
+    """Linear from zero to 1 and back to zero, in the middle of a step: no step is at zero, and none is lost."""
+    at, top = step + 0.5, peak * total
+    return max(0.0, min(at / top, (total - at) / (total - top)))
 
 
 def _one_cycle(step: int, total: int, peak: float) -> float:

@@ -17,7 +17,7 @@ from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError
-from alexnet.inference.trained import load_weights, model_fields, weights_file
+from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
@@ -26,12 +26,6 @@ from alexnet.runs.provenance import describe_weights, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
 from alexnet.training.progress import Reporter
-
-
-def start_from(model: AlexNet, init: str, replace_head: bool, classes: tuple[str, ...]) -> None:
-    """Give a network initial weights from a file; one of ours says what classes its last layer stands for. Raises
-    CheckpointError."""
-    load_weights(model, weights_file(init), replace_head, classes)
 
 
 def describe(config: TrainConfig, dataset: Dataset, prep: Preprocessing, compute: Compute) -> dict[str, Any]:

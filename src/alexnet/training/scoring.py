@@ -17,13 +17,7 @@ from alexnet.inference.evaluation import score
 from alexnet.metrics import Result
 from alexnet.runs.provenance import describe_measurement
 from alexnet.training.faults import Faults
-from alexnet.training.learner import Counters
-
-
-def moments(steps: int, times: int) -> set[int]:
-    """The steps of an epoch, counted from 1, after which the training split is evaluated so many times: evenly spaced,
-    the last at the epoch's end."""
-    return {-(-n * steps // times) for n in range(1, times + 1)}
+from alexnet.training.learner import Counters, Learner
 
 
 class Scores:
@@ -44,6 +38,13 @@ class Scores:
     def validation(self, model: nn.Module, counters: Counters) -> Result | None:
         """The result on the validation split; None where there is none."""
         return self._score(model, self._val, "val", counters) if self._val is not None else None
+
+    def due(self, learner: Learner) -> bool:
+        """Whether the training split is to be evaluated after the last step: so many times an epoch, evenly spaced, the
+        last time at its end (--score-train)."""
+        counters, times, steps = learner.counters, self._config.score_train, learner.steps_per_epoch
+        moments = {-(-n * steps // times) for n in range(1, times + 1)}
+        return counters.epoch_step in moments and counters.scored_step != counters.step
 
     def training(self, model: nn.Module, counters: Counters) -> Result:
         """The result on the training split as evaluation sees it: central crops, nothing else done to them."""
