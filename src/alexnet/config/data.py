@@ -104,8 +104,6 @@ class DataConfig:
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
-        if self.alternate_flips and not self.flip:
-            raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")
         for name, used in (
             ("alternate_flips", self.alternate_flips),
             ("random_resized_crop", self.random_resized_crop),
