@@ -43,6 +43,8 @@ class Pixels:
     """Whether images are photographs of any size, and not small ones of one size."""
     axes: tuple[tuple[float, ...], ...] | None = None
     """The axes of the colour noise as `ColourNoise` has them, [3, 3] on the 0-255 scale."""
+    divisor: float = 1.0
+    """What pixels are divided by while they get colour noise."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preproc
         mean_image=prep.mean_image is not None if prep else data.mean_image,
         photographs=photographs,
         axes=noise.axes if noise else None,
+        divisor=noise.divisor if noise else data.noise_divisor,
     )
 
 
