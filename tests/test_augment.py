@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -99,9 +100,10 @@ def test_ten_views_are_corners_centre_and_mirrors(height, width, size):
     corners = [images[..., y, x] for y in (slice(size), slice(-size, None)) for x in (slice(size), slice(-size, None))]
     assert torch.equal(views[:, :4], torch.stack(corners, dim=1))
     assert torch.equal(central_views(images, size), views[:, 4:5])
+    assert torch.equal(central_views(images, size, 2), views[:, [4, 9]])
 
 
-@pytest.mark.parametrize("views", [0, 2, 5, 11])
+@pytest.mark.parametrize("views", [0, 3, 5, 11])
 def test_other_numbers_of_views_are_refused(views):
     with pytest.raises(UsageError, match=f"--views {views}"):
         central_views(pictures(1, 1, 4, 4), 2, views)
@@ -135,6 +137,32 @@ def test_no_seed_repeats_another_seeds_epochs():
     """Also seeds that a shift or a sum would run into each other, or drop the high bits of."""
     pairs = [(0, 1), (1, 0), (0, 2**20), (2**20, 0), (2**44, 0), (0, 0), (2**60, 0), (12, 3), (1, 23)]
     assert len({tuple(epoch_plan(50, seed, epoch, CPU).order.tolist()) for seed, epoch in pairs}) == len(pairs)
+
+
+def test_alternate_flips_take_turns():
+    """Half of the images are mirrored in an epoch, the others in the next, the same again in the one after; order and
+    places of the crops are those without alternation."""
+    plans = [epoch_plan(1000, 3, epoch, CPU, data=DataConfig(flip=True, alternate_flips=True)) for epoch in range(4)]
+    mirrored = [plan.draws[:, 2] < 0.5 for plan in plans]
+    assert 0.45 < mirrored[0].float().mean() < 0.55
+    assert all(torch.equal(a, ~b) for a, b in itertools.pairwise(mirrored))
+    assert not torch.equal(
+        mirrored[0], epoch_plan(1000, 4, 0, CPU, data=DataConfig(flip=True, alternate_flips=True)).draws[:, 2] < 0.5
+    )
+    for epoch, plan in enumerate(plans):
+        usual = epoch_plan(1000, 3, epoch, CPU)
+        assert torch.equal(plan.order, usual.order)
+        assert torch.equal(plan.draws[:, :2], usual.draws[:, :2])
+
+
+def test_training_shows_both_sides_in_two_epochs():
+    split = resident(data=DataConfig(flip=True, alternate_flips=True))
+    shown = []
+    for epoch in range(2):
+        batches = list(split.training_batches(Steps(0, epoch, 6)))
+        rows = torch.cat([batch.rows for batch in batches])
+        shown.append(torch.cat([batch.images for batch in batches])[rows.argsort()])
+    assert torch.equal(shown[0], shown[1].flip(-1))
 
 
 def test_epoch_plan_leaves_the_global_generator():
@@ -283,7 +311,7 @@ def test_training_images_are_cut_and_normalised_from_their_rows():
         assert torch.equal(images, expected)
 
 
-@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize("views", [1, 2, 10])
 @pytest.mark.parametrize("batch_size", [1, 6, 23, 64])
 def test_evaluation_is_in_order_once_and_without_training_transforms(batch_size, views):
     split = resident(data=DataConfig(crop=6, pad=2, flip=True))
@@ -293,7 +321,7 @@ def test_evaluation_is_in_order_once_and_without_training_transforms(batch_size,
     assert torch.equal(labels, split.labels)
     assert torch.equal(images, prep.normalise(central_views(split.images, 6, views)))
     assert torch.equal(images, torch.cat([x for x, _ in passes[1]]))
-    centre = images[:, 0 if views == 1 else 4]
+    centre = images[:, 4 if views == 10 else 0]
     assert torch.equal(centre, prep.normalise(split.images[:, :, 1:7, 1:7]))
 
 

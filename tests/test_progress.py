@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from alexnet.training import loop, progress
+from alexnet.training import loop, progress, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -39,7 +39,7 @@ def clock(monkeypatch):
     for module in (loop, progress):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(Learner, "train_step", clock.takes(2, Learner.train_step))
-    monkeypatch.setattr(loop, "score", clock.takes(100, loop.score))
+    monkeypatch.setattr(scoring, "score", clock.takes(100, scoring.score))
     monkeypatch.setattr(loop._Session, "_save_last", clock.takes(1000, loop._Session._save_last))
     monkeypatch.setattr(loop, "draw_curves", clock.takes(10000, lambda *_: Blank()))
     return clock
@@ -78,12 +78,12 @@ def test_stages(tiny, tmp_path, monkeypatch):
     """On a terminal: never an epoch that is not there."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     reporter, seen = Reporter(console=console), []
-    score, step = loop.score, Reporter.step
+    score, step = scoring.score, Reporter.step
 
     def stage():
         seen.append(reporter._bar.tasks[0].fields["stage"])
 
-    monkeypatch.setattr(loop, "score", lambda *a, **o: (stage(), score(*a, **o))[1])
+    monkeypatch.setattr(scoring, "score", lambda *a, **o: (stage(), score(*a, **o))[1])
     monkeypatch.setattr(Reporter, "step", lambda *a: (step(*a), stage())[0])
     train(tiny(), tmp_path / "run", reporter=reporter)
     assert [stage for stage, _ in itertools.groupby(seen)] == [

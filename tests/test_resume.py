@@ -21,7 +21,7 @@ from alexnet.runs import folder as run_module
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.training import loop
+from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -37,6 +37,14 @@ OVERRIDES = {
     "optim.lr": 0.02,
     "optim.schedule": "plateau",
     "optim.patience": 0,
+    "start": ["whiten", "identity", "lsuv"],
+    "cutmix": 1.0,
+    "mixup": 0.4,
+    "mix_probability": 0.8,
+    "grow_from": 24,
+    "grow_epochs": 1.4,
+    "data.flip": True,
+    "data.alternate_flips": True,
 }
 LIMIT = 120  # seconds, on a machine that is busy with something else
 
@@ -216,10 +224,10 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
             at = STEPS + 3
             around(Learner, place, after=True)
         case "validation":
-            around(loop, "score", when=lambda *_, name, **__: name == "val")
+            around(scoring, "score", when=lambda *_, name, **__: name == "val")
         case "test":
             at = 1
-            around(loop, "score", when=lambda *_, name, **__: name == "test")
+            around(scoring, "score", when=lambda *_, name, **__: name == "test")
         case "save_checkpoint":
             at = 4
             around(recorder, place)

@@ -195,6 +195,10 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "epochs": 9,
         "then": ["10"],
         "stop_after": 8,
+        "early_stop": 3,
+        "score_train": 2,
+        "stop_train_error": 0.1,
+        "keep": "0,4",
         "device": "auto",
         "accumulate": 2,
         "log_every": 1,
@@ -333,7 +337,7 @@ def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, sche
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "triangular"])
 @pytest.mark.parametrize(
     ("then", "asked", "mend"),
     [

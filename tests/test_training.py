@@ -21,7 +21,7 @@ from alexnet.metrics import Result
 from alexnet.models.network import build_model
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import load_config
-from alexnet.training import loop
+from alexnet.training import loop, scoring
 from alexnet.training.faults import ENOUGH_STEPS, is_constant
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
@@ -239,7 +239,7 @@ def test_every_epoch_sees_every_image_once_in_its_own_order(tiny, tmp_path, repo
 
 def scripted(monkeypatch, accuracies):
     """Validation accuracies as a test wants them; returns the weights that the test split was evaluated with."""
-    score, epochs, tested = loop.score, iter(accuracies), {}
+    score, epochs, tested = scoring.score, iter(accuracies), {}
 
     def scored(model, *arguments, name, **options):
         result = score(model, *arguments, name=name, **options)
@@ -248,7 +248,7 @@ def scripted(monkeypatch, accuracies):
             return result
         return replace(result, top1=next(epochs))
 
-    monkeypatch.setattr(loop, "score", scored)
+    monkeypatch.setattr(scoring, "score", scored)
     return tested
 
 

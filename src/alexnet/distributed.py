@@ -1,10 +1,11 @@
-"""Several processes under torchrun: ranks, shards, sums and agreement; with one process all of it is the identity."""
+"""Several processes under torchrun: ranks, shards, sums, agreement, and groups of them that share a batch or a network;
+with one process all of it is the identity."""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ class World:
     """Where tensors lie that processes exchange."""
     store: Any = field(default=None, repr=False)
     """Through which torchrun's processes found each other; it outlives their connections."""
+    group: Any = field(default=None, repr=False)
+    """torch's handle of these processes where they are not all that torchrun started (`split`)."""
 
     @property
     def is_main(self) -> bool:
@@ -47,7 +50,7 @@ class World:
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over the processes, in place."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def any(self, condition: bool) -> bool:
@@ -63,14 +66,14 @@ class World:
         if self.size == 1:
             return value
         carried = [value if self.is_main else None]
-        dist.broadcast_object_list(carried, device=self.device)
+        dist.broadcast_object_list(carried, device=self.device, group=self.group, group_src=0)
         return carried[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of the ranks, on every process; they are pickled on the way."""
         values: list[T] = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def broadcast_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,8 +87,68 @@ class World:
                 told[name] = tensors[name].detach().to(self.device).contiguous()
             else:
                 told[name] = torch.empty(shape, dtype=dtype, device=self.device)
-            dist.broadcast(told[name], 0)
+            dist.broadcast(told[name], group=self.group, group_src=0)
         return told
+
+    def split(self, columns: int) -> tuple[World, World]:
+        """This process's data group and column group, which cut all processes in two directions.
+
+        Those of a data group hold the same column of the network, each with its own part of the batch; those of a
+        column group hold the columns of one network and see the same images. Neighbouring ranks are columns, since
+        these exchange the most. Raises UsageError where the columns do not divide the processes.
+        """
+        if columns == 1:
+            return self, World(device=self.device)
+        if self.size % columns:
+            raise UsageError(
+                f"--columns {columns} needs {columns} processes for each network, not {self.size}: torchrun "
+                f"--nproc-per-node {columns} -m -- alexnet train ..., or --columns 1 (a whole network in each process)."
+            )
+        if self.size == columns:
+            return World(device=self.device), self
+        ranks = range(self.size)
+        data, _ = dist.new_subgroups_by_enumeration([list(ranks[first::columns]) for first in range(columns)])
+        column, _ = dist.new_subgroups_by_enumeration([list(ranks[i : i + columns]) for i in ranks[::columns]])
+        return (
+            World(self.rank // columns, self.size // columns, self.device, group=data),
+            World(self.rank % columns, columns, self.device, group=column),
+        )
+
+    def part(self, count: int) -> slice:
+        """This process's part of `count` rows: consecutive ones, in the order of the ranks, as many as the others' or
+        one more."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def cut(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This process's parts of tensors along their first axis; a tensor without axes is everybody's."""
+        return {name: t[self.part(len(t))] if t.ndim else t for name, t in tensors.items()}
+
+    def concatenate(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole tensors that all processes' parts make up, on all of them: undoes `cut`. They lie on the CPU, so
+        that a GPU need not hold what it was spared. One process keeps its own."""
+        if self.size == 1:
+            return dict(tensors)
+        whole: dict[str, Tensor] = {}
+        lengths = self.gather({name: len(t) for name, t in tensors.items() if t.ndim})
+        for name, mine in tensors.items():
+            parts = []
+            for rank in range(self.size if mine.ndim else 0):
+                part = mine.detach() if rank == self.rank else mine.new_empty(lengths[rank][name], *mine.shape[1:])
+                part = part.contiguous()
+                dist.broadcast(part, group=self.group, group_src=rank)
+                parts.append(part.cpu())
+            whole[name] = torch.cat(parts) if parts else mine
+        return whole
+
+    def swap(self, mine: Tensor, shape: Sequence[int]) -> Tensor:
+        """Of two processes: give a tensor for the other's, which has the same type and that `shape`."""
+        mine, theirs = mine.contiguous(), mine.new_empty(shape)
+        peer = 1 - self.rank if self.group is None else dist.get_global_rank(self.group, 1 - self.rank)
+        ways = ((dist.isend, mine), (dist.irecv, theirs))
+        exchange = [dist.P2POp(way, tensor, peer, self.group) for way, tensor in ways if tensor.numel()]
+        for under_way in dist.batch_isend_irecv(exchange) if exchange else []:
+            under_way.wait()
+        return theirs
 
     def from_main(self, work: Callable[[], T]) -> T:
         """Do `work` on the main process alone and give its result to all; an AlexNetError is raised on all."""
@@ -128,7 +191,7 @@ class World:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over the processes; all begin with the main process's weights."""
-        return nn.parallel.DistributedDataParallel(model) if self.size > 1 else model
+        return nn.parallel.DistributedDataParallel(model, process_group=self.group) if self.size > 1 else model
 
 
 @contextmanager

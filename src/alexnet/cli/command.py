@@ -91,9 +91,10 @@ def within(allowed: Range) -> Parameter:
 
 
 def _check_views(_: type, value: int) -> None:
-    if value not in (1, 9, 10):
+    if value not in (1, 2, 9, 10):
         raise ValueError(
-            "cannot be used: 1 (centre), 9 (a grid of three by three) or 10 (corners and centre, mirrored)."
+            "cannot be used: 1 (centre), 2 (and its mirror image), 9 (a grid of three by three) or 10 (corners and "
+            "centre, mirrored)."
         )
 
 

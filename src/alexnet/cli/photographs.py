@@ -163,7 +163,7 @@ def predict(
     top
         Classes to show for each.
     views
-        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
     sheet
         Also draw the images above bars, as the paper's figure 4, to this PNG file, and more than twenty to NAME-1.png,
         NAME-2.png ... An image whose folder is named after one of the classes is taken to show that class.
@@ -303,7 +303,7 @@ def compare(
     split
         Part of the data; without it test, or val where there is no test split (ImageNet).
     views
-        1 is the central crop, 10 the paper's corners and centre with their mirror images.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
     model
         Network of bare weights whose shapes do not tell it.
     device

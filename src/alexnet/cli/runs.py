@@ -87,7 +87,8 @@ def evaluate(
     split
         Part of the data; without it test, or val where the data has no test split (ImageNet).
     views
-        1 is the central crop, 10 the paper's corners and centre with their mirror images, 9 a grid of three by three.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three.
     recipe
         What a bare weights file was trained on.
     root

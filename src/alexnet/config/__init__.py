@@ -6,19 +6,20 @@ The text under each field is its help on the command line; `None` means "decided
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from alexnet.config.data import DataConfig
-from alexnet.config.model import ModelConfig
+from alexnet.config.model import FORMER, ModelConfig
 from alexnet.config.optim import Leg, OptimConfig, parse_leg
 from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.values import coerce_fields, dotted, flag, override
 from alexnet.errors import UsageError
 
 __all__ = ["DataConfig", "Leg", "ModelConfig", "OptimConfig", "TrainConfig", "dump", "load"]
-FORMAT = 3  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
+FORMAT = 4  # 1: by dotted names; 2: nested; since 3 some words mean something else: `_upgrade`
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class TrainConfig:
     schedule=cosine" with other settings of --optim."""
     stop_after: int | None = None
     """Stop and test after this many epochs; the schedule keeps its length, so that the run can go on later."""
+    early_stop: int | None = None
+    """Stop and test after this many epochs without a better validation accuracy, counted anew after each drop of the
+    learning rate; a drop that is still to come is waited for."""
+    score_train: int = 0
+    """Evaluate the whole training split this many times an epoch, evenly spaced, as validation is: without augmentation
+    and dropout. The error that training itself logs is of a network that moves on, on altered images."""
+    stop_train_error: float | None = None
+    """Stop and test those weights as soon as such an evaluation finds at most this error; needs --score-train."""
     batch_size: int = 128
     """Images a step, over all processes."""
     seed: int = 0
@@ -42,14 +51,33 @@ class TrainConfig:
     """Split each batch into this many parts to save memory; the result is the batch's."""
     label_smoothing: float = 0.0
     """Label smoothing."""
+    cutmix: float = 0.0
+    """CutMix: every training image gets a rectangle of another one, and its label the same part of the other's; this is
+    the alpha of the Beta distribution that draws the areas (1: all alike), and 0 is off. Training accuracy then counts
+    the class that most of an image shows."""
+    mixup: float = 0.0
+    """mixup: likewise, but the other image is faded in; with CutMix, each image gets one or the other."""
+    mix_probability: float = 1.0
+    """Part of the training images that are mixed, drawn for each."""
+    grow_from: int | None = None
+    """Side in pixels of the training images at first, central parts of what they are later; it grows by 4 pixels at a
+    time. Networks are evaluated at their full size."""
+    grow_epochs: float = 0.0
+    """Epochs before the training images have their full size (--grow-from)."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off."""
     init: str | None = None
     """Weights file, checkpoint or run to start from; torchvision downloads its published weights."""
     replace_head: bool = False
     """With --init: start the last layer afresh, for other classes."""
+    start: tuple[Literal["whiten", "identity", "lsuv"], ...] = ()
+    """What training images do to the initial weights: whiten (conv1 decorrelates their patches), identity (no images:
+    3x3 convolutions pass on their input), lsuv (every layer but the last answers with variance 1)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    columns: Literal[1, 2] = 1
+    """Under torchrun: 2 puts one column of the network, half of every layer, on each of two processes, as on the two
+    GPUs of 2012; 1 puts all of it on each, which share the batch. The result is the same."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 where the processor has it, else fp32."""
     compile: bool = False
@@ -58,6 +86,9 @@ class TrainConfig:
     """Steps between logged values."""
     save_minutes: float = 10.0
     """Minutes between checkpoints within an epoch; each epoch's end is always saved."""
+    keep: str | None = None
+    """Keep the weights after these epochs in RUN/milestones: "0,5,30", or log for 0, 1, 2, 4, 8 ...; 0 is before
+    training."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -69,19 +100,50 @@ class TrainConfig:
             "",
             epochs=Range(least=1),
             stop_after=Range(least=1),
+            early_stop=Range(least=1),
+            score_train=Range(least=0),
+            stop_train_error=Range(least=0, below=1),
             batch_size=Range(least=1),
             seed=Range(least=0, below=2**63),
             accumulate=Range(least=1, most=self.batch_size),
             label_smoothing=Range(least=0, below=1),
+            cutmix=Range(least=0),
+            mixup=Range(least=0),
+            mix_probability=Range(least=0, most=1),
+            grow_from=Range(least=1),
+            grow_epochs=Range(least=0),
             ema=Range(least=0, below=1),
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )
+        for name, used in (("compile", self.compile), ("grow_from", self.grow_from is not None)):
+            if used and self.columns > 1:
+                raise UsageError(
+                    f"{flag(name)} does not go with {flag('columns')} {self.columns}: leave one of them out."
+                )
         schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
         if self.stop_after is not None and self.stop_after > self.horizon:
             raise UsageError(f"{flag('stop_after')} {self.stop_after} lies beyond the run's {self.horizon} epochs.")
-        if self.data.val_fraction == 0 and "plateau" in schedules:
-            raise UsageError(f"the plateau schedule watches validation: set {flag('data.val_fraction')} above 0.")
+        if (self.grow_from is None) != (self.grow_epochs == 0):
+            raise UsageError(f"{flag('grow_from')} and {flag('grow_epochs')} need each other.")
+        if self.init is not None and self.start:
+            raise UsageError(f"{flag('init')} and {flag('start')} both say how the weights begin: leave one out.")
+        watching = {"the plateau schedule": "plateau" in schedules, flag("early_stop"): self.early_stop is not None}
+        if self.data.val_fraction == 0 and any(watching.values()):
+            which = next(name for name, watches in watching.items() if watches)
+            raise UsageError(f"{which} watches validation: set {flag('data.val_fraction')} above 0.")
+        if self.stop_train_error is not None and not self.score_train:
+            raise UsageError(f"{flag('stop_train_error')} needs {flag('score_train')}: how often it is looked at.")
+        self.keeps(0)  # reads `keep`
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether the weights after so many epochs are kept as a milestone. Raises UsageError for a `keep`
+        that means nothing."""
+        if self.keep is None or self.keep == "log":
+            return self.keep is not None and epoch & (epoch - 1) == 0  # 0 and the powers of two
+        if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", self.keep, re.ASCII):
+            raise UsageError(f'{flag("keep")} {self.keep!r}: write epochs as in "0,5,30", or log.')
+        return epoch in map(int, self.keep.split(","))
 
     @property
     def legs(self) -> tuple[Leg, ...]:
@@ -124,10 +186,15 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
 
 def _upgrade(settings: dict[str, Any], format: int) -> None:
     """Say in settings of an earlier format, by dotted names, what they meant when they were written."""
+    variant = settings.get("model.variant")
+    if format < 4 and variant in FORMER:
+        settings["model.variant"] = FORMER[variant]
+    if format < 4 and settings.get("data.source", "digits") in ("digits", "cifar10", "cifar100"):
+        settings["data.mean_image"] = False  # only photographs had one
     if format < 3:
         if settings.get("data.source") == "folder":  # photographs were trained on as they lie
             settings.setdefault("data.orientation", "ignore")
         # "modern" was all of He's weights, the output layer's too, and some tables had another start of their own.
-        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(settings.get("model.variant")))
+        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(variant))
         init = settings.get("model.init") or own
         settings["model.init"] = "he" if init == "modern" else init

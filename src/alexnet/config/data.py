@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet.config.ranges import Range, check_ranges
-from alexnet.config.values import coerce_fields
+from alexnet.config.values import coerce_fields, flag
+from alexnet.errors import UsageError
 
 LARGEST_SIDE = 4096  # pixels
 
@@ -49,17 +50,30 @@ class DataConfig:
     """Zero pixels around a training image before the random crop."""
     flip: bool = False
     """Mirror half of the training images, drawn per image."""
+    alternate_flips: bool = False
+    """With --data.flip: each image is mirrored in every second epoch, in the even or the odd ones as drawn once for it,
+    so that no two epochs in a row show the same side of it."""
+    crop_chunk: int = 1
+    """So many training images in a row, in the order of the epoch, share one place of the crop and one flip: 1 draws
+    for each image, the released code for 32 (convdata_jpeg.py)."""
+    reshuffle: bool = True
+    """Visit the training images in a new order every epoch; --data.no-reshuffle keeps that of the first, as the
+    released code does."""
     colour_noise: float = 0.0
     """Standard deviation of the PCA colour noise's alpha (section 4.1: 0.1); 0 is off."""
     noise_probability: float = 1.0
     """Part of the training images that get colour noise, drawn per image and use."""
+    noise_divisor: float = 1.0
+    """What the normalised training images are divided by while they get colour noise; the released code has 1.1."""
+    noise_until: int | None = None
+    """The last epoch with colour noise; without it all have it."""
     mean: tuple[float, ...] | None = None
     """Mean per channel on the 0-1 scale; without it the training split's own."""
     std: tuple[float, ...] | None = None
     """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
     mean_image: bool = False
-    """Subtract the training set's mean image where the photographs were prepared, which makes one: every crop has the
-    centre of it subtracted, as the released code does. Elsewhere the mean per channel."""
+    """Subtract the training set's mean image from every crop, wherever it was cut: the centre of it, as the released
+    code does. Photographs have one where they were prepared, elsewhere the mean per channel is subtracted."""
     workers: int | None = None
     """Threads that decode photographs; without it one a core, at most 16."""
     max_bad: float = 0.001
@@ -79,11 +93,22 @@ class DataConfig:
             resize=side,
             crop=side,
             min_area=Range(above=0, most=1),
+            crop_chunk=Range(least=1),
             pad=Range(least=0, most=LARGEST_SIDE),
             colour_noise=Range(least=0),
             noise_probability=Range(least=0, most=1),
+            noise_divisor=Range(above=0),
+            noise_until=Range(least=1),
             mean=Range(),
             std=Range(above=0),
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
+        if self.alternate_flips and not self.flip:
+            raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")
+        for name, used in (
+            ("alternate_flips", self.alternate_flips),
+            ("random_resized_crop", self.random_resized_crop),
+        ):
+            if used and self.crop_chunk > 1:
+                raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag(f'data.{name}')}: leave one out.")

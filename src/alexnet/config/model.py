@@ -8,6 +8,10 @@ from typing import Literal
 from alexnet.config.ranges import Range, check_ranges
 from alexnet.config.values import coerce_fields
 
+FORMER = {"owt": "owt-padded"}
+"""Names whose tables have changed, and the names of the tables that they had: in configurations before format 4 and
+checkpoints before format 3."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -34,12 +34,14 @@ class OptimConfig:
     rules: tuple[str, ...] = ()
     """What differs for some parameters, of which the later rule wins: "biases rate=2x decay=0", or
     "conv1 rate=1e-5@67,0@72" (from epoch 67 on, counted from 1; 0 freezes)."""
-    schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle"] = "constant"
+    schedule: Literal["constant", "step", "plateau", "cosine", "one-cycle", "triangular"] = "constant"
     """Course of the learning rate."""
     factor: float = 0.1
     """Factor of each drop (step, plateau)."""
     step_epochs: int = 30
     """Epochs between drops (step)."""
+    drops: tuple[float, ...] = ()
+    """Drop after these epochs instead, in ascending order (step)."""
     patience: int = 5
     """Epochs without a better validation accuracy before a drop (plateau)."""
     max_drops: int = 3
@@ -47,7 +49,7 @@ class OptimConfig:
     warmup_epochs: float = 0.0
     """Epochs of linear warm-up from zero."""
     peak: float = 0.3
-    """Where one-cycle reaches its peak, as a part of the run."""
+    """Where one-cycle and triangular reach their peak, as a part of the run."""
 
     def __post_init__(self) -> None:
         coerce_fields(self, "optim.")
@@ -61,18 +63,31 @@ class OptimConfig:
             weight_decay=Range(least=0),
             factor=Range(above=0, below=1),
             step_epochs=Range(least=1),
+            drops=Range(above=0),
             patience=Range(least=0),
             max_drops=Range(least=0),
             warmup_epochs=Range(least=0),
             peak=Range(above=0, below=1),
         )
+        if list(self.drops) != sorted(set(self.drops)):
+            raise UsageError(f"{flag('optim.drops')} {self.drops} must be in ascending order.")
         if any(rule.momentum for rule in map(parse_rule, self.rules)) and self.name not in ("sgd", "paper-sgd"):
             raise UsageError(f"a momentum in {flag('optim.rules')} needs {flag('optim.name')} sgd or paper-sgd.")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise UsageError(f"{flag('optim.nesterov')} needs {flag('optim.name')} sgd and a momentum above 0.")
 
 
-SCHEDULE_SETTINGS = ("lr", "schedule", "factor", "step_epochs", "patience", "max_drops", "warmup_epochs", "peak")
+SCHEDULE_SETTINGS = (
+    "lr",
+    "schedule",
+    "factor",
+    "step_epochs",
+    "drops",
+    "patience",
+    "max_drops",
+    "warmup_epochs",
+    "peak",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class Leg:
     @property
     def has_horizon(self) -> bool:
         """Whether the rates depend on the length, so that another length would bend a schedule that is under way."""
-        return self.optim.schedule in ("cosine", "one-cycle")
+        return self.optim.schedule in ("cosine", "one-cycle", "triangular")
 
 
 def parse_leg(text: str, optim: OptimConfig) -> Leg:
@@ -102,7 +117,8 @@ def parse_leg(text: str, optim: OptimConfig) -> Leg:
             name = name.replace("-", "_")  # as the flags of --optim are written
             if name not in SCHEDULE_SETTINGS:
                 raise UsageError(unknown("setting", name, SCHEDULE_SETTINGS))
-            values[name] = int(value) if value.isdecimal() else value
+            several = name == "drops"
+            values[name] = value.split(",") if several else int(value) if value.isdecimal() else value
         return Leg(int(first), override(optim, values))
     except ValueError as problem:  # UsageError is one; int raises it for thousands of digits
         raise UsageError(f"{flag('then')} {text[:80]!r}: {problem}") from None

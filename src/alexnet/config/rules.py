@@ -35,8 +35,8 @@ class Rule:
     """What differs for the parameters that `which` selects; an empty field leaves them as they are."""
 
     which: str
-    """A kind (weights, biases), a role (convolutions, hidden, head), a layer's or parameter's name or a pattern of
-    names (conv1, conv*, conv1.bias), or a layer or role with a kind (conv1.biases, convolutions.weights)."""
+    """A kind (weights, biases), a role (convolutions, locals, hidden, head), a layer's or parameter's name or a pattern
+    of names (conv1, conv*, conv1.bias), or a layer or role with a kind (conv1.biases, convolutions.weights)."""
     rate: tuple[Setting, ...] = ()
     """Learning rate. 0 freezes: no decay and no momentum either (weights.cu of cuda-convnet)."""
     decay: tuple[Setting, ...] = ()

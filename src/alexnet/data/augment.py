@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alexnet.config import DataConfig
 from alexnet.errors import UsageError
 from alexnet.seeds import mixed_seed
 
-DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror
+DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror (below a half)
 CACHED = 2**18  # numbers that a processor's cache holds beside other things
 
 
@@ -56,12 +57,14 @@ class Preprocessing:
         """What a checkpoint must hold beside `to_dict`."""
         return {} if self.mean_image is None else {"mean_image": self.mean_image}
 
-    def normalise(self, images: Tensor, shift: Tensor | None = None) -> Tensor:
+    def normalise(self, images: Tensor, shift: Tensor | None = None, divisor: float = 1.0) -> Tensor:
         """uint8 [..., C, H, W] to float32 of the same shape and layout.
 
-        `shift` [N, C] (0-255 scale) is added to the pixels of each image first: the colour noise.
+        `shift` [N, C] (0-255 scale) is added to the pixels of each image first: the colour noise, which may come with a
+        `divisor` of the result (`ColourNoise`).
         """
-        mean, std = _constants(self.mean, self.std, images.shape[-3], images.device)
+        deviations = self.std if divisor == 1 else tuple(divisor * value for value in self.std)
+        mean, std = _constants(self.mean, deviations, images.shape[-3], images.device)
         image = None if self.mean_image is None else _on_device(self.mean_image, images.device)
         if image is not None:
             mean = torch.zeros_like(mean)
@@ -107,11 +110,12 @@ def _constants(
 @dataclass(frozen=True)
 class EpochPlan:
     """All that is random in an epoch's images: `order` [N] int64, uniform `draws` [N, DRAWS], and the colour noise's
-    `shifts` [N, 3] on the 0-255 scale (None without noise)."""
+    `shifts` [N, 3] on the 0-255 scale (None without noise) with the `divisor` that goes with them."""
 
     order: Tensor
     draws: Tensor
     shifts: Tensor | None = None
+    divisor: float = 1.0
 
     def shift(self, rows: Tensor) -> Tensor | None:
         """The colour shifts of some samples."""
@@ -124,12 +128,15 @@ class ColourNoise:
     once per image and use, p_i and sd_i the RGB covariance's eigenvectors and the roots of its eigenvalues.
 
     `axes` [3, 3] holds sd_i * p_i in its columns, on the 0-255 scale; `probability` is the part of images that move.
+    `divisor` divides all normalised images of an epoch with noise, to keep their variance: 1.1 in the released code
+    (convdata.py), in training alone, so that pixels are larger in evaluation until the noise is switched off.
     (The formula in the paper multiplies by the eigenvalue; cuda-convnet2 shows that its square root is meant.)
     """
 
     alpha: float
     probability: float
     axes: tuple[tuple[float, ...], ...]
+    divisor: float = 1.0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Shifts [count, 3]."""
@@ -139,12 +146,37 @@ class ColourNoise:
         return alphas @ torch.tensor(self.axes, device=device).T * moved
 
 
-def epoch_plan(count: int, seed: int, epoch: int, device: torch.device, noise: ColourNoise | None = None) -> EpochPlan:
-    """The plan of an epoch: the same for the same seed and epoch, whatever the batches or the processes."""
+def epoch_plan(
+    count: int,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    noise: ColourNoise | None = None,
+    data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
+) -> EpochPlan:
+    """The plan of an epoch: the same for the same seed and epoch, whatever the batches or the processes.
+
+    `data` says what the draws of an epoch have in common. Without `reshuffle` the order is that of epoch 0 in all of
+    them. A `crop_chunk` of images in a row has the draws of its first one. With `alternate_flips` a coin that falls
+    once for each image says whether it is mirrored in even epochs; in the odd ones it is the other way round (Jordan
+    2024, airbench).
+    """
     generator = torch.Generator(device=device).manual_seed(mixed_seed(seed, epoch))
     order = torch.randperm(count, generator=generator, device=device)
     draws = torch.rand(count, DRAWS, generator=generator, device=device)
-    return EpochPlan(order, draws, noise.draw(count, generator) if noise else None)
+    if not data.reshuffle:
+        first = torch.Generator(device=device).manual_seed(mixed_seed(seed, 0))
+        order = torch.randperm(count, generator=first, device=device)
+    if data.crop_chunk > 1:
+        place = torch.arange(count, device=device)
+        draws[order] = draws[order[place - place % data.crop_chunk]]
+    if data.alternate_flips:
+        once = torch.Generator(device=device).manual_seed(mixed_seed(seed))
+        coins = torch.rand(count, generator=once, device=device) < 0.5
+        draws[:, 2] = torch.where(coins == (epoch % 2 == 0), 0.0, 0.5)
+    if noise is None:
+        return EpochPlan(order, draws)
+    return EpochPlan(order, draws, noise.draw(count, generator), noise.divisor)
 
 
 def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool) -> Tensor:
@@ -177,22 +209,25 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
 
 
 def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
-    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), the four corners and the centre with their mirror
-    images (V = 10, section 4.1), or a grid of three by three without mirror images (V = 9, cuda-convnet2's
-    convdata.py)."""
+    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), or the four corners and the centre with their mirror
+    images (V = 10, section 4.1); V = 2 is the centre with its mirror image, V = 9 a grid of three by three without
+    mirror images (cuda-convnet2's convdata.py)."""
     height, width = images.shape[-2:]
     bottom, right = height - size, width - size
     centre = (round(bottom / 2), round(right / 2))
-    if views == 1:
+    if views in (1, 2):
         places = [centre]
     elif views == 9:
         places = [(y, x) for y in (0, centre[0], bottom) for x in (0, centre[1], right)]
     elif views == 10:
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
     else:
-        raise UsageError(f"--views {views}: 1 (centre), 9 (a grid) or 10 (corners and centre, mirrored).")
+        raise UsageError(
+            f"--views {views}: 1 (centre), 2 (and its mirror image), 9 (a grid of three by three) or 10 (corners and "
+            "centre, mirrored)."
+        )
     crops = [images[..., y : y + size, x : x + size] for y, x in places]
     if views == 1:
         return crops[0].unsqueeze(1)
     whole = torch.stack(crops, dim=1)
-    return torch.cat([whole, whole.flip(-1)], dim=1) if views == 10 else whole
+    return whole if views == 9 else torch.cat([whole, whole.flip(-1)], dim=1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alexnet.config import DataConfig
-from alexnet.data.augment import ColourNoise, Preprocessing
+from alexnet.data.augment import ColourNoise, EpochPlan, Preprocessing, epoch_plan
 from alexnet.errors import UsageError
 
 
@@ -56,6 +56,11 @@ class Loader(ABC):
     @abstractmethod
     def noise(self) -> ColourNoise | None:
         """The configured colour noise, along the axes of these images' colours. Raises UsageError without colours."""
+
+    def plan(self, seed: int, epoch: int, device: torch.device) -> EpochPlan:
+        """All that is random in an epoch of training, counted from 0, on a device."""
+        quiet = self.data.noise_until is not None and epoch >= self.data.noise_until
+        return epoch_plan(len(self), seed, epoch, device, None if quiet else self.noise(), self.data)
 
     @abstractmethod
     def training_batches(self, steps: Steps) -> Iterator[Batch]:

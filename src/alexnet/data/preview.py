@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alexnet.config import TrainConfig
-from alexnet.data.augment import central_views, epoch_plan, random_crops
+from alexnet.data.augment import central_views, random_crops
 from alexnet.data.batches import Loader
 from alexnet.data.decode import BadImageError, Pixels, decode, resize_fast, shortened
 from alexnet.data.loading import open_split
@@ -56,7 +56,7 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
     train = dataset.train
     loader = open_split(train, CPU, config.data)
     prep = loader.prep
-    plan = epoch_plan(len(train), config.seed, 0, CPU, loader.noise())
+    plan = loader.plan(config.seed, 0, CPU)
     rows = plan.order[:count]
     stages = []
     for row in rows.tolist():
@@ -72,7 +72,7 @@ def pipeline_stages(config: TrainConfig, count: int = 4) -> list[Stages]:
             noisy = _pixels((crop.float() + shift[:, :, None, None]).clamp(0, 255))
             # --data.noise-probability leaves some images as they are.
             shown.append(Stage("colour noise", noisy, "" if shift.any() else "no noise drawn"))
-        seen = prep.normalise(crop, shift)
+        seen = prep.normalise(crop, shift, plan.divisor)
         shown.append(Stage("as the network sees it", _pixels((127.5 * (1 + seen / _scale(seen))).clamp(0, 255))))
         shown.append(Stage("evaluation crop", _pixels(central)))
         (place,) = train.places(np.array([row]))

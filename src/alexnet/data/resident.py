@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.config import DataConfig
-from alexnet.data.augment import ColourNoise, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.augment import ColourNoise, Preprocessing, central_views, random_crops
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.splits import Split
 from alexnet.errors import UsageError
@@ -55,14 +55,21 @@ class ResidentSplit(Loader):
             raise UsageError(f"--data.crop {size} is larger than the images ({height}x{width}): set --data.resize.")
         self.check_channels(channels)
         mean, std = self.statistics()
-        return Preprocessing(size, data.resize, data.mean or mean, data.std or std)
+        image = central_views(self._mean_image(), size)[0, 0].contiguous() if data.mean_image else None
+        return Preprocessing(size, data.resize, data.mean or mean, data.std or std, mean_image=image)
+
+    def _mean_image(self) -> Tensor:
+        """The mean of the images, float32 [1, C, H, W] on the CPU, on the 0-255 scale."""
+        total = sum(part.double().sum(dim=0, keepdim=True) for part in self.images.split(CHUNK))
+        assert isinstance(total, Tensor)
+        return (total / len(self)).float().cpu()
 
     def training_batches(self, steps: Steps) -> Iterator[Batch]:
-        plan = epoch_plan(len(self), steps.seed, steps.epoch, self.device, self.noise())
+        plan = self.plan(steps.seed, steps.epoch, self.device)
         for rows in list(plan.order.split(steps.batch_size))[steps.start :]:
             mine = rows[steps.shard]
             crops = random_crops(self.images[mine], plan.draws[mine], self.prep.size, self.data.pad, self.data.flip)
-            yield Batch(self.prep.normalise(crops, plan.shift(mine)), self.labels[mine], rows)
+            yield Batch(self.prep.normalise(crops, plan.shift(mine), plan.divisor), self.labels[mine], rows)
 
     def noise(self) -> ColourNoise | None:
         if not self.data.colour_noise:
@@ -71,7 +78,7 @@ class ResidentSplit(Loader):
             raise UsageError(f"--data.colour-noise needs RGB images, these have {self.images.shape[1]} channel(s).")
         if self._axes is None:
             self._axes = self._colour_axes()
-        return ColourNoise(self.data.colour_noise, self.data.noise_probability, self._axes)
+        return ColourNoise(self.data.colour_noise, self.data.noise_probability, self._axes, self.data.noise_divisor)
 
     def _colour_axes(self) -> tuple[tuple[float, ...], ...]:
         """The principal axes of this split's own colours, as `ColourNoise` takes them."""

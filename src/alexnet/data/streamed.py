@@ -21,7 +21,6 @@ from alexnet.data.augment import (
     ColourNoise,
     Preprocessing,
     central_views,
-    epoch_plan,
     random_crops,
 )
 from alexnet.data.batches import Batch, Loader, Steps
@@ -85,14 +84,14 @@ class StreamedSplit(Loader):
 
     def training_batches(self, steps: Steps) -> Iterator[Batch]:
         data, prep = self.data, self.prep
-        plan = epoch_plan(len(self), steps.seed, steps.epoch, torch.device("cpu"), self.noise())
+        plan = self.plan(steps.seed, steps.epoch, torch.device("cpu"))
         batches = list(plan.order.split(steps.batch_size))[steps.start :]
         cut = self.training_cut(steps.seed, steps.epoch)
         decoded = self._decoded((rows[steps.shard] for rows in batches), cut)
         for (pixels, rows), whole in zip(decoded, batches, strict=True):
             crops = random_crops(pixels, plan.draws[rows].to(self.device), prep.size, data.pad, data.flip)
             shift = plan.shift(rows)
-            images = prep.normalise(crops, None if shift is None else shift.to(self.device))
+            images = prep.normalise(crops, None if shift is None else shift.to(self.device), plan.divisor)
             yield Batch(images, self.labels[rows].to(self.device), whole)
 
     def training_cut(self, seed: int, epoch: int) -> RandomArea | Square:
@@ -103,17 +102,17 @@ class StreamedSplit(Loader):
         return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False, upright=self.upright)
 
     def evaluation_cut(self, views: int = 1) -> Square:
-        """Likewise in evaluation: the crop itself, or the square that the paper's ten views are cut from."""
+        """Likewise in evaluation: the central crop, or the square that the paper's ten views are cut from."""
         prep = self.prep
         assert prep.resize is not None
-        return Square(prep.resize, prep.size if views == 1 else prep.resize, prep.size, upright=self.upright)
+        return Square(prep.resize, prep.size if views <= 2 else prep.resize, prep.size, upright=self.upright)
 
     def noise(self) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""
         if not self.data.colour_noise:
             return None
         axes = (self.photos.store.statistics or IMAGENET).colour_axes
-        return ColourNoise(self.data.colour_noise, self.data.noise_probability, axes)
+        return ColourNoise(self.data.colour_noise, self.data.noise_probability, axes, self.data.noise_divisor)
 
     def evaluation_batches(
         self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False

@@ -14,7 +14,7 @@ from alexnet.errors import UsageError
 from alexnet.inference.forward import BATCH, layer_outputs
 from alexnet.models.network import AlexNet
 from alexnet.models.summary import trace
-from alexnet.models.variants import Dropout
+from alexnet.models.table import Dropout
 from alexnet.seeds import mixed_seed
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,15 +15,13 @@ from torch.nn import functional as F
 from alexnet.compute import Compute, resolve_compute
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
-from alexnet.data.augment import Preprocessing
 from alexnet.data.batches import Loader
-from alexnet.data.loading import open_split
-from alexnet.data.photos import Photos
+from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import load_dataset
-from alexnet.data.splits import Dataset, Split
+from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
-from alexnet.inference.forward import BATCH, split_logits
+from alexnet.inference.forward import split_logits
 from alexnet.inference.trained import Trained, build_for, load_weights, open_trained, read_weights, weights_file
 from alexnet.metrics import Result
 from alexnet.models.int8 import quantize
@@ -204,7 +201,7 @@ def open_subject(
     name, chosen = dataset.split(split)
     if in_8_bits:
         with compute.settings():
-            model = quantize(model, _typical(dataset.train, prep, config.data))
+            model = quantize(model, typical_images(dataset.train, config.data, prep, TYPICAL))
     measured = describe_measurement(config, dataset, compute, model)
     if in_8_bits:
         measured["arithmetic"] |= {"format": "int8", "reason": "int8: as asked"}
@@ -217,19 +214,12 @@ def open_subject(
 
 def mirror_notes(trained: Trained | None, views: int) -> list[str]:
     """A sentence where mirrored views are asked of a network that has never seen a mirrored image."""
-    if views != 10 or trained is None or trained.config is None or trained.config.data.flip:
+    if views not in (2, 10) or trained is None or trained.config is None or trained.config.data.flip:
         return []
     return [
         f"half of the {views} views are mirrored, and the network was trained without mirrored images (--data.flip): "
         "where mirroring changes what an image shows, as of digits, they lower the accuracy; --views 1 has none."
     ]
-
-
-def _typical(train: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:
-    """Images of all parts of the training split (folders come class by class), as evaluation shows them."""
-    rows = np.linspace(0, len(train) - 1, min(len(train), TYPICAL)).astype(np.int64)
-    loader = open_split(train.take(rows), torch.device("cpu"), data, prep)
-    return torch.cat([images[:, 0] for images, _ in loader.evaluation_batches(BATCH, skip_bad=True)])
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:

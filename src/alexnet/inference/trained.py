@@ -22,7 +22,7 @@ from alexnet.files import download, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.summary import parameter_shapes
-from alexnet.models.variants import Variant
+from alexnet.models.table import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign
 from alexnet.runs.checkpoint import Checkpoint, completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run

@@ -15,20 +15,8 @@ from typing import Any, get_args, get_type_hints
 
 from alexnet.config.ranges import Range
 from alexnet.errors import UsageError, unknown
-from alexnet.models.variants import (
-    NORM,
-    VARIANTS,
-    Activation,
-    Conv,
-    Dropout,
-    Init,
-    Linear,
-    Lrn,
-    Norm,
-    Pool,
-    Step,
-    Variant,
-)
+from alexnet.models.table import Activation, Conv, Dropout, Init, Linear, Local, Lrn, Norm, Pool, Step, Variant
+from alexnet.models.variants import NORM, VARIANTS
 
 _ACTIVATIONS = get_args(Activation)
 
@@ -67,15 +55,19 @@ def _check(field: str, value: Any) -> None:
 
 
 def _groups(table: Variant, value: int | None) -> Variant:
-    """conv2, conv4 and conv5, the layers within a column (figure 2), in 1 or 2 groups; one column has no parts that a
-    normalisation could keep to."""
-    if value is None:
-        return table
-    if value not in (1, 2):
-        raise UsageError(f"model field groups = {value}: 1 (one column) or 2 (two, as the paper).")
-    convs = (replace(row, groups=value) if i in (2, 4, 5) else row for i, row in enumerate(table.convs, 1))
-    table = replace(table, convs=tuple(convs))
-    return _each_norm(table, lambda norm: replace(norm, columns=1)) if value == 1 else table
+    """conv2, conv4 and conv5, the layers within a column (figure 2), in 2 groups; or every layer in 1, one column,
+    which has no parts that a normalisation could keep to."""
+    match value:
+        case None:
+            return table
+        case 1:
+            table = _each_row(table, lambda row: row if isinstance(row, Local) else replace(row, groups=1))
+            return _each_norm(table, lambda norm: replace(norm, columns=1))
+        case 2:
+            columns = enumerate(table.convs, 1)
+            convs = (replace(row, groups=2) if isinstance(row, Conv) and i in (2, 4, 5) else row for i, row in columns)
+            return replace(table, convs=tuple(convs))
+    raise UsageError(f"model field groups = {value}: 1 (one column) or 2 (two, as the paper).")
 
 
 def _hidden(table: Variant, value: Sequence[int | Linear]) -> Variant:
@@ -110,7 +102,7 @@ def _lrn(table: Variant, value: Lrn) -> Variant:
     return _each_norm(table, lambda n: replace(n, alpha=n.alpha * n.size) if literal and n.over == "channels" else n)
 
 
-def _insert_norm(row: Conv) -> Conv:
+def _insert_norm(row: Conv | Local) -> Conv | Local:
     place = next((i for i, step in enumerate(row.then, 1) if step in _ACTIVATIONS), 0)
     return replace(row, then=(*row.then[:place], NORM, *row.then[place:]))
 
@@ -123,7 +115,7 @@ def _lrn_k(table: Variant, value: float) -> Variant:
 def _norm_after_pool(table: Variant, value: bool) -> Variant:
     """Normalisation behind the pooling of the same layer, as in CaffeNet, or before it, as in the paper."""
 
-    def ordered(row: Conv) -> Conv:
+    def ordered(row: Conv | Local) -> Conv | Local:
         two = [step for step in row.then if isinstance(step, Norm | Pool)]
         moved = iter(sorted(two, key=lambda step: isinstance(step, Norm) == value))
         return replace(row, then=tuple(next(moved) if isinstance(step, Norm | Pool) else step for step in row.then))
@@ -178,7 +170,7 @@ def _each_step(table: Variant, change: Callable[[Step], tuple[Step, ...]]) -> Va
     def each(steps: tuple[Step, ...]) -> tuple[Step, ...]:
         return tuple(new for step in steps for new in change(step))
 
-    def changed(row: Conv | Linear) -> Conv | Linear:
+    def changed(row: Conv | Local | Linear) -> Conv | Local | Linear:
         row = replace(row, then=each(row.then))
         return replace(row, before=each(row.before)) if isinstance(row, Linear) else row
 

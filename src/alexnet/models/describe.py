@@ -8,7 +8,8 @@ from typing import Any
 
 from alexnet.models.ablations import resolve
 from alexnet.models.summary import Layer, trace
-from alexnet.models.variants import PAPER, Dropout, Norm, Pool, Variant
+from alexnet.models.table import Dropout, Norm, Pool, Variant
+from alexnet.models.variants import VARIANTS
 
 # What the paper says in its text, and why the exact count differs.
 CLAIMS = {
@@ -51,6 +52,7 @@ def _kept(layers: Sequence[Layer]) -> Iterator[int]:
     Most layers keep their input, an activation its output; two layers that keep the same tensor keep it once.
     """
     held = False  # whether the tensor that enters the layer is kept already
+    turned = False  # whether it lies position by position, as a local layer leaves it, so that flattening is a copy
     for layer in layers:
         size = FLOAT * prod(layer.out_shape)
         inputs = FLOAT * prod(layer.in_shape) * (not held)
@@ -63,6 +65,8 @@ def _kept(layers: Sequence[Layer]) -> Iterator[int]:
                 kept, held = inputs + 3 * size, False
             case "pool", Pool(average=False):
                 kept, held = inputs + INDEX * prod(layer.out_shape), False
+            case "local", _:  # its windows, cut out
+                kept, held = FLOAT * layer.fan_in * prod(layer.out_shape[1:]), False
             case (("conv" | "linear" | "norm" | "pool"), _):
                 kept, held = inputs, False
             case "average", _:  # to one position it is a mean, which needs no values
@@ -71,8 +75,11 @@ def _kept(layers: Sequence[Layer]) -> Iterator[int]:
                 kept, held = size, False
             case "pad", _:
                 kept, held = 0, False
+            case "flatten", _ if turned:
+                kept, held = 0, False
             case _:  # flatten, dropout of nothing: the same tensor
                 kept = 0
+        turned = layer.kind == "local" or (turned and layer.kind == "activation")
         yield kept
 
 
@@ -137,7 +144,8 @@ def show(description: dict[str, Any]) -> None:
         f"\ntraining a batch of {batch} in float32 needs about {description['training_bytes'] / 2**30:.2f} GiB "
         "(what the backward pass needs, weights, gradients, momentum)"
     )
-    if description["model"] == "paper" and resolve("paper", **description["fields"]) == PAPER:
+    name = description["model"]
+    if name in ("paper", "net145") and resolve(name, **description["fields"]) == VARIANTS[name]:
         console.print("the paper's figures:")
         for name, (claim, why) in CLAIMS.items():
             console.print(f"  {name} {description[name]:,} beside {claim:,}: {why}", soft_wrap=True)

@@ -13,7 +13,7 @@ from alexnet.errors import UsageError
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm, native
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.onednn import Geometry, Grid, Product, has_vnni
-from alexnet.models.variants import Variant
+from alexnet.models.table import Variant
 
 _IN_CACHE = 2**19  # real numbers that become integers at a time
 _ON_INTEGERS = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.ZeroPad2d)  # these give the same of integers as of real numbers

@@ -4,7 +4,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alexnet.models.ablations import resolve
+from alexnet.models.local import GroupedLinear, LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.summary import Layer, Role, trace
-from alexnet.models.variants import Conv, Dropout, Linear, Norm, Pool, Start, Variant
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Start, Variant
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Scheme:
     def start(self, layer: Layer) -> Start:
         """Those of one layer with weights."""
         assert layer.role is not None
-        assert isinstance(layer.row, Conv | Linear)
+        assert isinstance(layer.row, Conv | Local | Linear)
         return Start(self.std[layer.role], self.positive_bias if layer.row.positive_bias else 0.0)
 
 
@@ -53,7 +54,7 @@ class AlexNet(nn.Sequential):
     """
 
     def __init__(self, variant: Variant) -> None:
-        super().__init__(OrderedDict((layer.name, _module(layer)) for layer in trace(variant)))
+        super().__init__(OrderedDict((layer.name, build_layer(layer)) for layer in trace(variant)))
         self.variant = variant
         initialise(self, variant.init)
 
@@ -82,11 +83,11 @@ def blank_model(name: str | Variant = "paper", **fields: Any) -> AlexNet:
 
     No random number is drawn, and a large network is there at once.
     """
-    with _Undrawn():
+    with Undrawn():
         return build_model(name, **fields)
 
 
-class _Undrawn(TorchFunctionMode):
+class Undrawn(TorchFunctionMode):
     """Where tensors are not filled with random numbers. (The meta device does the same after seconds of imports.)"""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,14 +113,19 @@ def _check_shape(images: Tensor, channels: int, side: int) -> None:
 torch.fx.wrap("_check_shape")
 
 
-def _module(layer: Layer) -> nn.Module:
+def build_layer(layer: Layer) -> nn.Module:
+    """The module that computes a layer of `trace`; its weights are torch's own until `initialise` fills them."""
     match layer.row:
         case Conv():
             return nn.Conv2d(
                 layer.in_shape[0], layer.out_shape[0], layer.kernel, layer.stride, layer.padding, groups=layer.groups
             )
-        case Linear(width=width):
-            return nn.Linear(prod(layer.in_shape), width)
+        case Local():
+            channels, side, _ = layer.in_shape
+            return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
+        case Linear(groups=groups):
+            inputs, width = prod(layer.in_shape), layer.out_shape[0]
+            return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):
@@ -148,14 +154,15 @@ def initialise(model: AlexNet, scheme: str) -> None:
     probable at first and the loss of K classes starts at ln K. A row's own start (`Start`) goes before the scheme."""
     for layer in trace(model.variant):
         row, module = layer.row, model.get_submodule(layer.name)
-        if not isinstance(row, Conv | Linear):
+        if not isinstance(row, Conv | Local | Linear):
             continue
-        assert isinstance(module, nn.Conv2d | nn.Linear)
+        assert isinstance(module, nn.Conv2d | LocalConv2d | nn.Linear)
         assert module.bias is not None
         if row.start is None and scheme == "torch":
             module.reset_parameters()
         elif row.start is None and scheme in ("he", "modern"):
-            nn.init.kaiming_normal_(module.weight, nonlinearity=_nonlinearity(row))
+            gain = nn.init.calculate_gain(_nonlinearity(row))
+            nn.init.normal_(module.weight, std=gain / sqrt(layer.fan_in))
             nn.init.zeros_(module.bias)
             if scheme == "modern" and layer.role == "output":
                 module.weight.mul_(MODERN_HEAD)
@@ -165,7 +172,7 @@ def initialise(model: AlexNet, scheme: str) -> None:
             nn.init.constant_(module.bias, start.bias)
 
 
-def _nonlinearity(row: Conv | Linear) -> Literal["linear", "relu", "tanh"]:
+def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:
     for step in row.then:
         if step == "relu" or step == "tanh":
             return step

@@ -12,9 +12,9 @@ from math import prod
 from typing import Literal
 
 from alexnet.errors import UsageError
-from alexnet.models.variants import Conv, Dropout, Linear, Norm, Pool, Step, Variant
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Step, Variant
 
-Kind = Literal["pad", "conv", "activation", "norm", "pool", "average", "flatten", "dropout", "linear"]
+Kind = Literal["pad", "conv", "local", "activation", "norm", "pool", "average", "flatten", "dropout", "linear"]
 Role = Literal["conv", "conv3x3", "hidden", "output"]
 Shape = tuple[int, ...]
 
@@ -31,33 +31,54 @@ class Layer:
     stride: int = 1
     padding: int = 0
     groups: int = 1
-    row: Conv | Linear | Step | None = None
+    row: Conv | Local | Linear | Step | None = None
     """The entry of the table that asks for this layer; None for what other entries need (pad, average, flatten)."""
     role: Role | None = None
-    """What a layer with weights is in the network, whatever its name and number: "conv3x3" are the convolutions of at
-    most 3x3 that work on maps, "conv" those with larger kernels and the first one, which works on pixels."""
+    """What a layer with weights is in the network, whatever its name and number: "conv3x3" are the convolutions, local
+    ones too, of at most 3x3 that work on maps, "conv" those with larger kernels and the first one, which works on
+    pixels."""
 
     @property
     def weight_shape(self) -> Shape | None:
-        """(out, in, kernel, kernel) or (out, in) as torch has it, of a layer with weights."""
-        if self.kind == "conv":
-            return (self.out_shape[0], self.in_shape[0] // self.groups, self.kernel, self.kernel)
-        return (*self.out_shape, *self.in_shape) if self.kind == "linear" else None
+        """As the module has it, of a layer with weights: (out, in, kernel, kernel) of a convolution, (out, in) of a
+        fully connected layer, where "in" is what one group sees; (positions, in * kernel**2, out) of a local one."""
+        match self.kind:
+            case "conv":
+                return (self.out_shape[0], self.in_shape[0] // self.groups, self.kernel, self.kernel)
+            case "local":
+                return (prod(self.out_shape[1:]), self.in_shape[0] * self.kernel**2, self.out_shape[0])
+            case "linear":
+                return (self.out_shape[0], self.in_shape[0] // self.groups)
+        return None
+
+    @property
+    def bias_shape(self) -> Shape | None:
+        """(out), or (positions, out) where weights are not shared, of a layer with weights."""
+        if self.weight_shape is None:
+            return None
+        return self.weight_shape[::2] if self.kind == "local" else self.weight_shape[:1]
 
     @property
     def parameters(self) -> int:
         """Weights and biases."""
-        return prod(self.weight_shape) + self.out_shape[0] if self.weight_shape else 0
+        return prod(self.weight_shape) + prod(self.bias_shape) if self.weight_shape and self.bias_shape else 0
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image: convolutions and fully connected layers, biases not counted."""
-        return prod(self.weight_shape) * prod(self.out_shape[1:]) if self.weight_shape else 0
+        if self.weight_shape is None:
+            return 0
+        return prod(self.weight_shape) * (prod(self.out_shape[1:]) if self.kind == "conv" else 1)
 
     @property
     def neurons(self) -> int:
         """Units of the layer, as the paper counts them (figure 2): outputs of layers with weights."""
         return prod(self.out_shape) if self.parameters else 0
+
+    @property
+    def fan_in(self) -> int:
+        """How many values one unit of a layer with weights sees."""
+        return self.macs // self.neurons
 
 
 class _TooSmall(Exception):
@@ -85,8 +106,8 @@ def parameter_shapes(variant: Variant) -> dict[str, Shape]:
     """The shape of every weight and bias by its name (conv1.weight ... fc8.bias), in order. Raises as `trace`."""
     shapes: dict[str, Shape] = {}
     for layer in trace(variant):
-        if layer.weight_shape:
-            shapes |= {f"{layer.name}.weight": layer.weight_shape, f"{layer.name}.bias": layer.weight_shape[:1]}
+        if layer.weight_shape and layer.bias_shape:
+            shapes |= {f"{layer.name}.weight": layer.weight_shape, f"{layer.name}.bias": layer.bias_shape}
     return shapes
 
 
@@ -124,20 +145,31 @@ class _Walk:
         for number, linear in enumerate((*table.hidden, table.output), len(table.convs) + 1):
             self._steps(number, linear.before)
             role: Role = "hidden" if number <= len(table.convs) + len(table.hidden) else "output"
-            self._add(f"fc{number}", "linear", (linear.width,), linear, role)
+            self._linear(number, linear, role)
             self._steps(number, linear.then)
         return tuple(self.passed)
 
-    def _conv(self, number: int, row: Conv) -> None:
-        name, (channels, side, _) = f"conv{number}", self.shape
-        if row.ceil and (over := (row.kernel - side - 2 * row.padding) % row.stride):
+    def _conv(self, number: int, row: Conv | Local) -> None:
+        kind: Kind = "conv" if isinstance(row, Conv) else "local"
+        groups = row.groups if isinstance(row, Conv) else 1
+        name, (channels, side, _) = f"{kind}{number}", self.shape
+        if isinstance(row, Conv) and row.ceil and (over := (row.kernel - side - 2 * row.padding) % row.stride):
             self._add(f"pad{number}", "pad", (channels, side + over, side + over), padding=over)
-        if min(row.groups, row.width) < 1 or channels % row.groups or row.width % row.groups:
-            raise UsageError(f"{name}: {row.groups} groups do not divide {channels} -> {row.width} channels.")
-        geometry = {"kernel": row.kernel, "stride": row.stride, "padding": row.padding, "groups": row.groups}
+        self._check_groups(name, groups, channels, row.width, "channels")
         out = self._positions(name, row.kernel, row.stride, row.padding)
         role: Role = "conv3x3" if number > 1 and row.kernel <= 3 else "conv"
-        self._add(name, "conv", (row.width, out, out), row, role, **geometry)
+        geometry = {"kernel": row.kernel, "stride": row.stride, "padding": row.padding, "groups": groups}
+        self._add(name, kind, (row.width, out, out), row, role, **geometry)
+
+    def _linear(self, number: int, row: Linear, role: Role) -> None:
+        name = f"fc{number}"
+        self._check_groups(name, row.groups, self.shape[0], row.width, "values")
+        self._add(name, "linear", (row.width,), row, role, groups=row.groups)
+
+    @staticmethod
+    def _check_groups(name: str, groups: int, before: int, width: int, what: str) -> None:
+        if min(groups, width) < 1 or before % groups or width % groups:
+            raise UsageError(f"{name}: {groups} groups do not divide {before} -> {width} {what}.")
 
     def _steps(self, number: int, steps: tuple[Step, ...]) -> None:
         for step in steps:
@@ -179,7 +211,7 @@ class _Walk:
         name: str,
         kind: Kind,
         out: Shape,
-        row: Conv | Linear | Step | None = None,
+        row: Conv | Local | Linear | Step | None = None,
         role: Role | None = None,
         **geometry: int,
     ) -> None:

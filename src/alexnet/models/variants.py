@@ -1,123 +1,29 @@
-"""The networks that people call AlexNet, side by side as literal tables (no torch here).
+"""The networks that people call AlexNet, and their ancestors, side by side by name (no torch here).
 
-A table is a `Variant`: rows of convolutions, rows of fully connected layers, and in each row, in order, what follows
-the layer. A network of one's own is another such table, given to `build_model` in place of a name.
-
-Sources: the paper (Krizhevsky, Sutskever, Hinton 2012), the original code (cuda-convnet, released 2025), the "one
-weird trick" network of cuda-convnet2, Caffe's bvlc_alexnet and CaffeNet, torchvision's models/alexnet.py.
+Sources: the paper (Krizhevsky, Sutskever, Hinton 2012), Caffe's bvlc_alexnet and CaffeNet, torchvision's
+models/alexnet.py; for what Krizhevsky released see `released`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-Lrn = Literal["off", "code", "formula"]
-Activation = Literal["relu", "tanh"]
-Init = Literal["text", "code", "caffe", "torch", "he", "modern"]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """Local response normalisation (section 3.3): x / (k + alpha/n * sum of x**2)**beta, with n numbers in a window.
-
-    The window spans `size` neighbouring channels, or size x size pixels of one map (over="map"). With `columns` the
-    channels are cut into as many equal parts, the paper's GPUs, and no window reaches into another part. The division
-    of alpha by n is the original code's; the paper's formula has none.
-    """
-
-    size: int = 5
-    alpha: float = 1e-4
-    beta: float = 0.75
-    k: float = 2.0
-    over: Literal["channels", "map"] = "channels"
-    columns: int = 1
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Pooling of size x size pixels, `stride` apart (section 3.4): their maximum, or their average.
-
-    With `ceil` the last window may run past the edge and is cut there, as in the original code and in Caffe.
-    """
-
-    size: int = 3
-    stride: int = 2
-    ceil: bool = False
-    average: bool = False
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Dropout (section 4.2) of a part of the values, `rate`; the rest is scaled up in training."""
-
-    rate: float = 0.5
-
-
-Step = Activation | Norm | Pool | Dropout
-
-
-@dataclass(frozen=True)
-class Start:
-    """A row's own initial weights, normal with this standard deviation, and its constant initial bias; they take the
-    place of the scheme's (`Variant.init`)."""
-
-    std: float
-    bias: float = 0.0
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolutional layer and, in order, what follows it."""
-
-    width: int
-    kernel: int
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
-    # The original code computes 1 + ceil((size - kernel) / stride) modules: the kernel runs past the right and bottom
-    # edge over implicit zeros, which is how an input of 224 gives 55 (paper, section 3.5, says 224; Caffe crops 227).
-    ceil: bool = False
-    then: tuple[Step, ...] = ("relu",)
-    positive_bias: bool = False
-    """Whether its biases start at the scheme's positive constant, so that its ReLUs get positive inputs early: in the
-    second, fourth and fifth convolutional layers and in the hidden layers (section 5)."""
-    start: Start | None = None
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A fully connected layer with, in order, what comes before it and what follows it."""
-
-    width: int
-    before: tuple[Step, ...] = ()
-    then: tuple[Step, ...] = ("relu", Dropout())
-    positive_bias: bool = True
-    start: Start | None = None
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A whole network as a table: nothing about it is decided elsewhere."""
-
-    about: str
-    convs: tuple[Conv, ...]
-    hidden: tuple[Linear, ...] = (Linear(4096), Linear(4096))
-    output: Linear = Linear(1000, then=(), positive_bias=False)
-    input_size: int = 224
-    in_channels: int = 3
-    adaptive_pool: int | None = None
-    """Average-pool the last maps to this side, so that the first hidden layer has one shape for every input size."""
-    init: Init = "text"
-    """Initial weights: "text" as the paper says (section 5), "code" as released, "caffe", "torch" (its layers' own
-    defaults, which public ports train from), "he" (He's normal), or "modern" (the same with an output layer near zero,
-    so that the loss starts at ln K)."""
-
-    @property
-    def num_classes(self) -> int:
-        """The width of the output layer."""
-        return self.output.width
-
+from alexnet.models.released import (
+    CONVNET_11,
+    CONVNET_13,
+    CONVNET_18,
+    CONVNET_19,
+    NET145,
+    NET145_HALF,
+    NET147,
+    NET148,
+    NET150,
+    NO_NORM1,
+    NO_NORM2,
+    NO_NORM2B,
+    OWT,
+)
+from alexnet.models.table import Conv, Dropout, Linear, Norm, Pool, Start, Variant
 
 NORM, POOL = Norm(), Pool()
 DROP = Dropout()
@@ -132,8 +38,8 @@ PAPER = Variant(
         Conv(256, 3, padding=1, groups=2, then=("relu", POOL), positive_bias=True),
     ),
 )
-OWT = Variant(
-    about="one column, 'One weird trick' (2014), with LRN",
+OWT_PADDED = Variant(
+    about="OWT's widths with torchvision's padding and the paper's order of ReLU and LRN: `owt` of alexnet 0.1",
     convs=(
         Conv(64, 11, stride=4, padding=2, then=("relu", NORM, POOL)),
         Conv(192, 5, padding=2, then=("relu", NORM, POOL), positive_bias=True),
@@ -147,7 +53,7 @@ TORCHVISION = Variant(
     convs=(
         Conv(64, 11, stride=4, padding=2, then=("relu", POOL)),
         Conv(192, 5, padding=2, then=("relu", POOL), positive_bias=True),
-        *OWT.convs[2:],
+        *OWT_PADDED.convs[2:],
     ),
     hidden=(Linear(4096, before=(DROP,), then=("relu",)), Linear(4096, before=(DROP,), then=("relu",))),
     adaptive_pool=6,
@@ -168,7 +74,16 @@ BVLC = replace(
 
 VARIANTS: dict[str, Variant] = {
     "paper": PAPER,
+    "net145": NET145,
+    "net145-half": NET145_HALF,
+    "net145-no-norm1": NO_NORM1,
+    "net145-no-norm2": NO_NORM2,
+    "net145-no-norm2b": NO_NORM2B,
+    "net147": NET147,
+    "net148": NET148,
+    "net150": NET150,
     "owt": OWT,
+    "owt-padded": OWT_PADDED,
     "torchvision": TORCHVISION,
     "bvlc": BVLC,
     "caffenet": replace(
@@ -194,11 +109,15 @@ VARIANTS: dict[str, Variant] = {
     "cifar-resized": replace(
         TORCHVISION,
         about="OWT widths with LRN on 64x64 crops of enlarged small images",
-        convs=OWT.convs,
-        output=replace(OWT.output, width=10),
+        convs=OWT_PADDED.convs,
+        output=replace(OWT_PADDED.output, width=10),
         input_size=64,
         init="modern",
     ),
+    "convnet-18pct": CONVNET_18,
+    "convnet-19pct": CONVNET_19,
+    "convnet-13pct": CONVNET_13,
+    "convnet-11pct": CONVNET_11,
 }
 
 

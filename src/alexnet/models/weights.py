@@ -19,7 +19,8 @@ from torch import Tensor
 from alexnet.errors import CheckpointError, listed
 from alexnet.models.network import AlexNet, blank_model
 from alexnet.models.summary import Shape, parameter_shapes, trace
-from alexnet.models.variants import TORCHVISION, Variant
+from alexnet.models.table import Variant
+from alexnet.models.variants import TORCHVISION
 
 
 def _torchvision_names() -> dict[str, str]:

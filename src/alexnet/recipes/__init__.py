@@ -7,10 +7,11 @@ from typing import Any
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
 from alexnet.errors import UsageError, unknown
-from alexnet.recipes import cifar, digits, dogs, imagenet
+from alexnet.recipes import cifar, convnet, digits, dogs, imagenet, released
 
-RECIPES: dict[str, TrainConfig] = {c.name: c for m in (digits, cifar, imagenet, dogs) for c in m.RECIPES}
-ORIGINS: dict[str, str] = {**digits.ORIGINS, **cifar.ORIGINS, **imagenet.ORIGINS, **dogs.ORIGINS}
+_MODULES = (digits, cifar, convnet, imagenet, released, dogs)
+RECIPES: dict[str, TrainConfig] = {config.name: config for module in _MODULES for config in module.RECIPES}
+ORIGINS: dict[str, str] = {name: origin for module in _MODULES for name, origin in module.ORIGINS.items()}
 
 
 def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:

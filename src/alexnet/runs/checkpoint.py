@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from alexnet.config.model import FORMER
 from alexnet.errors import CheckpointError
 from alexnet.files import keep_as, write_atomically
 
-FORMAT = 2  # 1: the configuration by dotted names, without a format of its own
+FORMAT = 3  # 1: the configuration by dotted names, without a format of its own; before 3: some networks by FORMER names
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} has format {format}, this version reads up to {FORMAT}: upgrade alexnet.")
     if described.get("sha256") != _digest(tensors, described["alexnet"]):
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256.")
+    if format < 3:
+        _rename_network(meta)
     extra = {name.removeprefix("extra/"): t for name, t in tensors.items() if name.startswith("extra/")}
     content = Checkpoint({n: t for n, t in tensors.items() if not n.startswith("extra/")}, extra, meta)
     for weights in (content.weights, content.evaluated):
@@ -91,6 +94,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if not tensor.isfinite().all():
                 raise CheckpointError(f"{path} is whole but of no use: {name} holds values that are not finite.")
     return content
+
+
+def _rename_network(meta: dict[str, Any]) -> None:
+    model = meta.get("model")
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str):
+        model["name"] = FORMER.get(name, name)
 
 
 def completed_epochs(meta: dict[str, Any]) -> int | None:

@@ -22,11 +22,11 @@ from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
 
 # How long a run goes on, which may change as far as that bends no schedule that is under way.
-LENGTH = {"epochs", "then", "stop_after"}
+LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
 # What may differ between a run and its continuation: none of these changes what is learned.
 FREE = {
     *LENGTH,
-    *("name", "device", "accumulate", "log_every", "save_minutes"),
+    *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 
@@ -50,12 +50,12 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: one an epoch ("kind": "epoch") and one every log_every steps ("step"). Damaged
-        lines are left out."""
+        """The lines of metrics.jsonl: one an epoch ("kind": "epoch"), one every log_every steps ("step"), and one an
+        evaluation of the training split ("train-score", whose epoch counts parts). Damaged lines are left out."""
         return [
             row
             for row in read_rows(self.path / "metrics.jsonl")[0]
-            if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int) and "kind" in row
+            if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int | float) and "kind" in row
         ]
 
     @property
@@ -96,6 +96,15 @@ class Run:
     def previous(self) -> Path:
         """The checkpoint before `last`."""
         return self.path / "previous.safetensors"
+
+    def milestone(self, epoch: int) -> Path:
+        """The weights that were kept after so many epochs (--keep); 0 is before training."""
+        return self.path / "milestones" / f"epoch-{epoch:04}.safetensors"
+
+    @property
+    def milestones(self) -> list[Path]:
+        """All weights that were kept, in the order of their epochs."""
+        return sorted(self.path.glob("milestones/epoch-*.safetensors"))
 
     def checkpoint(self) -> Path:
         """The checkpoint to evaluate: the best, or the last where no epoch was completed."""
@@ -235,6 +244,7 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         with holding(path, "training in", "train into another folder with --run DIR"):
             try:
                 remove_leftovers(path)
+                remove_leftovers(path / "milestones")
                 yield run
             finally:
                 begun = (path / "config.yaml").exists()

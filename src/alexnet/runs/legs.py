@@ -39,15 +39,19 @@ def check_end(path: Path, config: TrainConfig, begun: int) -> None:
         )
 
 
-def describe_end(path: Path, config: TrainConfig, epochs: int) -> str:
-    """What is said of a finished run that is asked for nothing new, with what to type for more."""
-    if config.end < config.horizon:
+def describe_end(path: Path, config: TrainConfig, epochs: int, stopped: str | None = None) -> str:
+    """What is said of a finished run that is asked for nothing new, with what to type for more; `stopped` is what its
+    status says ended it before its last epoch."""
+    if stopped and epochs < config.end:
+        more = f"another {flag('early_stop')} or {flag('stop_train_error')}"
+    elif config.end < config.horizon:
         more = f"{flag('stop_after')} {config.horizon}"
     elif config.then or config.legs[0].has_horizon:  # which another length would bend
         more = _then((*config.then, str(config.legs[-1].epochs)))
     else:
         more = f"{flag('epochs')} {2 * epochs}"
-    return f"{path} is finished ({epochs} epochs) and stays as it is. To go on: {more}. To start another: --run DIR."
+    done = stopped or f"{epochs} epochs"
+    return f"{path} is finished ({done}) and stays as it is. To go on: {more}. To start another: --run DIR."
 
 
 def _typed(config: TrainConfig) -> str:

@@ -21,10 +21,17 @@ from alexnet.runs.rows import append_row
 class RunLog:
     """Writes a run's metrics: metrics.jsonl, metrics.csv (epochs) and TensorBoard events."""
 
-    def __init__(self, run: Run, step: int, epoch: int) -> None:
-        """Open the logs after so many steps and epochs; later lines, from before a kill, will be written again."""
+    def __init__(self, run: Run, step: int, epoch: int, scored: int) -> None:
+        """Open the logs after so many steps and epochs, and after the step at which the training split was `scored`
+        last; later lines, from before a kill, will be written again."""
         self.run = run
-        kept = [row for row in run.metrics if row["step"] <= step and (row["kind"] != "epoch" or row["epoch"] <= epoch)]
+        latest = {"epoch": ("epoch", epoch), "train-score": ("step", scored)}
+
+        def stays(row: dict[str, Any]) -> bool:
+            count, last = latest.get(row["kind"], ("step", step))
+            return bool(row["step"] <= step and row[count] <= last)
+
+        kept = [row for row in run.metrics if stays(row)]
         write_atomically(self._jsonl, "".join(json.dumps(row) + "\n" for row in kept).encode())
         self._write_csv([row for row in kept if row["kind"] == "epoch"])
         self._step = step
@@ -91,8 +98,9 @@ class _Board:
         self._folder, self._writers = folder, {"train": self._new(folder / "train")}
 
     def write(self, row: dict[str, Any]) -> None:
-        """Show an epoch's row, or one of the steps within it, whose means begin anew with each epoch."""
-        shown = {"epoch": "", "step": "within the epoch/"}.get(row["kind"])
+        """Show an epoch's row, one of the steps within it, whose means begin anew with each epoch, or an evaluation of
+        the whole training split."""
+        shown = {"epoch": "", "step": "within the epoch/", "train-score": "whole split/"}.get(row["kind"])
         if shown is None:
             return
         for name, value in row.items():

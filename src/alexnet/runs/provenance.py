@@ -87,6 +87,25 @@ def describe_session(
     }
 
 
+def describe_process(compute: Compute, images_per_second: float, traffic: int | None) -> dict[str, Any]:
+    """What training took of one process: the most memory that it held so far, in bytes (on a GPU that of its tensors;
+    None where the system does not tell), the images of a second, and where it holds one column of the network the bytes
+    that it exchanged with the other in a step."""
+    took = {"peak_memory": _peak_memory(compute.device), "images_per_second": round(images_per_second, 1)}
+    return took | ({} if traffic is None else {"exchanged_a_step": traffic})
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """On which data: the source, the folder, the SHA-256 over images, labels and class names, and how many images the
     splits have."""

@@ -36,13 +36,13 @@ class Recorder:
         self.saved_step = 0
         """The step of the latest checkpoint to go on from that could be written; 0 where there is none."""
 
-    def start(self, config: TrainConfig, step: int, epoch: int) -> None:
-        """Write the configuration and open the metrics after so many steps and epochs. Raises UsageError, in all
-        processes."""
+    def start(self, config: TrainConfig, step: int, epoch: int, scored: int = 0) -> None:
+        """Write the configuration and open the metrics after so many steps and epochs, and after the step at which the
+        training split was `scored` last. Raises UsageError, in all processes."""
         self.saved_step = step
-        self._world.from_main(lambda: self._open(config, step, epoch))
+        self._world.from_main(lambda: self._open(config, step, epoch, scored))
 
-    def _open(self, config: TrainConfig, step: int, epoch: int) -> None:
+    def _open(self, config: TrainConfig, step: int, epoch: int, scored: int) -> None:
         metrics = self.run.path / "metrics.jsonl"
         try:
             self.run.write_config(config)
@@ -55,7 +55,7 @@ class Recorder:
                 self._say(
                     f"{damaged} line(s) of {metrics} are damaged and left out; {kept.name} has the file as it was."
                 )
-            self._log = RunLog(self.run, step, epoch)
+            self._log = RunLog(self.run, step, epoch, scored)
         except OSError as problem:
             raise UsageError(f"cannot write to {self.run.path}: {problem.strerror}.") from None
 
@@ -128,6 +128,16 @@ class Recorder:
     def best(self, checkpoint: Checkpoint) -> bool:
         """Save the best weights so far. Returns, in all processes, whether they could be written."""
         return self._world.from_main(lambda: self._save(lambda: save_checkpoint(self.run.best, checkpoint)))
+
+    def milestone(self, checkpoint: Checkpoint, epoch: int) -> None:
+        """Keep weights under the number of completed epochs."""
+
+        def save() -> None:
+            file = self.run.milestone(epoch)
+            file.parent.mkdir(exist_ok=True)
+            save_checkpoint(file, checkpoint)
+
+        self._save(save)
 
     def _save(self, save: Callable[[], None]) -> bool:
         if not self._is_main:

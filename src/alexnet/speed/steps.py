@@ -14,7 +14,7 @@ from alexnet.compute import Compute, set_in_place
 from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
-from alexnet.models.variants import Variant
+from alexnet.models.table import Variant
 from alexnet.training.optim import Optimizer
 
 Step = Callable[[], object]

@@ -13,6 +13,7 @@ from alexnet.data.splits import Split
 from alexnet.distributed import World
 from alexnet.errors import DataError, NumericsError
 from alexnet.metrics import Result
+from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
@@ -65,9 +66,9 @@ class Faults:
                     f"{BAD_IN_A_ROW} losses in a row were not finite, the last at step {step}. {self._remedy()}"
                 )
 
-    def check_weights(self, model: AlexNet) -> None:
-        """Raise NumericsError if a weight is not finite."""
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
+    def check_weights(self, learner: Learner) -> None:
+        """Raise NumericsError if a weight is not finite, of whichever column."""
+        if learner.column.any(not all(bool(p.isfinite().all()) for p in learner.model.parameters())):
             raise NumericsError(f"the weights are not finite. {self._remedy()}")
 
     def _remedy(self) -> str:
@@ -75,7 +76,7 @@ class Faults:
         good = f"{last} is the last good checkpoint. " if last else ""
         return f"{good}Lower --optim.lr, add --optim.warmup-epochs, or use --precision fp32, with a new --run."
 
-    def stalled(self, model: AlexNet, val: Result, steps: int) -> None:
+    def stalled(self, model: AlexNet | ColumnNetwork, val: Result, steps: int) -> None:
         """Note a network that has not begun to learn after enough steps. The paper's initial weights (.01 everywhere,
         section 5) can leave one there, whose answer hardly depends on the image."""
         if steps >= ENOUGH_STEPS and is_constant(val):

@@ -10,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.compute import Compute
+from alexnet.compute import Compute, set_in_place
 from alexnet.config import TrainConfig
+from alexnet.data.augment import central_views
 from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
-from alexnet.models.network import AlexNet
+from alexnet.models.columns import ColumnNetwork
+from alexnet.models.network import AlexNet, blank_model
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
+from alexnet.training.growing import AnySize, Growth
 from alexnet.training.losses import build_loss
+from alexnet.training.mixing import mix
 from alexnet.training.optim import Course, Optimizer
 
 
@@ -35,6 +39,14 @@ class Counters:
     skipped: int = 0
     best_top1: float = -1.0
     best_epoch: int = 0
+    watched_top1: float = -1.0
+    """The best validation accuracy that early stopping has seen."""
+    waited: int = 0
+    """Epochs without a better one, since the last drop of the rate."""
+    scored_step: int = 0
+    """The step after which the training split was evaluated last."""
+    train_error: float = 1.0
+    """The error that was found then."""
     seconds: float = 0.0
     """Time spent in training steps and on their images, over all sessions of the run."""
     epoch_seconds: float = 0.0
@@ -63,19 +75,30 @@ class Learner:
     def __init__(
         self, config: TrainConfig, model: AlexNet, steps_per_epoch: int, compute: Compute, world: World
     ) -> None:
-        """`model` is on its device already."""
-        self.config, self.model, self.compute, self.world = config, model, compute, world
-        self.forward: Any = world.wrap(model)
+        """`model` is on its device already. Raises UsageError where it cannot be shared among the processes."""
+        self.config, self.compute = config, compute
+        self.data, self.column = world.split(config.columns)
+        self.model: AlexNet | ColumnNetwork = model
+        self.growth = Growth(config, model, steps_per_epoch)
+        network: nn.Module = model if config.grow_from is None else AnySize(model)
+        if self.column.size > 1:
+            model.load_state_dict(world.broadcast_tensors(model.state_dict()))
+            network = self.model = ColumnNetwork(model, self.column)
+            compute.place(self.model)
+            set_in_place(self.model)
+        self.forward: Any = self.data.wrap(network)
         if config.compile:
             self.forward = torch.compile(self.forward)
+        self.steps_per_epoch = steps_per_epoch
         self.loss = build_loss(config)
-        self.optimizer = Optimizer(config.optim, model)
+        self.optimizer = Optimizer(config.optim, self.model)
         self.schedule = Course(config.legs, steps_per_epoch)
-        self.average = Average(model, config.ema) if config.ema else None
+        self.average = Average(self.model, config.ema) if config.ema else None
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
         self.totals = torch.zeros(3, dtype=torch.float64, device=compute.device)
         self._unsettled: list[tuple[int, Tensor, Tensor | None]] = []
+        self._made = 0  # steps of this session
 
     def train_step(self, images: Tensor, labels: Tensor, count: int) -> Tensor:
         """Gradients of this process's part of a batch of `count` images: [B, C, H, W] and [B]; images that could not be
@@ -83,17 +106,19 @@ class Learner:
 
         Returns the loss and number of correct answers, [2], summed over the part.
         """
+        images = central_views(images, self.growth.side(self.counters.step))[:, 0]
+        images, labels = mix(images, labels, self.model.variant.num_classes, self.config)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
         accumulate = self.config.accumulate
         parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
         for number, (part, wanted) in enumerate(parts, 1):
             # Processes exchange gradients once a step, at the last part: their numbers of parts may differ.
-            wait = self.world.size > 1 and number < len(parts)
+            wait = self.data.size > 1 and number < len(parts)
             with self.forward.no_sync() if wait else contextlib.nullcontext():
                 loss, correct = self.loss(self._logits, part, wanted)
                 # Processes average their gradients, so each one's sum is divided by its share of the batch.
-                (loss * (self.world.size / count)).backward()
+                (loss * (self.data.size / count)).backward()
             sums += torch.stack([loss.detach(), correct]).double()
         return sums
 
@@ -108,7 +133,7 @@ class Learner:
         If the loss is not finite on any process, nothing is changed but the number of the step. The device decides
         that: the host never waits for it. `settle` tells which steps it were, with their `rows`.
         """
-        seen = self.world.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
+        seen = self.data.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
         bad = ~seen[0].isfinite()
         self.optimizer.set_lr(self.schedule.lr(self.counters.step), self.counters.epoch + 1)
         self.optimizer.step(bad)
@@ -117,7 +142,13 @@ class Learner:
         self.totals += seen.where(~bad, 0.0)
         self.counters.step += 1
         self.counters.epoch_step += 1
+        self._made += 1
         self._unsettled.append((self.counters.step, bad, rows))
+
+    def traffic(self) -> int | None:
+        """Bytes that this process exchanges with the other column's in a step, the mean of this session's steps; None
+        where there are no columns, or no steps yet."""
+        return self.model.exchanged // self._made if isinstance(self.model, ColumnNetwork) and self._made else None
 
     def settle(self) -> Iterator[tuple[int, Tensor | None]]:
         """Number and rows of every step since the last call whose loss was not finite, each counted as it is given."""
@@ -146,29 +177,43 @@ class Learner:
             "lr": self.optimizer.lr,
         }
 
+    @property
+    def epochs(self) -> float:
+        """How many epochs were completed, the current one in part."""
+        return self.counters.epoch + self.counters.epoch_step / self.steps_per_epoch
+
     def evaluated(self) -> nn.Module:
-        """The network that validation sees: with the averaged weights where there is an average."""
+        """The network that validation sees: whole, and with the averaged weights where there is an average."""
+        if isinstance(self.model, ColumnNetwork):
+            whole = blank_model(self.model.variant)
+            weights = self.average.weights if self.average else self.model.state_dict()
+            whole.load_state_dict(self.column.concatenate(weights))
+            return self.compute.place(whole)
         return self.average.averaged(self.model) if self.average else self.model
 
     def checkpoint(self, meta: dict[str, Any]) -> Checkpoint:
-        """The complete state."""
-        extra = self.optimizer.tensors() | {"totals": self.totals}
+        """The complete state, of the whole network: all that hold a column of it make it together."""
+        extra = self.optimizer.tensors()
         if self.average:
             extra |= self.average.tensors()
+        whole = self.column.concatenate
         progress = {
             "counters": asdict(self.counters),
             "schedule": self.schedule.state(self.counters.step),
             "lr": self.optimizer.lr,
         }
-        return Checkpoint(self.model.state_dict(), extra, meta | progress)
+        return Checkpoint(whole(self.model.state_dict()), whole(extra) | {"totals": self.totals}, meta | progress)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Undo `checkpoint`."""
-        self.model.load_state_dict(checkpoint.weights)
+        self.model.load_state_dict(self.column.cut(checkpoint.weights))
+        extra = self.column.cut(checkpoint.extra)
         self.counters = Counters(**checkpoint.meta["counters"])
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
+        if self.schedule.drop_to_come(self.counters.step):
+            self.counters.waited = 0  # a leg has been added since
         self.totals.copy_(checkpoint.extra["totals"])
         if self.average:
-            self.average.restore(checkpoint.extra)
+            self.average.restore(extra)
         last_epoch = self.counters.epoch + (self.counters.epoch_step > 0)  # that of the last step, counted from 1
-        self.optimizer.restore(checkpoint.extra, checkpoint.meta["lr"], last_epoch)
+        self.optimizer.restore(extra, checkpoint.meta["lr"], last_epoch)

@@ -5,40 +5,40 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
-from alexnet.config import TrainConfig, dump
+from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.data.batches import Loader, Steps
+from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import AlexNetError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.figures.curves import draw_curves
-from alexnet.inference.evaluation import score
-from alexnet.inference.trained import build_for, model_fields
+from alexnet.inference.trained import build_for
 from alexnet.metrics import Result
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.runs.folder import Run, default_folder, open_run, settled
-from alexnet.runs.legs import check_end, describe_end
-from alexnet.runs.provenance import describe_measurement, describe_session, introduce, number_format
+from alexnet.runs.legs import check_end
+from alexnet.runs.provenance import describe_process, describe_session, introduce
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
-from alexnet.training.saves import Saves, start_from
+from alexnet.training.saves import Saves, describe
+from alexnet.training.scoring import Scores
 from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.starts import begin
+from alexnet.training.stopping import count_epoch, describe_stop, is_over, note_end, reached_train_error
 
 _TRAINING = threading.Lock()  # torch.manual_seed is the process's
 
@@ -103,6 +103,7 @@ class _Session:
 
     learner: Learner | None = None
     _lapped = 0.0
+    _processes: Sequence[dict[str, Any]] = ()  # what the latest epoch took of each
 
     def __init__(
         self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
@@ -110,33 +111,39 @@ class _Session:
         self.config, self.run, self.compute = config, run, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world)
-        self.saves = Saves(self.record, reporter, world, self._meta, lambda: self.prep.tensors())
+        self.saves = Saves(
+            *(self.record, reporter, world),
+            describe=lambda: describe(config, self.dataset, self.prep, compute),
+            carried=lambda: self.prep.tensors(),
+        )
 
     def work(self) -> None:
         """The story of a run."""
         point = self.saves.resume_point()
-        done = point.meta["counters"]["epoch"] if point else 0
-        if done >= self.config.end and self.world.from_main(lambda: self.run.status.get("state")) == "finished":
-            self.reporter.note(self.world.from_main(lambda: describe_end(self.run.path, self.run.config, done)))
+        if point and (note := self.world.from_main(lambda: note_end(self.run, self.config, point.meta))):
+            self.reporter.note(note)
             return
         try:
             learner = self._prepare(point)
             self._introduce(learner)
             self.saves.check_best(learner.counters)
-            while learner.counters.epoch < self.config.end:
+            self.saves.milestone(learner)
+            while not is_over(learner):
                 self._train_epoch(learner)
-                self._finish_epoch(learner)
+                if learner.counters.epoch_step == learner.steps_per_epoch:
+                    self._finish_epoch(learner)
             result = self._test(learner)
+            stopped = describe_stop(learner)
             with self.guard.critical():
                 self.saves.check(learner.counters, f"a {result.split} accuracy of {result.top1:.2%}")
-                self._end("finished")
+                self._end("finished", **({"stopped": stopped} if stopped else {}))
         except BaseException as problem:
             with self.guard.critical():
                 self._leave(self.world.first_error(problem) if isinstance(problem, Exception) else problem)
             raise
         finally:
             self.record.close()
-        self.reporter.finish(self.run.path, result)
+        self.reporter.finish(self.run.path, result, stopped)
 
     def _introduce(self, learner: Learner) -> None:
         """Say and write where, in which arithmetic and on which data this session trains."""
@@ -147,8 +154,8 @@ class _Session:
             missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
             if missing:
                 self.reporter.note_once(missing)
-            counters = learner.counters
-            self.record.begin_session({"epoch": counters.epoch, "step": counters.step, **facts})
+            progress = {"epoch": learner.counters.epoch, "step": learner.counters.step}
+            self.record.begin_session(progress | facts)
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
@@ -156,8 +163,10 @@ class _Session:
         state = "stopped" if stopped else "failed"
         message = str(problem) if isinstance(problem, Interrupt | AlexNetError) else repr(problem)
         try:
-            # These come between two steps; anything else may have struck within one.
-            if self.learner is not None and isinstance(problem, Interrupt | DataError | OSError):
+            # These come between two steps; anything else may have struck within one. Columns are saved together, and of
+            # these a signal alone is sure to reach both processes at the same step.
+            between = Interrupt if self.config.columns > 1 else Interrupt | DataError | OSError
+            if self.learner is not None and isinstance(problem, between):
                 self._save_last(self.learner)
         except NumericsError as worse:
             state, message = "failed", str(worse)
@@ -171,7 +180,8 @@ class _Session:
         if self.learner is not None:
             counters = self.learner.counters
             self._status(state, **more)
-            self.record.end_session(state, epoch=counters.epoch, step=counters.step, **more)
+            more |= {"epoch": counters.epoch, "step": counters.step, "per_process": self._processes}
+            self.record.end_session(state, **more)
         elif self.world.is_main and (status := self.run.status).get("state") == "running":
             self.record.status(**status | {"state": state, **more})
 
@@ -189,19 +199,15 @@ class _Session:
             self.reporter.note_once(self.dataset.note)
         self.images = open_split(self.dataset.train, self.compute.device, config.data)
         self.prep = self.images.prep
-        self.val: Loader | None = None
-        if len(self.dataset.val):
-            self.val = open_split(self.dataset.val, self.compute.device, config.data, self.prep)
         torch.manual_seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
-        if config.init is not None and point is None:  # the others get the main process's weights from the learner
-            classes = self.dataset.classes
-            self.world.from_main(lambda: start_from(model, str(config.init), config.replace_head, classes))
+        if point is None:  # the other processes get the main one's weights from the learner
+            self.world.from_main(lambda: begin(model, config, self.dataset, self.prep))
         freeze(model, config.model.freeze_to)
         self.compute.place(model)
         set_in_place(model, True)  # it is ours alone
-        self.steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
-        learner = Learner(config, model, self.steps_per_epoch, self.compute, self.world)
+        steps_per_epoch = math.ceil(len(self.images) / config.batch_size)
+        learner = Learner(config, model, steps_per_epoch, self.compute, self.world)
         if point:
             self.saves.restore(learner, point)
         counters = learner.counters
@@ -211,8 +217,9 @@ class _Session:
         counters.elapsed = max(
             counters.elapsed, elapsed if isinstance(elapsed, float) and math.isfinite(elapsed) else 0.0
         )
-        self.record.start(config, counters.step, counters.epoch)
+        self.record.start(config, counters.step, counters.epoch, counters.scored_step)
         self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
+        self.scores = Scores(config, self.dataset, self.images, self.compute, self.world, self.faults)
         self.reporter.start(self.run.path, config, len(self.images), counters)
         for caution in cautions(config, self.dataset):
             self.reporter.note_once(caution)
@@ -221,22 +228,24 @@ class _Session:
         return learner
 
     def _train_epoch(self, learner: Learner) -> None:
-        """The steps of the current epoch that are still to be made."""
+        """The steps of the current epoch that are still to be made; not all of them where the run ends before."""
         config, counters = self.config, learner.counters
+        if self._score_training(learner):  # before which an earlier session was stopped
+            return
         learner.forward.train()
-        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, self.world.shard)
+        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data.shard)
         saved = time.monotonic()
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
                 raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            torch.manual_seed(mixed_seed(config.seed, counters.step, self.world.rank))
+            torch.manual_seed(mixed_seed(config.seed, counters.step, learner.data.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
                 logged = counters.step % config.log_every == 0
-                last = counters.epoch_step == self.steps_per_epoch
+                last = counters.epoch_step == learner.steps_per_epoch
                 if logged or last or not self.compute.queued:  # it waits for what a GPU has yet to do
                     self.faults.skipped(learner, self.dataset.train)
                 self.faults.unreadable(self.images, counters)
@@ -247,10 +256,29 @@ class _Session:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if time.monotonic() - saved > 60 * config.save_minutes:
+                if learner.column.any(time.monotonic() - saved > 60 * config.save_minutes):
                     self._save_last(learner)
                     saved = time.monotonic()
                     self._lap(learner)
+            if self._score_training(learner):
+                return
+
+    def _score_training(self, learner: Learner) -> bool:
+        """Evaluate the training split where a step is one after which that is due. Returns whether the run ends so."""
+        if not self.scores.due(learner):
+            return False
+        counters = learner.counters
+        self.reporter.stage("evaluating the training split")
+        result = self.scores.training(learner.evaluated(), counters)
+        with self.guard.critical():
+            counters.scored_step, counters.train_error = counters.step, round(1 - result.top1, 12)
+            row = {"kind": "train-score", "epoch": learner.epochs, "step": counters.step}
+            self.record.metrics(row := row | {"train_loss": result.loss, "train_top1": result.top1})
+            self.reporter.score(row)
+            if ends := reached_train_error(learner):
+                self._save_last(learner)
+            self._lap(learner)
+        return ends
 
     def _lap(self, learner: Learner) -> float:
         """Seconds since the last call; the run's own clock is set too."""
@@ -262,21 +290,24 @@ class _Session:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
         self.reporter.stage("validating")
-        val = self._score(learner.evaluated(), self.val, "val") if self.val is not None else None
+        val = self.scores.validation(learner.evaluated(), counters)
         with self.guard.critical():
             row = {"kind": "epoch", "epoch": counters.epoch + 1, **learner.progress()}
             if val is not None:
                 row |= {"val_loss": val.loss, "val_top1": val.top1, "val_top5": val.top5}
+                count_epoch(learner, val.top1)
                 learner.schedule.observe(val.top1, counters.step - 1)
                 self.faults.stalled(learner.model, val, counters.step)
             row["seconds"] = round(counters.seconds, 3)
             if rate := self.reporter.rate():
                 row["images_per_second"] = round(rate, 1)
+            self._processes = self.world.gather(describe_process(self.compute, rate, learner.traffic()))
             learner.start_epoch()
             self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
+            self.saves.milestone(learner)
             self.record.metrics(row)
             self._save_last(learner)
             self._status("running")
@@ -284,50 +315,23 @@ class _Session:
             self.record.figure("curves.png", lambda: draw_curves(self.run.epochs))
 
     def _test(self, learner: Learner) -> Result:
-        """The test result of the best weights; the test split is looked at here alone."""
+        """The test result of the best weights, or of those that ended the run; the test split is seen here alone."""
         self.reporter.stage("testing")
-        model, weights = self.saves.tested(learner, build_for(self.config, self.dataset, self.prep, blank=True))
-        name, held_out = self.dataset.split()
-        split = open_split(held_out, self.compute.device, self.config.data, self.prep)
-        result = self._score(model, split, name)
+        blank = build_for(self.config, self.dataset, self.prep, blank=True)
+        model, weights = self.saves.tested(learner, blank, latest=reached_train_error(learner))
+        result = self.scores.test(model, weights, learner.counters)
         with self.guard.critical():
-            measured = describe_measurement(self.config, self.dataset, self.compute, model, self.world.size)
-            result = replace(result, measured=weights | measured | {"skipped": len(split.bad)})
             self.record.result(result)
             self._lap(learner)
         return result
 
-    def _score(self, model: nn.Module, split: Loader, name: str) -> Result:
-        """Evaluate on images of which as large a part may be unreadable as in training (--data.max-bad)."""
-        result = score(
-            *(model, split, self.compute),
-            name=name,
-            classes=self.dataset.names,
-            world=self.world,
-            skip_bad=True,
-        )
-        assert self.learner is not None
-        self.faults.unreadable(split, self.learner.counters)
-        return result
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "config": dump(self.config),
-            "model": model_fields(self.config, self.dataset, self.prep),
-            "classes": list(self.dataset.classes),
-            "names": list(self.dataset.names),
-            "preprocessing": self.prep.to_dict(),
-            "fingerprint": self.dataset.fingerprint,
-            "precision": number_format(self.compute),
-        }
-
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         self.saves.last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
-        self.faults.check_weights(learner.model)
+        self.faults.check_weights(learner)
         return self.saves.best(learner)
 
     def _status(self, state: str, **more: Any) -> None:
@@ -337,7 +341,7 @@ class _Session:
                 "epoch": counters.epoch,
                 "step": counters.step,
                 "skipped": counters.skipped,
-                "best_val_top1": counters.best_top1 if self.val is not None else None,
+                "best_val_top1": counters.best_top1 if len(self.dataset.val) else None,
                 "best_epoch": counters.best_epoch,
                 "seconds": round(counters.seconds, 3),
                 "elapsed": round(counters.elapsed, 3),

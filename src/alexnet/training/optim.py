@@ -18,6 +18,7 @@ from torch.optim.sgd import sgd
 from alexnet.config import Leg, OptimConfig
 from alexnet.config.rules import Rule, Setting, in_force, parse_rule
 from alexnet.errors import UsageError, unknown
+from alexnet.models.local import LocalConv2d
 
 
 @dataclass
@@ -152,7 +153,7 @@ def _groups(config: OptimConfig, model: nn.Module) -> list[Group]:
     return list(groups.values())
 
 
-_ROLES = {"convolutions": nn.Conv2d, "hidden": nn.Linear}
+_ROLES = {"convolutions": nn.Conv2d, "locals": LocalConv2d, "hidden": nn.Linear}
 
 
 def _roles(model: nn.Module) -> dict[str, str]:
@@ -209,14 +210,31 @@ class Schedule:
             case "constant":
                 part *= 1.0
             case "step":
-                part *= c.factor ** (step // self.steps_per_epoch // c.step_epochs)
+                part *= c.factor ** self._steps_down(step)
             case "plateau":
                 part *= c.factor**self.plateau.drops
             case "cosine":
                 part *= _cosine(1.0, 0.0, (step - warmup) / max(1.0, self.total - warmup))
             case "one-cycle":
                 part *= _one_cycle(step, self.total, c.peak)
+            case "triangular":
+                part *= _triangular(step, self.total, c.peak)
         return c.lr * part
+
+    def _steps_down(self, step: int) -> int:
+        """How many drops of the step schedule come before a step."""
+        if self.config.drops:
+            return sum(step >= epoch * self.steps_per_epoch for epoch in self.config.drops)
+        return step // self.steps_per_epoch // self.config.step_epochs
+
+    def drop_to_come(self, step: int) -> bool:
+        """Whether the rate is still to drop after a step, by a schedule that drops it."""
+        match self.config.schedule:
+            case "step":
+                return self._steps_down(self.total - 1) > self._steps_down(step)
+            case "plateau":
+                return self.plateau.drops < self.config.max_drops
+        return False
 
     def observe(self, accuracy: float) -> None:
         """Tell the schedule an epoch's validation accuracy."""
@@ -254,6 +272,11 @@ class Course:
         start, schedule = self._at(step)
         return schedule.lr(step - start)
 
+    def drop_to_come(self, step: int) -> bool:
+        """Whether the rate is still to drop after a step, or a leg with a schedule of its own to begin."""
+        start, schedule = self._at(step)
+        return schedule is not self._schedules[-1][1] or schedule.drop_to_come(step - start)
+
     def observe(self, accuracy: float, step: int) -> None:
         """Tell the schedule the validation accuracy of the epoch whose last step was `step`."""
         self._at(step)[1].observe(accuracy)
@@ -271,6 +294,12 @@ class Course:
 
 def _cosine(start: float, end: float, at: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * min(max(at, 0.0), 1.0)))
+
+
+def _triangular(step: int, total: int, peak: float) -> float:
+    """Linear from zero to 1 and back to zero, in the middle of a step: no step is at zero, and none is lost."""
+    at, top = step + 0.5, peak * total
+    return max(0.0, min(at / top, (total - at) / (total - top)))
 
 
 def _one_cycle(step: int, total: int, peak: float) -> float:

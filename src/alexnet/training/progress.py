@@ -109,6 +109,12 @@ class Reporter:
         if not self.console.is_terminal:
             self._say(f"{self._place()} step {row['step']}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
 
+    def score(self, row: dict[str, Any]) -> None:
+        """Report an evaluation of the whole training split."""
+        self._say(
+            f"{row['epoch']:.4g} epochs: training split error {1 - row['train_top1']:.2%}, loss {row['train_loss']:.4f}"
+        )
+
     def epoch(self, row: dict[str, Any]) -> None:
         """Report a completed epoch."""
         val = f", val accuracy {row['val_top1']:.2%} (loss {row['val_loss']:.4f})" if "val_top1" in row else ""
@@ -135,9 +141,11 @@ class Reporter:
             self._said.add(text)
             self.note(text)
 
-    def finish(self, path: Path, result: Result) -> None:
-        """Report the test result and what to type next."""
+    def finish(self, path: Path, result: Result, stopped: str | None = None) -> None:
+        """Report the test result, what `stopped` the run before its last epoch, and what to type next."""
         self._bar.stop()
+        if stopped:
+            self._say(stopped)
         low, high = result.interval
         self._say(
             f"{result.split} accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "

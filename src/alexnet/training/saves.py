@@ -10,25 +10,36 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alexnet.config import load
+from alexnet.compute import Compute
+from alexnet.config import TrainConfig, dump, load
 from alexnet.config.values import flag, flatten
+from alexnet.data.augment import Preprocessing
+from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError
-from alexnet.inference.trained import load_weights, weights_file
+from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.folder import FREE, set_aside
-from alexnet.runs.provenance import describe_weights
+from alexnet.runs.provenance import describe_weights, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
 from alexnet.training.progress import Reporter
 
 
-def start_from(model: AlexNet, init: str, replace_head: bool, classes: tuple[str, ...]) -> None:
-    """Give a network initial weights from a file; one of ours says what classes its last layer stands for. Raises
-    CheckpointError."""
-    load_weights(model, weights_file(init), replace_head, classes)
+def describe(config: TrainConfig, dataset: Dataset, prep: Preprocessing, compute: Compute) -> dict[str, Any]:
+    """What a checkpoint says of its weights: configuration, network, classes, preprocessing, the data's fingerprint,
+    number format."""
+    return {
+        "config": dump(config),
+        "model": model_fields(config, dataset, prep),
+        "classes": list(dataset.classes),
+        "names": list(dataset.names),
+        "preprocessing": prep.to_dict(),
+        "fingerprint": dataset.fingerprint,
+        "precision": number_format(compute),
+    }
 
 
 class Saves:
@@ -42,8 +53,8 @@ class Saves:
         describe: Callable[[], dict[str, Any]],
         carried: Callable[[], dict[str, Tensor]],
     ) -> None:
-        """`describe` gives what a checkpoint says of its weights: configuration, network, classes, preprocessing, the
-        data's fingerprint; `carried` the tensors that belong to the preprocessing."""
+        """`describe` gives what a checkpoint says of its weights; `carried` the tensors that belong to the
+        preprocessing."""
         self.record, self._reporter, self._world = record, reporter, world
         self._describe, self._carry = describe, carried
         self._run = record.run
@@ -104,6 +115,13 @@ class Saves:
         whole = self._whole(learner)
         return self.record.best(Checkpoint(whole.evaluated, self._carry(), whole.meta))
 
+    def milestone(self, learner: Learner) -> None:
+        """Keep the weights that validation sees between two epochs, or before the first, where that is asked for."""
+        counters = learner.counters
+        if counters.epoch_step == 0 and learner.config.keeps(counters.epoch):
+            whole = self._whole(learner)
+            self.record.milestone(Checkpoint(whole.evaluated, self._carry(), whole.meta), counters.epoch)
+
     def _whole(self, learner: Learner) -> Checkpoint:
         whole = learner.checkpoint(self._describe())
         return replace(whole, extra=whole.extra | self._carry())
@@ -127,19 +145,25 @@ class Saves:
             )
             counters.best_top1, counters.best_epoch = -1.0, 0
 
-    def tested(self, learner: Learner, blank: AlexNet) -> tuple[nn.Module, dict[str, Any]]:
+    def tested(self, learner: Learner, blank: AlexNet, latest: bool = False) -> tuple[nn.Module, dict[str, Any]]:
         """The network that the test result is of, and what its file is: that of the best epoch, or where this is lost
-        or could never be saved, of the last one. `blank` is a network of the same form, to be filled."""
+        or could never be saved, of the last one; with `latest` the last weights, be they between two epochs. `blank` is
+        a network of the same form, to be filled."""
+
+        def last() -> dict[str, Any]:
+            whole = self.record.saved_step == learner.counters.step and self._run.last.exists()
+            return describe_weights(self._run.last if whole else None, learner.counters.epoch)
 
         def read() -> tuple[str | None, dict[str, Any]]:
             counters = learner.counters
             try:
                 apply_weights(blank, self._read_best(counters).evaluated, str(self._run.best))
             except CheckpointError as problem:
-                whole = self.record.saved_step == counters.step and self._run.last.exists()
-                return str(problem), describe_weights(self._run.last if whole else None, counters.epoch)
+                return str(problem), last()
             return None, describe_weights(self._run.best, counters.best_epoch)
 
+        if latest:
+            return learner.evaluated(), self._world.from_main(last)
         lost, weights = self._world.from_main(read)
         if lost is not None:
             self._reporter.note(f"{lost} The test result is of the last epoch's weights.")

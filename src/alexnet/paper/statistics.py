@@ -1,0 +1,140 @@
+"""The tests and intervals that the experiments judge by: SciPy's where it has them.
+
+Samples are one number a seed or one a picture. Every interval is of 95 %, every p-value two-sided, unless said
+otherwise; what draws random numbers has a seed and gives the same figures each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from alexnet.errors import UsageError
+
+Sample = Sequence[float] | np.ndarray[Any, Any]
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimated quantity with its interval, and the p-value of the hypothesis that it is none (0, or a ratio of 1)
+    where there is one."""
+
+    value: float
+    low: float
+    high: float
+    p: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f})"
+
+
+def welch(a: Sample, b: Sample) -> Estimate:
+    """mean(a) - mean(b) of independent samples whose variances may differ: Welch's t-test. Needs two of each."""
+    result = _stats().ttest_ind(a, b, equal_var=False)
+    low, high = result.confidence_interval()
+    return Estimate(float(np.mean(a) - np.mean(b)), float(low), float(high), float(result.pvalue))
+
+
+def paired_t(a: Sample, b: Sample) -> Estimate:
+    """The mean of a - b, pair by pair (the same seed, the same split): Student's t-test. Needs two pairs."""
+    result = _stats().ttest_rel(a, b)
+    low, high = result.confidence_interval()
+    return Estimate(float(np.mean(np.subtract(a, b))), float(low), float(high), float(result.pvalue))
+
+
+def ratio_of_medians(a: Sample, b: Sample, seed: int = 0) -> Estimate:
+    """median(a) / median(b) with a bootstrap interval (percentiles; both samples drawn anew, independently).
+
+    Infinite numbers stand for what was never reached, and the interval may be unbounded above.
+    """
+    rng = np.random.default_rng(seed)
+    x, y = (np.asarray(sample, dtype=float) for sample in (a, b))
+    ratios = np.median(_resampled(x, rng), axis=1) / np.median(_resampled(y, rng), axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
+    return Estimate(float(np.median(x) / np.median(y)), float(low), float(high))
+
+
+def paired_bootstrap(a: Sample, b: Sample, seed: int = 0) -> Estimate:
+    """The mean of a - b over images, each with its two numbers (1 where the network was right), and its bootstrap
+    interval: the images are drawn anew, both numbers of each together."""
+    rng = np.random.default_rng(seed)
+    difference = np.subtract(a, b, dtype=float)
+    # Only how often each value was drawn matters, and a difference of two hits has three values: millions of images
+    # would otherwise be drawn one by one.
+    values, counts = np.unique(difference, return_counts=True)
+    drawn = rng.multinomial(len(difference), counts / len(difference), size=_DRAWS)
+    low, high = np.quantile(drawn @ values / len(difference), [0.025, 0.975])
+    return Estimate(float(difference.mean()), float(low), float(high))
+
+
+def mcnemar(a: Sample, b: Sample) -> float:
+    """The p-value that two networks are equally often right, from which of the same images each has right (1 or 0):
+    McNemar's exact test, of the images on which they differ."""
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
+    return _binomial(only_a, only_a + only_b)
+
+
+def sign_test(a: Sample, b: Sample) -> float:
+    """The p-value that a is as often larger than b as smaller, pair by pair; equal pairs are left out."""
+    difference = np.subtract(a, b, dtype=float)
+    return _binomial(int((difference > 0).sum()), int((difference != 0).sum()))
+
+
+def dunnett(control: Sample, others: Mapping[str, Sample]) -> dict[str, Estimate]:
+    """The mean of each of several samples less the control's, with intervals and p-values that hold for all of them
+    together: Dunnett's test, which assumes one common variance."""
+    result = _stats().dunnett(*others.values(), control=control, rng=np.random.default_rng(0))
+    interval = result.confidence_interval()
+    return {
+        name: Estimate(
+            float(np.mean(sample) - np.mean(control)),
+            float(interval.low[i]),
+            float(interval.high[i]),
+            float(result.pvalue[i]),
+        )
+        for i, (name, sample) in enumerate(others.items())
+    }
+
+
+def permutation_test(
+    values: Sample, groups: Sequence[Any], statistic: Callable[[Any, Any], float], seed: int = 0
+) -> float:
+    """The p-value that which value belongs to which group does not matter: how often `statistic(values, groups)` is as
+    large as it is, or larger, when the values are shuffled (one-sided: take an absolute value for both sides)."""
+    rng = np.random.default_rng(seed)
+    numbers, labels = np.asarray(values, dtype=float), np.asarray(groups)
+    found = statistic(numbers, labels)
+    reached = sum(statistic(rng.permutation(numbers), labels) >= found for _ in range(_DRAWS))
+    return float((reached + 1) / (_DRAWS + 1))
+
+
+def power(effect: float, sd: float, count: int, alpha: float = 0.05) -> float:
+    """How probably the two-sample t-test of `count` seeds an arm finds a true difference of `effect` at level `alpha`,
+    two-sided, where single seeds spread by `sd`: from the noncentral t distribution."""
+    stats, freedom = _stats(), 2 * count - 2
+    shift = abs(effect) / (sd * np.sqrt(2 / count)) if sd else np.inf
+    if not np.isfinite(shift):
+        return 1.0
+    critical = stats.t.ppf(1 - alpha / 2, freedom)
+    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+
+
+def _resampled(sample: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    return sample[rng.integers(0, len(sample), (_DRAWS, len(sample)))]
+
+
+def _binomial(successes: int, count: int) -> float:
+    return float(_stats().binomtest(successes, count).pvalue) if count else 1.0
+
+
+def _stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise UsageError("the paper's experiments need SciPy: pip install 'alexnet[paper]'") from None
+    return stats
