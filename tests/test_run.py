@@ -200,6 +200,7 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "stop_train_error": 0.1,
         "keep": "0,4",
         "device": "auto",
+        "columns": 2,
         "accumulate": 2,
         "log_every": 1,
         "save_minutes": 1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Views, app, given_values, note_load, print_json, start_computing
+from alexnet.cli.command import Count, Views, app, given_values, note_load, print_json, start_computing
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
 from alexnet.training.signals import SignalGuard
@@ -24,6 +25,8 @@ def train(
     /,
     *,
     run: Path | None = None,
+    seeds: str | None = None,
+    jobs: Count = 1,
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a recipe, or go on where an interrupted run stopped.
@@ -36,6 +39,10 @@ def train(
         A name of `alexnet list recipes`, or a YAML file such as an earlier run's config.yaml.
     run
         Run folder; without it runs/RECIPE. The same command again goes on there, and --then beyond its end.
+    seeds
+        Train with several seeds, "0-4" or "0,1,2", in runs/RECIPE-seeds/seed-N or RUN/seed-N, and show mean and spread.
+    jobs
+        With --seeds: trainings side by side, which share the cores.
     """
     from alexnet.config.values import override
     from alexnet.recipes import recipe as named
@@ -52,10 +59,31 @@ def train(
                 raise UsageError(f"{recipe} is a run, not a recipe; to go on in it: {again}")
             chosen = named(recipe)
         note_load()
+        if seeds is not None:
+            _train_seeds(chosen, given, seeds, run, jobs, guard)
+            return
         from alexnet.training import loop
 
         start_computing()
         loop.train(chosen, run, given=given, guard=guard)
+
+
+def _train_seeds(
+    recipe: TrainConfig, given: dict[str, Any] | None, seeds: str, run: Path | None, jobs: int, guard: SignalGuard
+) -> None:
+    from alexnet.cli.tables import show_family, show_notes
+    from alexnet.config.values import override
+    from alexnet.runs.folder import default_folder
+    from alexnet.training.families import family_configs, parse_seeds, train_family
+
+    if "seed" in (given or {}):
+        raise UsageError("--seed and --seeds exclude each other.")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
+    folder = run or default_folder(f"{override(recipe, given or {}).name}-seeds")
+    configs, notes = family_configs(recipe, given, parse_seeds(seeds), folder)
+    show_notes(notes)
+    show_family(list(train_family(configs, jobs, guard).values()))
 
 
 @app.command

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
     from alexnet.inference.ensembles import Ensemble
     from alexnet.inference.prediction import Prediction
     from alexnet.metrics import Result
+    from alexnet.runs.folder import Run
     from alexnet.speed.networks import Speed
 
 
@@ -193,6 +194,25 @@ def show_speed(speed: Speed) -> None:
         console.print(f"90 epochs of ImageNet at our best rate: {speed.hours:,.0f} hours")
 
 
+def show_ledger(target: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> None:
+    """A block for each of the points in `shown`; how many of all `rows` depart stands above."""
+    from alexnet.ledger import summarise
+
+    console = Terminal()
+    console.print(f"{markup(target)}: {summarise(rows)}", soft_wrap=not console.is_terminal)
+    for row in shown:
+        from_paper, from_release = row["departs_from_paper"], row["departs_from_release"]
+        sources = [name for name, departs in (("paper", from_paper), ("release", from_release)) if departs]
+        verdict = f"  [yellow]departs from {' and '.join(sources)}[/yellow]" if sources else ""
+        console.print(f"\n[bold]{row['number']}. {markup(row['name'])}[/bold]{verdict}", soft_wrap=True)
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(no_wrap=True, style="dim")
+        block.add_column()
+        for name, label in (("paper", "paper"), ("release", "release"), ("this", "here"), ("effect", "effect")):
+            block.add_row(f"  {label}", markup(str(row[name])))
+        console.print(block)
+
+
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     """What came of preparing photographs, and what to type next."""
     console = Terminal()
@@ -207,3 +227,29 @@ def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     recipe = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs", "folder": "folder"}[source]
     command = shlex.join(["alexnet", "train", recipe, "--data.root", str(out)])
     console.print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def show_family(runs: Sequence[Run]) -> None:
+    """The test results of several runs, and their mean and standard deviation."""
+    from alexnet.training.families import spread
+
+    ended = [(run, run.test, run.status) for run in runs]
+    rows = [
+        (run.path.name, test["top1"], test["top5"], status.get("best_epoch", 0), status.get("elapsed", 0.0) / 60)
+        for run, test, status in ended
+        if test is not None
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "top-1", "top-5", "best epoch", "minutes"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for name, top1, top5, epoch, minutes in rows:
+        table.add_row(markup(name), f"{top1:.2%}", f"{top5:.2%}", str(epoch), f"{minutes:.1f}")
+    if len(rows) > 1:
+        top1, top5, _, minutes = (spread(column) for column in zip(*[row[1:] for row in rows], strict=True))
+        shown = [f"{100 * s.mean:.2f} ± {100 * s.deviation:.2f} %" for s in (top1, top5)]
+        table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
+    console = Terminal()
+    console.print(table)
+    for run, test, _ in ended:
+        if test is None:
+            console.print(f"{markup(str(run.path))}: no test result", soft_wrap=True)

@@ -209,9 +209,9 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
 
 
 def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
-    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), or the four corners and the centre with their mirror
-    images (V = 10, section 4.1); V = 2 is the centre with its mirror image, V = 9 a grid of three by three without
-    mirror images (cuda-convnet2's convdata.py)."""
+    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), also mirrored (V = 2), the corners and the centre and
+    their mirror images (V = 10, section 4.1), or a grid of three by three without mirror images (V = 9,
+    cuda-convnet2's convdata.py)."""
     height, width = images.shape[-2:]
     bottom, right = height - size, width - size
     centre = (round(bottom / 2), round(right / 2))
@@ -223,8 +223,7 @@ def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
     else:
         raise UsageError(
-            f"--views {views}: 1 (centre), 2 (and its mirror image), 9 (a grid of three by three) or 10 (corners and "
-            "centre, mirrored)."
+            f"--views {views}: 1 (centre), 2 (and its mirror image), 9 (a grid) or 10 (corners and centre, mirrored)."
         )
     crops = [images[..., y : y + size, x : x + size] for y, x in places]
     if views == 1:

@@ -9,6 +9,7 @@ from torch import nn
 
 from alexnet.errors import UsageError
 from alexnet.inference.trained import Trained
+from alexnet.models.table import Conv
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -16,8 +17,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 def first_kernels(trained: Trained) -> Array:
     """The first convolution's weights [N, C, h, w] as they meet pixels: divided by the standard deviations that the
     preprocessing divides pixels by, so that networks of different preprocessing can be compared."""
-    first = next(module for module in trained.model.modules() if isinstance(module, nn.Conv2d))
-    weights: Array = first.weight.detach().double().cpu().numpy()
+    conv = next(module for module in trained.model.modules() if isinstance(module, nn.Conv2d))
+    weights: Array = conv.weight.detach().double().cpu().numpy()
     std: Array = np.broadcast_to(np.array(trained.preprocessing.std), weights.shape[1:2])[:, None, None]
     return weights / std
 
@@ -25,8 +26,8 @@ def first_kernels(trained: Trained) -> Array:
 def count_columns(trained: Trained) -> int:
     """Into how many columns the first layer's kernels fall: the groups in which the second layer sees them. The first
     half of the kernels are then the first column's, as in the paper's figure 3."""
-    convs = [module for module in trained.model.modules() if isinstance(module, nn.Conv2d)]
-    return convs[1].groups if len(convs) > 1 else 1
+    second = trained.model.variant.convs[1:2]
+    return second[0].groups if second and isinstance(second[0], Conv) else 1
 
 
 def colour_shares(kernels: Array) -> Array:
