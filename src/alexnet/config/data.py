@@ -106,9 +106,5 @@ class DataConfig:
         )
         if self.alternate_flips and not self.flip:
             raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")
-        for name, used in (
-            ("alternate_flips", self.alternate_flips),
-            ("random_resized_crop", self.random_resized_crop),
-        ):
-            if used and self.crop_chunk > 1:
-                raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag(f'data.{name}')}: leave one out.")
+        if self.random_resized_crop and self.crop_chunk > 1:
+            raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag('data.random_resized_crop')}.")
