@@ -104,7 +104,5 @@ class DataConfig:
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
-        if self.alternate_flips and not self.flip:
-            raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")
         if self.random_resized_crop and self.crop_chunk > 1:
             raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag('data.random_resized_crop')}.")

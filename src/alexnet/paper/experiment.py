@@ -78,7 +78,7 @@ class Experiment:
     data: str
     """Which data, whose substitute they are if they are not the paper's, and how --data.root finds them."""
     hours: float
-    """How long it takes, roughly, on two cores."""
+    """How long it takes, roughly, on `machine`."""
     plan: Callable[[Mapping[str, Run], bool], list[Job]]
     """All jobs wanted given those that have ended, by name: `plan(finished, quick)`.
 
@@ -95,6 +95,7 @@ class Experiment:
     never "not reproduced"; without rows for a claim: "not yet run"."""
     draw: Callable[[Sequence[Row]], Figure]
     table: Callable[[Sequence[Row]], Table]
+    machine: str = "two cores"
     open_questions: tuple[str, ...] = ()
     """What remains unknown, in sentences."""
 
@@ -105,8 +106,8 @@ def seeded(name: str, config: TrainConfig, seeds: Iterable[int]) -> list[Job]:
 
 
 def has_diverged(run: Run) -> bool:
-    """Whether a run ended without a test result, because its loss left the range of finite numbers."""
-    return run.test is None
+    """Whether a run that has ended did so because its loss left the range of finite numbers."""
+    return run.status.get("state") != "finished"
 
 
 def missing(jobs: Iterable[Job], finished: Mapping[str, Run]) -> list[Job]:

@@ -46,6 +46,14 @@ def paired_t(a: Sample, b: Sample) -> Estimate:
     return Estimate(float(np.mean(np.subtract(a, b))), float(low), float(high), float(result.pvalue))
 
 
+def one_more(sample: Sample) -> Estimate:
+    """The mean, with the interval in which one more value of the same kind lies (a prediction interval, Student's t):
+    for a figure that somebody else has of one network."""
+    count = len(sample)
+    half = _stats().t.ppf(0.975, count - 1) * np.std(sample, ddof=1) * np.sqrt(1 + 1 / count)
+    return Estimate(float(np.mean(sample)), float(np.mean(sample) - half), float(np.mean(sample) + half))
+
+
 def ratio_of_medians(a: Sample, b: Sample, seed: int = 0) -> Estimate:
     """median(a) / median(b) with a bootstrap interval (percentiles; both samples drawn anew, independently).
 

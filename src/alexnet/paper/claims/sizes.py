@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import log2
 
 from alexnet.models.summary import Layer, trace
+from alexnet.models.table import Conv
 from alexnet.models.variants import PAPER
 from alexnet.paper.claims.claim import Check, Claim, about, equals
 
@@ -21,8 +22,8 @@ def _layers() -> dict[str, Layer]:
 def _one_column() -> tuple[Layer, ...]:
     """The network on one GPU: half the kernels, but in the last convolutional layer and the hidden ones as many as on
     two (section 3.2, footnote; layers-145-half.cfg)."""
-    halves = (replace(row, width=row.width // 2, groups=1) for row in PAPER.convs[:4])
-    return trace(replace(PAPER, convs=(*halves, replace(PAPER.convs[4], groups=1))))
+    *halved, last = (replace(row, groups=1) for row in PAPER.convs if isinstance(row, Conv))
+    return trace(replace(PAPER, convs=(*(replace(row, width=row.width // 2) for row in halved), last)))
 
 
 def parameters() -> tuple[Check, ...]:

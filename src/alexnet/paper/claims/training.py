@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,10 @@ def geometric_mean() -> tuple[Check, ...]:
     return (Check(what, largest, 0, largest < 1e-12),)
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+    probabilities: np.ndarray[Any, Any] = powers / powers.sum()
+    return probabilities
 
 
 def drops() -> tuple[Check, ...]:

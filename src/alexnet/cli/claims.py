@@ -1,0 +1,113 @@
+"""What the command says of the paper's claims and of an experiment's outcome, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from alexnet.cli.command import print_json
+from alexnet.errors import UsageError, unknown
+from alexnet.paper.claims import Claim, claim
+from alexnet.paper.experiment import Experiment
+from alexnet.paper.experiments import experiments, experiments_on
+from alexnet.paper.results import Finding, Outcome, findings
+from alexnet.terminal import Terminal, markup
+
+
+def describe_claim(one: Claim) -> dict[str, Any]:
+    """Everything about a claim, for JSON."""
+    standing = one.imagenet
+    return {
+        "number": one.number,
+        "section": one.section,
+        "title": one.title,
+        "says": one.says,
+        "imagenet": {**asdict(standing), "checks": [asdict(check) for check in one.checks()]},
+        "experiments": [
+            {"id": f.experiment.id, **asdict(f.verdict), "own": f.own, "made": f.outcome and f.outcome.made}
+            for f in findings(one.number)
+        ],
+        "without": None if experiments_on(one.number) else one.without,
+    }
+
+
+def show_claims(chosen: Sequence[Claim]) -> None:
+    """One line a claim: the paper's scale, and the small experiments."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("#", "", "the paper says", "at its own scale", "small experiment"):
+        table.add_column(name, overflow="fold")
+    for one in chosen:
+        small = "\n".join(map(_short, findings(one.number))) or "-"
+        section = one.section.partition(",")[0].replace("abstract", "abs")
+        state = one.imagenet.state.removeprefix("the ")
+        table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
+    console = Terminal()
+    console.print(table)
+    console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
+
+
+def _short(finding: Finding) -> str:
+    return f"{finding.experiment.id}: {finding.verdict.state}{' (own)' if finding.own else ''}"
+
+
+def show_claim(one: Claim) -> None:
+    """A claim with its figures, their sources, and what the experiments found."""
+    console = Terminal()
+
+    def say(title: str, text: str) -> None:
+        console.print(f"[bold]{title}[/bold] {markup(text)}", soft_wrap=not console.is_terminal)
+
+    say(f"claim {one.number} (section {one.section}):", one.says)
+    say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
+    found = findings(one.number)
+    for finding in found:
+        say(f"{_short(finding)}.", finding.verdict.sentence)
+        if finding.outcome is not None:
+            say("  rule:", finding.experiment.rule)
+    if not found:
+        say("no small experiment:", f"{one.without}.")
+
+
+def choose_experiment(what: str, imagenet: bool) -> Experiment:
+    """The experiment that a user means by an id or by the number of a claim. Raises UsageError."""
+    number = int(what) if what.isdecimal() else None
+    if imagenet:
+        from alexnet.paper.imagenet import imagenet_experiment
+
+        if number is None:
+            raise UsageError(f"--imagenet takes the number of a claim, not {what!r}: see alexnet claims.")
+        return imagenet_experiment(number)
+    if number is not None:
+        one = claim(number)
+        if not (on_it := experiments_on(number)):
+            raise UsageError(f"claim {number} has no small experiment: {one.without}.")
+        return on_it[0]
+    known = {id.lower(): experiment for id, experiment in experiments().items()}
+    if what.lower() not in known:
+        raise UsageError(unknown("experiment", what, experiments()))
+    return known[what.lower()]
+
+
+def show_outcome(experiment: Experiment, outcome: Outcome, folder: Path, json: bool) -> None:
+    """An experiment's table and verdicts."""
+    verdicts = outcome.verdicts(experiment)
+    if json:
+        print_json({**asdict(outcome), "verdicts": {number: asdict(verdict) for number, verdict in verdicts.items()}})
+        return
+    console = Terminal()
+    shown = experiment.table(outcome.rows)
+    table = Table(*map(markup, shown.head), box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for line in shown.lines:
+        table.add_row(*map(markup, line))
+    console.print(table)
+    console.print(f"rule: {markup(experiment.rule)}", soft_wrap=not console.is_terminal)
+    for number, verdict in verdicts.items():
+        text = f"claim {number}, {claim(number).title}: [bold]{verdict.state}[/bold]. {markup(verdict.sentence)}"
+        console.print(text, soft_wrap=not console.is_terminal)
+    if outcome.quick:
+        console.print("a rehearsal (--quick): these figures say nothing about the paper.")
+    console.print(f"written: {markup(str(folder))}: result.json, table.md, figure.png", soft_wrap=True)

@@ -1,0 +1,176 @@
+"""`reproduce(experiment)`: its runs, its measurements and its verdicts, in one folder that a kill cannot spoil.
+
+The folder holds jobs/ (each training's settings and what it said), runs/ (a run folder each), measurements/ (what was
+evaluated afterwards), and at the end result.json, table.md and figure.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from alexnet.config import dump
+from alexnet.errors import TrainingStopped, UsageError
+from alexnet.figures import save_figure
+from alexnet.files import holding, write_atomically
+from alexnet.paper.document import markdown_table
+from alexnet.paper.experiment import Experiment, Job, Recall, missing
+from alexnet.paper.reporter import Reporter
+from alexnet.paper.results import Outcome
+from alexnet.paper.workers import Worker, has_ended, located, stop
+from alexnet.runs.folder import Run
+from alexnet.runs.provenance import environment, now
+from alexnet.training.signals import Interrupt, SignalGuard
+
+_GLANCE = 0.2  # seconds between two looks at the trainings
+
+
+def reproduce(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    root: str = "data",
+    jobs: int = 1,
+    quick: bool = False,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Run an experiment in a folder, or go on there, with so many trainings side by side.
+
+    Kill it at any time: everything follows from the folder, and the same call ends with the same rows (with the same
+    `jobs`, on the same machine: the number of threads rounds differently). Raises UsageError for a folder that belongs
+    to something else or is in use, what a training ends with, and TrainingStopped when a signal ended it, after the
+    trainings have saved.
+    """
+    with ExitStack() as stack:
+        guard = stack.enter_context(SignalGuard())
+        try:
+            stack.enter_context(holding(folder, "reproducing in", "name another folder with --run DIR"))
+            _claim_folder(folder, experiment, quick)
+            reporter = stack.enter_context(reporter or Reporter())
+            runs = _train(experiment, folder, root, jobs, quick, guard, reporter)
+            reporter.stage("measuring")
+            rows = experiment.measure({name: runs[name] for name in sorted(runs)}, _recall(folder / "measurements"))
+            made = {"when": now(), **environment(), "runs": len(runs), "hours": _hours(runs.values())}
+            outcome = Outcome(experiment.id, quick, json.loads(json.dumps(rows)), made)
+            with guard.critical():
+                _write(experiment, outcome, runs, folder, reporter)
+        except Interrupt as signal:
+            raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
+    return outcome
+
+
+def default_jobs() -> int:
+    """Trainings side by side: small networks use one core well; a GPU is shared by none."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(_cores(), 4)
+
+
+def _claim_folder(folder: Path, experiment: Experiment, quick: bool) -> None:
+    """Mark a new folder as this experiment's, and refuse one that is another's."""
+    mark, whose = folder / "experiment.json", {"experiment": experiment.id, "quick": quick}
+    if mark.is_file():
+        try:
+            found = json.loads(mark.read_bytes())
+        except ValueError:
+            found = None
+        if found != whose:
+            raise UsageError(f"{folder} holds another reproduction ({found}); name another folder with --run DIR.")
+    else:
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
+            raise UsageError(f"{folder} exists and holds something else; name another folder with --run DIR.")
+        write_atomically(mark, json.dumps(whose).encode())
+    for part in ("jobs", "runs", "measurements"):
+        (folder / part).mkdir(exist_ok=True)
+
+
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    root: str,
+    side_by_side: int,
+    quick: bool,
+    guard: SignalGuard,
+    reporter: Reporter,
+) -> dict[str, Run]:
+    """All trainings of the plan, each ended, by name."""
+    threads = max(1, _cores() // side_by_side)
+    ended: dict[str, Run] = {}
+    workers: dict[str, Worker] = {}
+
+    def wanted() -> list[Job]:
+        """The plan as it is now, which grows as trainings end."""
+        while True:
+            plan = [located(job, root) for job in experiment.plan(ended, quick)]
+            assert len({job.name for job in plan}) == len(plan), "two jobs of one name"
+            runs = {job.name: Run(folder / "runs" / job.name) for job in missing(plan, ended)}
+            new = {job.name: runs[job.name] for job in missing(plan, ended) if has_ended(runs[job.name], job)}
+            if not new:
+                return plan
+            ended.update(new)
+
+    try:
+        plan = wanted()
+        reporter.start(experiment, folder, plan, ended)
+        while waiting := missing(plan, ended):
+            for job in waiting:
+                if job.name not in workers and len(workers) < side_by_side:
+                    with guard.critical():  # a process that nobody knows of could not be ended
+                        workers[job.name] = Worker(job, folder, threads)
+                    reporter.started(job)
+            done = [name for name, worker in workers.items() if worker.poll()]
+            for name in done:
+                del workers[name]
+            if done:
+                plan = wanted()
+            reporter.look(plan, ended, [worker.run for worker in workers.values()])
+            if not done:
+                time.sleep(_GLANCE)
+    except BaseException:
+        stop(workers.values())
+        raise
+    return ended
+
+
+def _recall(folder: Path) -> Recall:
+    """Measurements that are made once, each in a file of its own."""
+
+    def recall(name: str, compute: Callable[[], Any]) -> Any:
+        file = folder / f"{name}.json"
+        assert file.parent == folder, name
+        try:
+            return json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            value = compute()
+            write_atomically(file, json.dumps(value).encode())
+            return json.loads(json.dumps(value))  # the same types as after a kill
+
+    return recall
+
+
+def _hours(runs: Iterable[Run]) -> float:
+    return round(sum(float(run.status.get("elapsed", 0)) for run in runs) / 3600, 2)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write(experiment: Experiment, outcome: Outcome, runs: dict[str, Run], folder: Path, reporter: Reporter) -> None:
+    verdicts = {number: asdict(verdict) for number, verdict in outcome.verdicts(experiment).items()}
+    outcome.write(
+        folder / "result.json",
+        verdicts=verdicts,
+        configs={name: dump(run.config) for name, run in sorted(runs.items())},
+    )
+    write_atomically(folder / "table.md", markdown_table(experiment.table(outcome.rows)).encode())
+    try:
+        save_figure(experiment.draw(outcome.rows), folder / "figure.png")
+    except UsageError as problem:  # matplotlib is an extra
+        reporter.note(f"no figure: {problem}")

@@ -1,0 +1,162 @@
+"""What the experiments judge by, each against a computation of another kind."""
+
+from math import comb
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from alexnet.paper import statistics as s
+from alexnet.paper.rules import judge_difference, judge_level
+from alexnet.paper.statistics import Estimate
+
+A, B = [10.1, 9.7, 10.6, 11.0, 10.2], [9.2, 9.9, 9.1, 9.0, 9.6]
+
+
+def t_tail(t, freedom):
+    """P(|T| > t) of Student's t, by integrating its density from the definition."""
+    from math import gamma, pi, sqrt
+
+    scale = gamma((freedom + 1) / 2) / (sqrt(freedom * pi) * gamma(freedom / 2))
+    return 2 * quad(lambda x: scale * (1 + x * x / freedom) ** (-(freedom + 1) / 2), t, np.inf)[0]
+
+
+def test_welch():
+    va, vb = np.var(A, ddof=1) / 5, np.var(B, ddof=1) / 5
+    freedom = (va + vb) ** 2 / (va**2 / 4 + vb**2 / 4)
+    t = (np.mean(A) - np.mean(B)) / np.sqrt(va + vb)
+    found = s.welch(A, B)
+    assert found.p == pytest.approx(t_tail(t, freedom), rel=1e-6)
+    assert found.value == pytest.approx(np.mean(A) - np.mean(B))
+    half = found.high - found.value
+    assert found.value - found.low == pytest.approx(half)
+    assert t_tail(half / np.sqrt(va + vb), freedom) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_paired_t():
+    difference = np.subtract(A, B)
+    error = difference.std(ddof=1) / np.sqrt(5)
+    found = s.paired_t(A, B)
+    assert found.p == pytest.approx(t_tail(difference.mean() / error, 4), rel=1e-6)
+    assert t_tail((found.high - found.value) / error, 4) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_one_more():
+    found = s.one_more(A)
+    unit = np.std(A, ddof=1) * np.sqrt(1.2)
+    assert t_tail((found.high - found.value) / unit, 4) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_one_more_covers_one_more():
+    rng = np.random.default_rng(1)
+    draws = rng.normal(5, 2, (2000, 6))
+    inside = [(f := s.one_more(row[:5])).low <= row[5] <= f.high for row in draws]
+    assert 0.93 < np.mean(inside) < 0.97
+
+
+def test_ratio_of_medians_against_all_resamples():
+    """Of three values there are 27 resamples: the bootstrap's distribution is known exactly."""
+    a, b = [6.0, 7.0, 9.0], [1.0, 1.5, 2.0]
+    medians = lambda x: [np.median([x[i], x[j], x[k]]) for i in range(3) for j in range(3) for k in range(3)]  # noqa: E731
+    exact = np.quantile([p / q for p in medians(a) for q in medians(b)], [0.025, 0.975], method="inverted_cdf")
+    found = s.ratio_of_medians(a, b)
+    assert found.value == pytest.approx(7 / 1.5)
+    assert (found.low, found.high) == tuple(exact)
+
+
+def test_ratio_with_what_was_never_reached():
+    found = s.ratio_of_medians([20, 30, np.inf, np.inf, 25], [5, 6, 5, 6, 5])
+    assert found.value == 6
+    assert found.high == np.inf
+    assert 3 < found.low < 6
+
+
+def test_paired_bootstrap_has_the_error_of_a_mean():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(5000) < 0.8, rng.random(5000) < 0.75
+    found = s.paired_bootstrap(a, b)
+    difference = a.astype(float) - b
+    error = difference.std() / np.sqrt(5000)
+    assert found.value == pytest.approx(difference.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * error, rel=0.03)
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [(0, 0), (5, 0), (9, 3), (3, 9), (6, 6)])
+def test_mcnemar_and_sign_test_count_coins(larger, smaller):
+    n = larger + smaller
+    tail = sum(comb(n, k) for k in range(max(larger, smaller), n + 1)) / 2**n
+    expected = min(1.0, 2 * tail)
+    a = [1] * larger + [0] * smaller + [1, 1, 0]
+    b = [0] * larger + [1] * smaller + [1, 1, 0]
+    assert s.mcnemar(a, b) == pytest.approx(expected)
+    assert s.sign_test(np.multiply(a, 0.3), np.multiply(b, 0.3)) == pytest.approx(expected)
+
+
+def test_dunnett_with_one_other_is_the_t_test():
+    """Against one sample alone it is Student's t-test with pooled variance."""
+    found = s.dunnett(A, {"b": B})["b"]
+    error = np.sqrt((np.var(A, ddof=1) + np.var(B, ddof=1)) / 2 * (2 / 5))
+    assert found.value == pytest.approx(np.mean(B) - np.mean(A))
+    assert found.p == pytest.approx(t_tail(abs(found.value) / error, 8), rel=3e-2)
+    assert found.low < found.value < found.high < 0
+
+
+def test_dunnett_holds_for_all_together():
+    """Of experiments without any effect one in twenty finds one, however many networks are compared."""
+    rng = np.random.default_rng(2)
+    found = [
+        min(e.p for e in s.dunnett(rng.normal(size=5), {str(i): rng.normal(size=5) for i in range(4)}).values()) < 0.05
+        for _ in range(20)
+    ]
+    assert np.mean(found) < 0.25
+
+
+def test_permutation_test_against_all_permutations():
+    from itertools import permutations
+
+    values, groups = [1.0, 4.0, 2.0, 9.0, 7.0], np.array([0, 0, 0, 1, 1])
+
+    def statistic(x, g):
+        return abs(x[g == 1].mean() - x[g == 0].mean())
+
+    found = statistic(np.array(values), groups)
+    exact = np.mean([statistic(np.array(p), groups) >= found for p in permutations(values)])
+    assert s.permutation_test(values, groups, statistic) == pytest.approx(exact, abs=0.01)
+
+
+def test_power_is_how_often_the_test_finds_it():
+    from scipy.stats import ttest_ind
+
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0, 0.3, (4000, 9)), rng.normal(0.4, 0.3, (4000, 9))
+    found = np.mean(ttest_ind(a, b, axis=1).pvalue < 0.05)
+    assert s.power(0.4, 0.3, 9) == pytest.approx(found, abs=0.025)
+    assert s.power(0, 0.3, 9) == pytest.approx(0.05)
+    assert s.power(0.4, 0, 3) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "claimed", "state"),
+    [
+        (0.5, 2.0, 1.4, "reproduced"),
+        (0.5, 1.0, 1.4, "direction only"),
+        (2.0, 3.0, 1.4, "direction only"),
+        (-1.0, 2.0, 1.4, "inconclusive"),
+        (-1.0, 1.0, 1.4, "not reproduced"),
+        (-2.0, -1.0, 1.4, "not reproduced"),
+        (0.1, 0.2, 0.0, "reproduced"),
+        (-0.1, 0.2, 0.0, "inconclusive"),
+        (-0.2, -0.1, 0.0, "not reproduced"),
+    ],
+)
+def test_rule_of_differences(low, high, claimed, state):
+    """Never "not reproduced" where the interval still holds what the paper says."""
+    assert judge_difference(Estimate((low + high) / 2, low, high), claimed, "x").state == state
+
+
+def test_rule_of_levels():
+    assert judge_level([40.6, 40.7, 40.9], 40.7, "x").state == "reproduced"
+    assert judge_level([43.0, 43.1, 43.2], 40.7, "x").state == "not reproduced"
+    assert judge_level([38.0, 38.1, 38.2], 40.7, "x").state == "reproduced"
+    assert judge_level([30.0, 50.0], 40.7, "x").state == "inconclusive"
+    assert judge_level([40.7], 40.7, "x").state == "inconclusive"
