@@ -7,108 +7,198 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from alexnet import build_model
-from alexnet.compute import resolve_compute
-from alexnet.config import OptimConfig, TrainConfig
+import column_process
+from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.distributed import World, join_world
+from alexnet.distributed import World
 from alexnet.errors import UsageError
 from alexnet.inference.evaluation import evaluate
+from alexnet.models.ablations import resolve
 from alexnet.models.columns import plan
-from alexnet.models.variants import PAPER, POOL, Conv, Norm
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.seeds import mixed_seed
-from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
+from column_process import NETWORKS, learn
 from conftest import TINY, assert_consistent, assert_same_tensors, tensors
+from test_distributed import LAUNCH, finish, launch, ranks
 
-_COLUMNS, _MAP = Norm(columns=2), Norm(alpha=1e-3, k=1.0, over="map")
-NET145 = replace(
-    PAPER,
-    convs=(
-        Conv(96, 11, stride=4, ceil=True, then=(_COLUMNS, POOL, "relu")),
-        Conv(256, 5, padding=2, groups=2, then=("relu", _COLUMNS, _MAP, POOL), positive_bias=True),
-        Conv(384, 3, padding=1),
-        Conv(384, 3, padding=1, groups=2, positive_bias=True),
-        Conv(256, 3, padding=1, groups=2, then=(POOL, "relu"), positive_bias=True),
-    ),
-)
-# LRN over all channels with a window of even size directly before a ReLU, and dropout of maps.
-MIXED = replace(
-    PAPER,
-    convs=(replace(PAPER.convs[0], then=(Norm(4, alpha=0.1), "relu", PAPER.hidden[0].then[1], POOL)), *PAPER.convs[1:]),
-)
-NETWORKS = {"paper": PAPER, "net145": NET145, "mixed": MIXED}
-CLASSES = 5  # an odd number, of which the columns hold two and three
-MANY = 50
+CASES = {
+    "paper": {"network": "paper"},
+    "net145": {"network": "net145"},
+    "mixed": {"network": "mixed", "steps": 6, "accumulate": 2, "bad": 3},
+    "frozen": {"network": "paper", "steps": 4, "frozen": "conv4"},
+    "float32": {"network": "net145", "dtype": "float32", "steps": 20, "ema": 0.9},
+}
 
 
-class Wide(Learner):
-    """As the network's own numbers are: in float64 here."""
-
-    def _logits(self, images):
-        return self.forward(images)
-
-
-def learn(table, world, dtype, steps, dropout=0.5):
-    """The losses of a few steps on random images, and what is saved of the learner afterwards."""
-    torch.manual_seed(1)
-    small = {"input_size": 67, "width": 0.125, "num_classes": CLASSES, "dropout": dropout, "init": "he"}
-    model = build_model(table, **small).to(dtype)
-    optim = OptimConfig(name="paper-sgd", lr=0.01, rules=("biases rate=2x decay=0", "conv1.weights rate=0.1x"))
-    columns = 2 if world.size > 1 else 1
-    learner = Wide(TrainConfig(optim=optim, columns=columns), model, steps, resolve_compute("cpu", "fp32"), world)
-    drawn = torch.Generator().manual_seed(2)
-    losses = []
-    for step in range(steps):
-        images = torch.randn(8, 3, 67, 67, generator=drawn, dtype=torch.float64).to(dtype)
-        labels = torch.randint(CLASSES, (8,), generator=drawn)
-        mine = learner.data.shard
-        torch.manual_seed(mixed_seed(0, step, learner.data.rank))
-        sums = learner.train_step(images[mine], labels[mine], 8)
-        losses.append(sums[0])
-        learner.apply_step(sums, len(labels[mine]))
-    saved = learner.checkpoint({})
-    return {"losses": torch.stack(losses), **saved.weights, **saved.extra}
-
-
-def work(folder):
-    """What one process of several does."""
-    kinds = json.loads((folder / "kinds").read_text())
-    with join_world("cpu") as (world, _):
-        for kind, (name, dtype, steps, dropout) in kinds.items():
-            learnt = learn(NETWORKS[name], world, getattr(torch, dtype), steps, dropout)
-            save_file({n: t.contiguous() for n, t in learnt.items()}, folder / f"{kind}-{world.rank}")
-
-
-def together(folder, processes, kinds):
-    """Start processes that do `work`."""
-    (folder / "kinds").write_text(json.dumps(kinds))
+def together(folder, processes, cases):
+    """Have processes learn, and give what each of them then would save of each case."""
+    (folder / "cases.json").write_text(json.dumps(cases))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     started = [
         subprocess.Popen(
-            [sys.executable, __file__, folder],
+            [sys.executable, column_process.__file__, folder],
             env={**os.environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(processes)
     ]
-    for process in started:
-        assert process.wait(200) == 0, process.stderr.read()
+    ends = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, "\n".join(ends)
+    return {name: [load_file(folder / f"{name}-{rank}") for rank in range(processes)] for name in cases}
 
 
-if __name__ == "__main__":
-    work(Path(sys.argv[1]))
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    return together(tmp_path_factory.mktemp("columns"), 2, CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_columns_learn_what_one_process_learns(learnt, case):
+    """With dropout on; all that a checkpoint holds, of the whole network, in both processes."""
+    one = learn(World(), **CASES[case])
+    bound = 1e-8 if one["fc8.weight"].dtype == torch.float64 else 1e-3
+    for other in learnt[case]:
+        assert other.keys() == one.keys()
+        assert max(float((other[name] - value).abs().max()) for name, value in one.items()) < bound
+    assert int(one["skipped"]) == ("bad" in CASES[case])
+    assert float(one["losses"].std()) > 1  # it has moved
+
+
+@pytest.mark.slow
+def test_two_pairs_share_the_batch(tmp_path):
+    cases = {"pairs": {"network": "paper", "steps": 10, "dropout": 0.0}}
+    one = learn(World(), **cases["pairs"])
+    for other in together(tmp_path, 4, cases)["pairs"]:
+        assert max(float((other[name] - value).abs().max()) for name, value in one.items()) < 1e-8
+
+
+CROSSING = {"conv3": 128, "fc6": 4608, "fc7": 2048, "fc8": 2048}
+
+
+@pytest.mark.parametrize(("network", "crossing"), [("net145", {}), ("paper", {"norm1": 2, "norm2": 2})])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_crosses(network, crossing, rank):
+    """Net 145 as layers-145.cfg has it, but that fc8 is on both processes; its LRN stays within a column, the paper's
+    needs two channels beyond the border."""
+    parts = plan(NETWORKS[network], World(rank, 2))
+    assert {part.whole.name: part.takes for part in parts if part.takes} == crossing | CROSSING
+    assert {part.whole.name: part.gives for part in parts if part.gives} == crossing | CROSSING
+    halves = sum(part.layer.parameters for part in parts)
+    assert halves == 60_965_224 // 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "torchvision"}, "needs a network of two columns"),
+        ({"name": "paper", "groups": 1}, "needs a network of two columns"),
+        ({"name": "paper", "hidden": (4095, 4096)}, "the width of fc6, 4095, cannot be halved"),
+    ],
+)
+def test_networks_that_have_no_two_columns(fields, message):
+    with pytest.raises(UsageError, match=message):
+        plan(resolve(**fields), World(0, 2))
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_processes_that_columns_do_not_divide(processes):
+    with pytest.raises(UsageError, match="torchrun --nproc-per-node 2"):
+        World(size=processes).split(2)
+
+
+def test_columns_are_not_compiled():
+    with pytest.raises(UsageError, match="--compile does not go with --columns 2"):
+        TrainConfig(columns=2, compile=True)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_parts_partition(count):
+    rows = torch.arange(count)
+    parts = [World(rank, 2).cut({"rows": rows, "step": torch.tensor(3.0)}) for rank in (0, 1)]
+    assert torch.cat([part["rows"] for part in parts]).equal(rows)
+    assert [float(part["step"]) for part in parts] == [3.0, 3.0]
+
+
+# Adam's state has a scalar beside the moments; the learner keeps an average, and what is not finite is left out.
+SETTINGS = {"epochs": 2, "log_every": 1, "ema": 0.9, "label_smoothing": 0.1, "optim.lr": 5e-4}
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    path = tmp_path_factory.mktemp("single") / "run"
+    return train(override(TINY, SETTINGS), path, reporter=Reporter(quiet=True))
+
+
+@pytest.mark.timeout(500)
+def test_a_run_goes_on_without_columns(single, tmp_path):
+    """Begun by two processes, it is ended by one: with the numbers of the run of one process."""
+    path, log = tmp_path / "run", tmp_path / "log"
+    finish(launch(single.path / "config.yaml", path, log, "--columns", 2, "--stop-after", 1), log)
+    run = Run(path)
+    assert_consistent(run)
+    measured = evaluate(path)  # its weights, in one process
+    assert (measured.top1, measured.count) == (run.test["top1"], run.test["count"])
+    assert measured.loss == pytest.approx(run.test["loss"], abs=1e-5)
+    (session,) = run.sessions
+    assert (session["processes"], session["settings"]["columns"]) == (2, 2)
+    for taken in session["per_process"]:
+        assert taken["images_per_second"] > 0
+        assert taken["peak_memory"] > 10_000_000
+        assert taken["exchanged_a_step"] > 10_000
+    run = train(override(TINY, SETTINGS), path, reporter=Reporter(quiet=True))
+    a, b = tensors(run.last), tensors(single.last)
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=1e-2)
+    for mine, theirs in zip(run.epochs, single.epochs, strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-3)
+        assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_and_resumed_to_the_same_bits(single, tmp_path):
+    log = tmp_path / "log"
+    config = [single.path / "config.yaml", "--columns", 2, "--save-minutes", 1e-5]
+    finish(launch(config[0], tmp_path / "whole", log, *config[1:]), log)
+    path = tmp_path / "struck"
+    process = launch(config[0], path, log, *config[1:])
+    while not (Run(path).last.exists() and load_checkpoint(Run(path).last).meta["counters"]["step"] > 2):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    for pid in [process.pid, *ranks(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert load_checkpoint(Run(path).last).epoch < 2, "killed too late for what follows"
+    finish(launch(config[0], path, log, *config[1:]), log)
+    assert_same_tensors(path / "last.safetensors", tmp_path / "whole" / "last.safetensors")
+    assert_same_tensors(path / "best.safetensors", tmp_path / "whole" / "best.safetensors")
+    assert Run(path).test["loss"] == Run(tmp_path / "whole").test["loss"]
+
+
+def test_one_process_is_told_to_start_two(call, tmp_path):
+    code, _, said = call("train", "digits", "--run", tmp_path / "run", "--columns", 2)
+    assert code == 2
+    assert said.startswith("error: --columns 2 needs 2 processes for each network, not 1: torchrun --nproc-per-node 2")
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_network_without_columns_is_refused_in_one_line(tmp_path):
+    command = [*LAUNCH, "train", "digits", "--run", tmp_path / "run", "--columns", "2", "--model.groups", "1"]
+    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, check=False)
+    said = ended.stderr + ended.stdout
+    assert said.count("error: --columns 2 needs a network of two columns") == 1, said

@@ -202,7 +202,6 @@ def test_settings_that_need_or_exclude_each_other():
         ({"init": "a", "start": ["lsuv"]}, "--init and --start"),
         ({"start": ["lsvu"]}, "Did you mean 'lsuv'"),
         ({"grow_from": 24}, "--grow-from and --grow-epochs"),
-        ({"data.alternate_flips": True}, r"--data\.alternate-flips needs --data\.flip"),
     ):
         with pytest.raises(UsageError, match=said):
             override(TrainConfig(), values)

@@ -24,6 +24,7 @@ DOCS = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted((ROOT / "do
 VERBS = {  # where each verb's work is done
     "train": "alexnet.training.loop.train",
     "evaluate": "alexnet.inference.evaluation.evaluate",
+    "figure": "alexnet.inference.trained.open_trained",
     "benchmark": "alexnet.speed.networks.benchmark",
     "predict": "alexnet.inference.trained.open_trained",
     "features": "alexnet.data.images.find_images",
@@ -34,6 +35,8 @@ VERBS = {  # where each verb's work is done
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
     "list": "alexnet.cli.tables.show_names",
+    "claims": "alexnet.cli.claims.show_claim",
+    "reproduce": "alexnet.paper.reproduce.reproduce",
 }
 
 

@@ -91,8 +91,11 @@ def within(allowed: Range) -> Parameter:
 
 
 def _check_views(_: type, value: int) -> None:
-    if value not in (1, 2, 10):
-        raise ValueError("cannot be used: 1 (centre), 2 (and its mirror image) or 10 (corners and centre, mirrored).")
+    if value not in (1, 2, 9, 10):
+        raise ValueError(
+            "cannot be used: 1 (centre), 2 (and its mirror image), 9 (a grid of three by three) or 10 (corners and "
+            "centre, mirrored)."
+        )
 
 
 Count = Annotated[int, within(Range(least=1))]

@@ -36,14 +36,20 @@ def info(
     json
         Print as JSON.
     """
+    from alexnet.ledger import Facts, as_rows, examine, summarise
+    from alexnet.models.ablations import resolve
     from alexnet.models.describe import describe, show
 
     fields = {name.removeprefix("model."): value for name, value in given_fields(config).items()}
-    description = describe(model, batch_size, **fields, **({"input_size": input_size} if input_size else {}))
+    fields |= {"input_size": input_size} if input_size else {}
+    description = describe(model, batch_size, **fields)
+    points = as_rows(examine(Facts.of_table(resolve(model, **fields))))
     if json:
-        print_json(description)
+        departing = {key: [p["number"] for p in points if p[key]] for key in points[0] if key.startswith("departs")}
+        print_json(description | departing)
     else:
         show(description)
+        print(f"\n{summarise(points)}: alexnet ledger {model}")
 
 
 @app.command(name="list")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Views, app, given_values, note_load, print_json, start_computing
+from alexnet.cli.command import Count, Views, app, given_values, note_load, print_json, start_computing
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
 from alexnet.training.signals import SignalGuard
+
+if TYPE_CHECKING:
+    from alexnet.metrics import Result
 
 
 @app.command
@@ -21,6 +25,8 @@ def train(
     /,
     *,
     run: Path | None = None,
+    seeds: str | None = None,
+    jobs: Count = 1,
     config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a recipe, or go on where an interrupted run stopped.
@@ -33,6 +39,10 @@ def train(
         A name of `alexnet list recipes`, or a YAML file such as an earlier run's config.yaml.
     run
         Run folder; without it runs/RECIPE. The same command again goes on there, and --then beyond its end.
+    seeds
+        Train with several seeds, "0-4" or "0,1,2", in runs/RECIPE-seeds/seed-N or RUN/seed-N, and show mean and spread.
+    jobs
+        With --seeds: trainings side by side, which share the cores.
     """
     from alexnet.config.values import override
     from alexnet.recipes import recipe as named
@@ -49,17 +59,38 @@ def train(
                 raise UsageError(f"{recipe} is a run, not a recipe; to go on in it: {again}")
             chosen = named(recipe)
         note_load()
+        if seeds is not None:
+            _train_seeds(chosen, given, seeds, run, jobs, guard)
+            return
         from alexnet.training import loop
 
         start_computing()
         loop.train(chosen, run, given=given, guard=guard)
 
 
+def _train_seeds(
+    recipe: TrainConfig, given: dict[str, Any] | None, seeds: str, run: Path | None, jobs: int, guard: SignalGuard
+) -> None:
+    from alexnet.cli.tables import show_family, show_notes
+    from alexnet.config.values import override
+    from alexnet.runs.folder import default_folder
+    from alexnet.training.families import family_configs, parse_seeds, train_family
+
+    if "seed" in (given or {}):
+        raise UsageError("--seed and --seeds exclude each other.")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
+    folder = run or default_folder(f"{override(recipe, given or {}).name}-seeds")
+    configs, notes = family_configs(recipe, given, parse_seeds(seeds), folder)
+    show_notes(notes)
+    show_family(list(train_family(configs, jobs, guard).values()))
+
+
 @app.command
 def evaluate(
     target: Path,
     /,
-    *,
+    *more: Path,
     split: Literal["test", "val", "train"] | None = None,
     views: Views = 1,
     recipe: str | None = None,
@@ -73,14 +104,19 @@ def evaluate(
 ) -> None:
     """Measure a run, a checkpoint or a weights file: accuracy, error, confidence interval, per class, confusion matrix.
 
+    Several are measured one by one and together, with their softmax outputs averaged.
+
     Parameters
     ----------
     target
         Run folder, checkpoint (.safetensors) or weights file (.pth, .safetensors, .npz; these need --recipe).
+    more
+        Others of the same data, to average.
     split
         Part of the data; without it test, or val where the data has no test split (ImageNet).
     views
-        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three.
     recipe
         What a bare weights file was trained on.
     root
@@ -96,42 +132,53 @@ def evaluate(
         Leave out images that cannot be read instead of stopping at the first.
     out
         Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
-        end in digits of what was measured; without it the run's folder, whose own test.json stays as it is.
+        end in digits of what was measured; without it the run's folder, whose own test.json stays as it is. Of several
+        runs nothing is written without it.
     json
         Print the result as JSON (fractions, not percent).
     """
-    from alexnet.cli.tables import show_result
-    from alexnet.figures import save_figure
-    from alexnet.figures.confusion import draw_confusion
+    from alexnet.cli.tables import show_ensemble, show_result
+    from alexnet.inference.ensembles import evaluate_ensemble
     from alexnet.inference.evaluation import evaluate as measure
     from alexnet.recipes import recipe as named
-    from alexnet.runs.results import result_name, write_result
 
     start_computing()
-    result = measure(
-        target,
-        split,
-        config=named(recipe) if recipe else None,
-        data={k: v for k, v in (("root", root), ("source", source)) if v is not None},
-        views=views,
-        device=device,
-        precision=precision,
-        skip_bad=skip_bad,
-    )
-    folder = out or (target if target.is_dir() else target.parent)
+    options: dict[str, Any] = {
+        "config": named(recipe) if recipe else None,
+        "data": {k: v for k, v in (("root", root), ("source", source)) if v is not None},
+        "views": views,
+        "device": device,
+        "precision": precision,
+        "skip_bad": skip_bad,
+    }
+    if more:
+        targets = (target, *more)
+        ensemble = evaluate_ensemble(targets, split, **options)
+        written, problem = _write(ensemble.averaged, out) if out else ([], None)
+        print_json(ensemble.to_dict()) if json else show_ensemble(ensemble, [str(path) for path in targets])
+    else:
+        result = measure(target, split, **options)
+        folder = out or (target if target.is_dir() else target.parent)
+        written, problem = _write(result, folder)
+        print_json(result.to_dict()) if json else show_result(result)
+    if written and not json:
+        print(f"written: {written[0]}", *(path.name for path in written[1:]), sep="\n         ")
+    if problem is not None:
+        print(f"note: not everything was written: {problem}", file=sys.stderr)
+
+
+def _write(result: Result, folder: Path) -> tuple[list[Path], Exception | None]:
+    """Write a result and its confusion matrix. Gives the files, or what went wrong: they are a by-product, and the
+    numbers are shown all the same."""
+    from alexnet.figures import save_figure
+    from alexnet.figures.confusion import draw_confusion
+    from alexnet.runs.results import result_name, write_result
+
     stem = result_name(result)
-    problem = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_result(result, folder, stem)
         save_figure(draw_confusion(result), folder / f"{stem}-confusion.png")
-    except Exception as caught:  # files and figures are a by-product: the numbers are still shown
-        problem = caught
-    if json:
-        print_json(result.to_dict())
-    else:
-        show_result(result)
-        if problem is None:
-            print(f"written: {folder / stem}.json", f"{stem}-confusion.csv", f"{stem}-confusion.png", sep="\n         ")
-    if problem is not None:
-        print(f"note: not everything was written to {folder}: {problem}", file=sys.stderr)
+    except Exception as problem:
+        return [], problem
+    return [folder / f"{stem}{end}" for end in (".json", "-confusion.csv", "-confusion.png")], None

@@ -14,8 +14,10 @@ from alexnet.terminal import Terminal, markup, printable
 
 if TYPE_CHECKING:  # `alexnet list` does not wait for numpy or torch
     from alexnet.inference.comparison import Compared
+    from alexnet.inference.ensembles import Ensemble
     from alexnet.inference.prediction import Prediction
     from alexnet.metrics import Result
+    from alexnet.runs.folder import Run
     from alexnet.speed.networks import Speed
 
 
@@ -68,6 +70,41 @@ def show_result(result: Result) -> None:
     console.print("\ntop-1 accuracy per class")
     console.print(Columns([f"{markup(name, 40)} {value:.1%}" for name, value in result.per_class.items()], (0, 2)))
     show_notes(result.notes)
+
+
+def show_ensemble(ensemble: Ensemble, names: Sequence[str]) -> None:
+    """Networks one by one and with their probabilities averaged."""
+    together = ensemble.averaged
+    table = Table(
+        title=f"{together.split}: {together.count} images, {together.views} view(s), accuracy with its 95 % interval",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("", overflow="fold")
+    for name in ("top-1", "", "error", "top-5", "", "error"):
+        table.add_column(name, no_wrap=True)
+    mean = [[getattr(r, name) for r in ensemble.single] for name in ("top1", "top5")]
+    for name, result in zip(names, ensemble.single, strict=True):
+        table.add_row(markup(name), *_line(result.top1, result.interval), *_line(result.top5, result.top5_interval))
+    table.add_section()
+    of_one = [
+        value
+        for group in mean
+        for value in (f"{sum(group) / len(group):.2%}", "", f"{1 - sum(group) / len(group):.2%}")
+    ]
+    table.add_row("mean of one", *of_one)
+    table.add_row(
+        "[bold]averaged[/bold]", *_line(together.top1, together.interval), *_line(together.top5, together.top5_interval)
+    )
+    Terminal().print(table)
+    show_notes(together.notes)
+
+
+def _line(value: float, interval: tuple[float, float]) -> tuple[str, str, str]:
+    low, high = interval
+    return f"{value:.2%}", f"{100 * low:.1f}-{100 * high:.1f}", f"{1 - value:.2%}"
 
 
 def show_notes(notes: Sequence[str]) -> None:
@@ -157,6 +194,25 @@ def show_speed(speed: Speed) -> None:
         console.print(f"90 epochs of ImageNet at our best rate: {speed.hours:,.0f} hours")
 
 
+def show_ledger(target: str, rows: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]]) -> None:
+    """A block for each of the points in `shown`; how many of all `rows` depart stands above."""
+    from alexnet.ledger import summarise
+
+    console = Terminal()
+    console.print(f"{markup(target)}: {summarise(rows)}", soft_wrap=not console.is_terminal)
+    for row in shown:
+        from_paper, from_release = row["departs_from_paper"], row["departs_from_release"]
+        sources = [name for name, departs in (("paper", from_paper), ("release", from_release)) if departs]
+        verdict = f"  [yellow]departs from {' and '.join(sources)}[/yellow]" if sources else ""
+        console.print(f"\n[bold]{row['number']}. {markup(row['name'])}[/bold]{verdict}", soft_wrap=True)
+        block = Table.grid(padding=(0, 2, 0, 0))
+        block.add_column(no_wrap=True, style="dim")
+        block.add_column()
+        for name, label in (("paper", "paper"), ("release", "release"), ("this", "here"), ("effect", "effect")):
+            block.add_row(f"  {label}", markup(str(row[name])))
+        console.print(block)
+
+
 def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     """What came of preparing photographs, and what to type next."""
     console = Terminal()
@@ -171,3 +227,29 @@ def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
     recipe = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs", "folder": "folder"}[source]
     command = shlex.join(["alexnet", "train", recipe, "--data.root", str(out)])
     console.print(f"next: {command}", soft_wrap=True, markup=False)
+
+
+def show_family(runs: Sequence[Run]) -> None:
+    """The test results of several runs, and their mean and standard deviation."""
+    from alexnet.training.families import spread
+
+    ended = [(run, run.test, run.status) for run in runs]
+    rows = [
+        (run.path.name, test["top1"], test["top5"], status.get("best_epoch", 0), status.get("elapsed", 0.0) / 60)
+        for run, test, status in ended
+        if test is not None
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("run", "top-1", "top-5", "best epoch", "minutes"):
+        table.add_column(name, justify="left" if name == "run" else "right")
+    for name, top1, top5, epoch, minutes in rows:
+        table.add_row(markup(name), f"{top1:.2%}", f"{top5:.2%}", str(epoch), f"{minutes:.1f}")
+    if len(rows) > 1:
+        top1, top5, _, minutes = (spread(column) for column in zip(*[row[1:] for row in rows], strict=True))
+        shown = [f"{100 * s.mean:.2f} ± {100 * s.deviation:.2f} %" for s in (top1, top5)]
+        table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
+    console = Terminal()
+    console.print(table)
+    for run, test, _ in ended:
+        if test is None:
+            console.print(f"{markup(str(run.path))}: no test result", soft_wrap=True)

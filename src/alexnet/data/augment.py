@@ -209,19 +209,24 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
 
 
 def central_views(images: Tensor, size: int, views: int = 1) -> Tensor:
-    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), or the four corners and the centre with their mirror
-    images (V = 10, section 4.1); V = 2 is the centre with its mirror image."""
+    """Evaluation crops [N, V, C, size, size]: the centre (V = 1), also mirrored (V = 2), the corners and the centre and
+    their mirror images (V = 10, section 4.1), or a grid of three by three without mirror images (V = 9,
+    cuda-convnet2's convdata.py)."""
     height, width = images.shape[-2:]
     bottom, right = height - size, width - size
     centre = (round(bottom / 2), round(right / 2))
     if views in (1, 2):
         places = [centre]
+    elif views == 9:
+        places = [(y, x) for y in (0, centre[0], bottom) for x in (0, centre[1], right)]
     elif views == 10:
         places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
     else:
-        raise UsageError(f"--views {views}: 1 (centre), 2 (and its mirror image) or 10 (corners and centre, mirrored).")
+        raise UsageError(
+            f"--views {views}: 1 (centre), 2 (and its mirror image), 9 (a grid) or 10 (corners and centre, mirrored)."
+        )
     crops = [images[..., y : y + size, x : x + size] for y, x in places]
     if views == 1:
         return crops[0].unsqueeze(1)
     whole = torch.stack(crops, dim=1)
-    return torch.cat([whole, whole.flip(-1)], dim=1)
+    return whole if views == 9 else torch.cat([whole, whole.flip(-1)], dim=1)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from alexnet.figures import Image, label, new_figure, show_image
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = 4
 PAGE = 5 * COLUMNS
 """As many images as one figure is drawn of."""
+MISSED = "#b03a2e"
+"""The colour of a class that should have been answered and was not."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,31 @@ def draw_predictions(answers: Sequence[Answer]) -> Figure:
     for number, answer in enumerate(answers):
         row, column = divmod(number, columns)
         above, below = grid[2 * row][column], grid[2 * row + 1][column]
-        show_image(above, answer.image)
+        draw_picture(above, answer)
         above.set_anchor("S")  # upon its bars, whatever its shape
-        known, missed = answer.truth is not None, answer.truth not in [name for name, _ in answer.bars]
-        style = {"fontweight": "bold", "color": "#b03a2e" if missed else "black"} if known else {"color": "0.35"}
-        above.set_title(label(answer.truth or answer.title, 30), fontsize=9, pad=3, **style)
-        for place, (name, probability) in enumerate(answer.bars):
-            colour = "#e08a82" if name == answer.truth else "#8fb3d9"
-            below.barh(place, probability, height=0.86, color=colour)
-            below.text(0.02, place, label(name, 26), va="center", fontsize=8)
-            below.text(1.0, place, f"{probability:.1%}", va="center", ha="right", fontsize=7, color="0.35")
-        below.set_xlim(0, 1)
-        below.set_ylim(bars - 0.5, -0.5)
+        draw_bars(below, answer, bars)
     return figure
+
+
+def draw_picture(axes: Axes, answer: Answer) -> None:
+    """Draw an answer's image under its true class or title."""
+    show_image(axes, answer.image)
+    known, missed = answer.truth is not None, answer.truth not in [name for name, _ in answer.bars]
+    axes.set_title(
+        label(answer.truth or answer.title, 30),
+        fontsize=9,
+        pad=3,
+        fontweight="bold" if known else "normal",
+        color=(MISSED if missed else "black") if known else "0.35",
+    )
+
+
+def draw_bars(axes: Axes, answer: Answer, most: int) -> None:
+    """Draw an answer's classes as bars with their probabilities, in the room of `most` bars."""
+    for place, (name, probability) in enumerate(answer.bars):
+        colour = "#e08a82" if name == answer.truth else "#8fb3d9"
+        axes.barh(place, probability, height=0.86, color=colour)
+        axes.text(0.02, place, label(name, 26), va="center", fontsize=8)
+        axes.text(1.0, place, f"{probability:.1%}", va="center", ha="right", fontsize=7, color="0.35")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(most - 0.5, -0.5)

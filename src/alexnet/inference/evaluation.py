@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.compute import Compute, resolve_compute
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split, typical_images
@@ -31,6 +31,47 @@ from alexnet.runs.folder import Run, load_run
 from alexnet.runs.provenance import describe_measurement, describe_weights
 
 TYPICAL = 256  # images that say how large activations are
+
+
+class Tally:
+    """Counts what a network answers, batch by batch, to become a Result."""
+
+    def __init__(self, classes: int, device: torch.device) -> None:
+        self._classes = classes
+        self._confusion = torch.zeros(classes, classes, dtype=torch.int64, device=device)
+        self._totals = torch.zeros(2, dtype=torch.float64, device=device)  # loss, hits among the first five
+
+    def add(self, log: Tensor, labels: Tensor) -> None:
+        """Count answers: logarithms of probabilities [B, K] and the labels [B]."""
+        k = self._classes
+        self._confusion += torch.bincount(labels * k + log.argmax(dim=1), minlength=k * k).view(k, k)
+        hits = (log.topk(min(5, k), dim=1).indices == labels[:, None]).sum()
+        self._totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), hits]).double()
+
+    def result(self, name: str, classes: tuple[str, ...], views: int, world: World | None = None) -> Result:
+        """The figures of the split called `name`, of all processes together. Raises DataError if there are none."""
+        world = world or World()
+        confusion, totals = world.sum(self._confusion), world.sum(self._totals)
+        count = int(confusion.sum())
+        if count == 0:
+            raise DataError(f"no image of the {name} split can be read.")
+        return Result(
+            split=name,
+            top1=float(confusion.diag().sum()) / count,
+            top5=float(totals[1]) / count,
+            loss=float(totals[0]) / count,
+            count=count,
+            views=views,
+            classes=classes,
+            confusion=confusion.cpu().numpy(),
+        )
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Logarithms [B, K] of the probabilities that logits [B, V, K] of V views have on average (section 4.1)."""
+    if logits.shape[1] == 1:  # from the logits: the logarithm of a rounded-off probability is infinite
+        return F.log_softmax(logits[:, 0], dim=1)
+    return logits.softmax(dim=2).mean(dim=1).clamp_min(1e-38).log()
 
 
 @torch.inference_mode()
@@ -52,31 +93,31 @@ def score(
     all get the result of the whole. Raises DataError at an image that cannot be read, unless `skip_bad`.
     """
     world = world or World()
-    k = len(classes)
-    confusion = torch.zeros(k, k, dtype=torch.int64, device=compute.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=compute.device)  # loss, hits among the first five
+    tally = Tally(len(classes), compute.device)
     for (logits,), labels in split_logits([model], loader, compute, views=views, shard=world.shard, skip_bad=skip_bad):
         on_logits(logits, labels)
-        mean = logits.softmax(dim=2).mean(dim=1)  # [N, V, K] -> [N, K]
-        # From the logits where there is one view: the logarithm of a rounded-off probability is infinite.
-        log = F.log_softmax(logits[:, 0], dim=1) if views == 1 else mean.clamp_min(1e-38).log()
-        confusion += torch.bincount(labels * k + log.argmax(dim=1), minlength=k * k).view(k, k)
-        top5 = log.topk(min(5, k), dim=1).indices
-        totals += torch.stack([F.nll_loss(log, labels, reduction="sum"), (top5 == labels[:, None]).sum()]).double()
-    confusion, totals = world.sum(confusion), world.sum(totals)
-    count = int(confusion.sum())
-    if count == 0:
-        raise DataError(f"no image of the {name} split can be read.")
-    return Result(
-        split=name,
-        top1=float(confusion.diag().sum()) / count,
-        top5=float(totals[1]) / count,
-        loss=float(totals[0]) / count,
-        count=count,
-        views=views,
-        classes=classes,
-        confusion=confusion.cpu().numpy(),
-    )
+        tally.add(log_probabilities(logits), labels)
+    return tally.result(name, classes, views, world)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with all that its evaluation on a split takes, and what that measures on what (`Result.measured`)."""
+
+    model: nn.Module
+    loader: Loader
+    compute: Compute
+    split: str
+    dataset: Dataset
+    measured: dict[str, Any]
+    trained: Trained | None
+
+    def finish(self, result: Result, skip_bad: bool = False) -> Result:
+        """A result of this network with what was measured on what, and with notes."""
+        bad = len(self.loader.bad)
+        notes = [f"{bad} image(s) could not be read and were left out."] if bad else []
+        measured = self.measured | {"skip_bad": skip_bad, "skipped": bad}
+        return replace(result, measured=measured, notes=(*notes, *mirror_notes(self.trained, result.views)))
 
 
 def evaluate(
@@ -98,6 +139,32 @@ def evaluate(
     computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
     training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
     """
+    subject = open_subject(target, split, config=config, data=data, device=device, precision=precision)
+    with subject.compute.settings():
+        result = score(
+            subject.model,
+            subject.loader,
+            subject.compute,
+            name=subject.split,
+            classes=subject.dataset.names,
+            views=views,
+            skip_bad=skip_bad,
+        )
+    return subject.finish(result, skip_bad)
+
+
+def open_subject(
+    target: Run | AlexNet | str | Path,
+    split: str | None = None,
+    *,
+    config: TrainConfig | None = None,
+    data: dict[str, Any] | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    load: Callable[[DataConfig], Dataset] | None = None,
+) -> Subject:
+    """A network made ready for its evaluation on a split; the arguments are those of `evaluate`, and `load` reads the
+    data in the place of `load_dataset`. Raises UsageError, DataError or CheckpointError."""
     if isinstance(target, str | Path) and os.path.isdir(target):
         target = load_run(target)
     trained: Trained | None = None
@@ -116,7 +183,7 @@ def evaluate(
     if precision is None and own is not None:
         compute = replace(compute, reason=f"{own}: as it was trained")
     config = override(config, {"data": data or {}})
-    dataset = load_dataset(config.data)
+    dataset = (load or load_dataset)(config.data)
     model: nn.Module
     if trained is not None:
         model, prep = trained.model, trained.preprocessing
@@ -132,25 +199,22 @@ def evaluate(
                 "classes."
             )
     name, chosen = dataset.split(split)
-    with compute.settings():
-        if in_8_bits:
+    if in_8_bits:
+        with compute.settings():
             model = quantize(model, typical_images(dataset.train, config.data, prep, TYPICAL))
-        loader = open_split(chosen, compute.device, config.data, prep)
-        result = score(model, loader, compute, name=name, classes=dataset.names, views=views, skip_bad=skip_bad)
     measured = describe_measurement(config, dataset, compute, model)
-    measured |= {"skip_bad": skip_bad, "skipped": len(loader.bad)}
     if in_8_bits:
         measured["arithmetic"] |= {"format": "int8", "reason": "int8: as asked"}
     if not isinstance(target, AlexNet):
         weights = describe_weights(path, trained.epoch if trained is not None else None)
         measured = {"target": str(path.absolute())} | weights | measured
-    notes = [f"{len(loader.bad)} image(s) could not be read and were left out."] if loader.bad else []
-    return replace(result, measured=measured, notes=(*notes, *mirror_notes(trained, views)))
+    loader = open_split(chosen, compute.device, config.data, prep)
+    return Subject(model, loader, compute, name, dataset, measured, trained)
 
 
 def mirror_notes(trained: Trained | None, views: int) -> list[str]:
     """A sentence where mirrored views are asked of a network that has never seen a mirrored image."""
-    if views == 1 or trained is None or trained.config is None or trained.config.data.flip:
+    if views not in (2, 10) or trained is None or trained.config is None or trained.config.data.flip:
         return []
     return [
         f"half of the {views} views are mirrored, and the network was trained without mirrored images (--data.flip): "

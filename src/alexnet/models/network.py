@@ -3,7 +3,6 @@
 # Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any, Literal
 
@@ -14,36 +13,9 @@ from torch.overrides import TorchFunctionMode
 from alexnet.models.ablations import resolve
 from alexnet.models.local import GroupedLinear, LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
-from alexnet.models.summary import Layer, Role, trace
-from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Start, Variant
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """Published initial weights: normal, with a standard deviation for each role; biases are zero, or the positive
-    constant in the rows of the table that ask for it."""
-
-    std: dict[Role, float]
-    positive_bias: float
-
-    def start(self, layer: Layer) -> Start:
-        """Those of one layer with weights."""
-        assert layer.role is not None
-        assert isinstance(layer.row, Conv | Local | Linear)
-        return Start(self.std[layer.role], self.positive_bias if layer.row.positive_bias else 0.0)
-
-
-SCHEMES = {
-    # section 5
-    "text": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.01, "output": 0.01}, 1.0),
-    # the released layer files of net 145
-    "code": Scheme({"conv": 0.01, "conv3x3": 0.03, "hidden": 0.01, "output": 0.01}, 1.0),
-    # BVLC models/bvlc_alexnet/train_val.prototxt
-    "caffe": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.005, "output": 0.01}, 0.1),
-}
-# "modern" starts the output layer at this part of He's weights. With all of them torchvision's network starts at a loss
-# of about 6 (5 classes) and 15 (1000) on photographs instead of ln K (records/2026-11-24-init).
-MODERN_HEAD = 0.01
+from alexnet.models.schemes import MODERN_HEAD, SCHEMES
+from alexnet.models.summary import Layer, trace
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Variant
 
 
 class AlexNet(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ FREE = {
     *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
+LEDGER = "ledger.json"
+LEDGER_FIELDS = {"number", "name", "paper", "release", "effect", "this", "departs_from_paper", "departs_from_release"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,18 @@ class Run:
     def test(self) -> dict[str, Any] | None:
         """The test result that training ended with; None before, and where the file is damaged."""
         return _read_object(self.path / "test.json")
+
+    @property
+    def ledger(self) -> list[dict[str, Any]] | None:
+        """What was done at the points where implementations part, one record a point (`alexnet.ledger.as_rows`). None
+        for runs of earlier versions, and where the file is damaged."""
+        points = (_read_object(self.path / LEDGER) or {}).get("points")
+        whole = isinstance(points, list) and all(isinstance(p, dict) and p.keys() >= LEDGER_FIELDS for p in points)
+        return points if whole else None
+
+    def write_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Replace ledger.json."""
+        write_atomically(self.path / LEDGER, (json.dumps({"points": list(rows)}, indent=1) + "\n").encode())
 
     @property
     def best(self) -> Path:

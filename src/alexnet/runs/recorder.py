@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,15 @@ class Recorder:
             self.run.append_session(row)
         except OSError as problem:
             self._say(f"could not write sessions.jsonl in {self.run.path} ({problem.strerror})")
+
+    def ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the run does at the points where implementations part."""
+        if not self._is_main:
+            return
+        try:
+            self.run.write_ledger(rows)
+        except OSError as problem:
+            self._say(f"could not write ledger.json in {self.run.path} ({problem.strerror})")
 
     @property
     def metrics_so_far(self) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from alexnet.runs.provenance import describe_process, describe_session, introduc
 from alexnet.runs.recorder import Recorder
 from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
+from alexnet.training.facts import ledger_of_run
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Learner, freeze
 from alexnet.training.progress import Reporter
@@ -154,8 +155,8 @@ class _Session:
             missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
             if missing:
                 self.reporter.note_once(missing)
-            progress = {"epoch": learner.counters.epoch, "step": learner.counters.step}
-            self.record.begin_session(progress | facts)
+            self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)
+            self.record.ledger(ledger_of_run(self.config, learner.model, self.images))
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""

@@ -1,0 +1,81 @@
+"""What the ledger needs to know of a run: its network as built, its pixels, and every parameter's course."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from alexnet.config import TrainConfig
+from alexnet.data.augment import Preprocessing
+from alexnet.data.batches import Loader
+from alexnet.data.resident import ResidentSplit
+from alexnet.data.sources import SOURCES
+from alexnet.data.streamed import CROP, RESIZE
+from alexnet.ledger import Pixels, Stage, Training, as_rows, examine
+from alexnet.ledger.built import facts_of_model
+from alexnet.models.columns import ColumnNetwork
+from alexnet.models.network import AlexNet
+from alexnet.training.optim import Course, Optimizer
+
+
+def ledger_of_run(
+    config: TrainConfig,
+    model: AlexNet | ColumnNetwork,
+    images: Loader | None = None,
+    prep: Preprocessing | None = None,
+) -> list[dict[str, Any]]:
+    """The ledger of a run, as rows (`alexnet.ledger.as_rows`): of `model` as it is trained by `config`.
+
+    `images` is the training split; where it was not opened, `prep` is what a checkpoint says of the pixels, and without
+    that they are what the configuration says. Raises UsageError for rules that select no parameter.
+    """
+    pixels = _pixels(config, model.variant.input_size, images, prep)
+    facts = replace(facts_of_model(model), training=Training(config, pixels, course_of(config, model)))
+    return as_rows(examine(facts))
+
+
+def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, tuple[Stage, ...]]:
+    """At which rate, decay and momentum every parameter learns, by name, each from the epoch on in which it changes.
+
+    It is read from the optimiser itself, at the first step of every epoch; the plateau schedule's drops, which
+    validation decides, are not foreseen.
+    """
+    optimizer = Optimizer(config.optim, model)
+    course = Course(config.legs, steps_per_epoch=1)
+    stages: dict[str, list[Stage]] = {name: [] for name, _ in model.named_parameters()}
+    for epoch in range(1, config.horizon + 1):
+        optimizer.set_lr(course.lr(epoch - 1), epoch)
+        for group in optimizer.groups:
+            now = Stage(epoch, group.lr, group.weight_decay, group.momentum)
+            for name in group.parameters:
+                if not stages[name] or replace(stages[name][-1], epoch=epoch) != now:
+                    stages[name].append(now)
+    frozen = Stage(1, 0.0, 0.0, 0.0)
+    return {name: tuple(found) or (frozen,) for name, found in stages.items()}
+
+
+def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preprocessing | None) -> Pixels:
+    data = config.data
+    photographs = data.source in SOURCES and SOURCES[data.source].photographs
+    side = data.resize or (RESIZE if photographs else size if data.crop is None else None)
+    noise = images.noise() if images is not None else None
+    if images is not None:
+        prep = images.prep
+        side = images.images.shape[-1] if isinstance(images, ResidentSplit) else prep.resize
+    return Pixels(
+        size=prep.size if prep else data.crop or size,
+        side=side,
+        mean=prep.mean if prep else data.mean,
+        std=prep.std if prep else data.std,
+        mean_image=prep.mean_image is not None if prep else data.mean_image,
+        photographs=photographs,
+        axes=noise.axes if noise else None,
+        divisor=noise.divisor if noise else data.noise_divisor,
+    )
+
+
+def crop_side(config: TrainConfig, table: int) -> int:
+    """The side of the images that a network is built for, as far as a configuration says: `table`'s where it does
+    not."""
+    photographs = config.data.source in SOURCES and SOURCES[config.data.source].photographs
+    return config.data.crop or (CROP if photographs else config.data.resize or table)

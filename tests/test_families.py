@@ -1,0 +1,141 @@
+"""One training with several seeds: which ones, as real processes in turn and side by side, stopped and gone on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from alexnet.errors import DataError, TrainingStopped, UsageError
+from alexnet.runs.folder import Run
+from alexnet.training import families
+from alexnet.training.families import family_configs, parse_seeds, spread, train_family
+from alexnet.training.loop import train
+from alexnet.training.signals import SignalGuard
+from conftest import assert_same_run
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("0-4", (0, 1, 2, 3, 4)), ("0,1,2", (0, 1, 2)), ("7", (7,)), ("0-2, 7", (0, 1, 2, 7)), ("3,1", (3, 1))],
+)
+def test_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "4-0", "1,,2", "-1", "0-99999999", "1.5", "1,1", "0-3,2", "٣", "9" * 99])
+def test_seeds_with_a_mistake(text):
+    with pytest.raises(UsageError, match="--seeds"):
+        parse_seeds(text)
+
+
+def test_spread_is_that_of_a_sample():
+    found = spread([0.5, 0.7, 0.9])
+    assert (found.count, found.mean) == (3, pytest.approx(0.7))
+    assert found.deviation == pytest.approx(statistics.pvariance([0.5, 0.7, 0.9]) ** 0.5 * (3 / 2) ** 0.5)
+    assert spread([0.5]).deviation != spread([0.5]).deviation  # nan
+
+
+def test_a_run_that_is_there_keeps_its_own_settings(tiny, tmp_path):
+    run = Run(tmp_path / "seed-1")
+    run.path.mkdir()
+    run.write_config(tiny(seed=1, label_smoothing=0.2))
+    recipe = tiny()
+    configs, notes = family_configs(recipe, {"epochs": 3}, [0, 1], tmp_path)
+    assert [(c.seed, c.epochs, c.label_smoothing) for c in configs.values()] == [(0, 3, 0.0), (1, 3, 0.2)]
+    assert len(notes) == 1
+    assert "--label-smoothing 0.2" in notes[0]
+    configs, notes = family_configs(recipe, None, [1], tmp_path)  # a whole configuration
+    assert (configs[run.path].label_smoothing, notes) == (0.0, [])
+
+
+@pytest.mark.slow
+def test_side_by_side_stopped_and_gone_on(tiny, tmp_path, reporter):
+    """As a command whose process group gets Ctrl-C: both trainings save, and end as a run of their own does."""
+    whole = train(tiny(epochs=8, seed=1), tmp_path / "whole", reporter=reporter)
+    config = whole.path / "config.yaml"
+    line = [sys.executable, "-m", "alexnet", "train", config, "--seeds", "0-1", "--jobs", "2", "--run", tmp_path / "f"]
+    # An epoch ends long before the last one.
+    first = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    runs = [Run(tmp_path / "f" / f"seed-{seed}") for seed in (0, 1)]
+    end = time.monotonic() + 120
+    while not all(run.epochs for run in runs) and first.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(60) == 75
+    assert {run.status["state"] for run in runs} == {"stopped"}
+    second = subprocess.run(line, capture_output=True, text=True, timeout=200)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert_same_run(runs[1], whole)
+    accuracies = [100 * run.test["top1"] for run in runs]
+    said = f"{statistics.fmean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
+    assert said in second.stdout
+    assert "going on from step" in (tmp_path / "f" / "seed-0.log").read_text()
+
+
+class Process:
+    """Stands for a training that ends at once, or never."""
+
+    def __init__(self, code):
+        self.returncode, self.ended = code, []
+
+    def poll(self):
+        return self.returncode
+
+    def terminate(self):
+        self.ended.append("terminate")
+        self.returncode = 75
+
+    def wait(self, _=None):
+        self.ended.append("wait")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch, reporter):
+    """Each training in this process, with the settings that its own would read."""
+
+    def start(path, config, jobs):
+        train(config, path, reporter=reporter)
+        return Process(0)
+
+    monkeypatch.setattr(families, "_start", start)
+    config = finished.path / "config.yaml"
+    code, said, error = call("train", config, "--epochs", "1", "--seeds", "0-1", "--run", tmp_path / "f")
+    assert code == 0, error
+    runs = [Run(tmp_path / "f" / f"seed-{seed}") for seed in (0, 1)]
+    assert [run.config.seed for run in runs] == [0, 1]
+    accuracies = [100 * run.test["top1"] for run in runs]
+    assert f"{statistics.fmean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %" in said
+    assert all(f"{accuracy:.2f}%" in said for accuracy in accuracies)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(3, DataError), (75, TrainingStopped), (2, UsageError)])
+def test_an_error_stops_the_others_and_a_divergence_does_not(tmp_path, monkeypatch, code, kind):
+    started = {tmp_path / "seed-0": Process(5), tmp_path / "seed-1": Process(None), tmp_path / "seed-2": Process(code)}
+    monkeypatch.setattr(families, "_start", lambda path, *_: started[path])
+    said: list[str] = []
+    with pytest.raises(kind, match="seed-2 ended"):
+        train_family(dict.fromkeys(started), 2, SignalGuard(), said.append)
+    assert [process.ended for process in started.values()] == [[], ["terminate", "wait"], []]
+    assert "seed-0: its loss diverged" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--seeds", "0-1", "--seed", "3"], "exclude"), (["--seeds", "x"], "write 0-4"), (["--seeds", "0-"], "write 0-4")],
+)
+def test_usage(call, arguments, message):
+    code, _, error = call("train", "digits", *arguments)
+    assert code == 2
+    assert message in error
+
+
+def test_not_under_torchrun(call, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "--jobs in the place of torchrun" in call("train", "digits", "--seeds", "0-1")[2]
