@@ -142,6 +142,8 @@ def initialise(model: AlexNet, scheme: str) -> None:
             start = row.start or SCHEMES[scheme].start(layer)
             nn.init.normal_(module.weight, std=start.std)
             nn.init.constant_(module.bias, start.bias)
+        if row.start is None and row.positive_bias and model.variant.positive_bias is not None:
+            nn.init.constant_(module.bias, model.variant.positive_bias)
 
 
 def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:
