@@ -47,6 +47,9 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
     console = Terminal()
     console.print(table)
+    for experiment in experiments().values():
+        if not experiment.claims:
+            console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
     console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
 
 

@@ -147,7 +147,7 @@ def dropout() -> float:
                 parameter.grad = torch.zeros_like(parameter)
             layer.weight.grad = torch.outer(layer.weight.detach() @ (inputs * kept) - target, inputs * kept)
             optimizer.step()
-            theirs = inputs * kept / 2
+            theirs = inputs * (kept > 0)
             gradient = torch.outer(weight @ theirs - target, theirs)
             increment = 0.9 * increment - 5e-4 * 0.01 * weight - 0.01 * gradient
             weight = weight + increment
