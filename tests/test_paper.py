@@ -128,7 +128,7 @@ def test_without_a_result_it_says_what_to_type(monkeypatch, tmp_path):
     monkeypatch.setattr(results, "PUBLISHED", tmp_path)
     (finding,) = findings(15)
     assert finding.verdict == Verdict(
-        "not yet run", "alexnet reproduce S1 --data.root FOLDER (about 2.2 h on two cores)"
+        "not yet run", "alexnet reproduce S1 --data.root FOLDER (about 3 h on two cores)"
     )
 
 

@@ -64,7 +64,7 @@ def show_claim(one: Claim) -> None:
     def say(title: str, text: str) -> None:
         console.print(f"[bold]{title}[/bold] {markup(text)}", soft_wrap=not console.is_terminal)
 
-    say(f"claim {one.number} (section {one.section}):", one.says)
+    say(f"claim {one.number} ({one.place}):", one.says)
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
     found = findings(one.number)
     for finding in found:

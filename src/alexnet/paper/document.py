@@ -56,15 +56,19 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
     """A claim; `explained` says in whose section each experiment has been told of, which happens once."""
     parts = [
         f"\n## Claim {one.number}\n",
-        f"**The paper** (section {one.section}): {one.says}\n",
-        f"**At its own scale**: {one.imagenet.state}. {one.imagenet.sentence}".rstrip() + "\n",
+        f"**The paper** ({one.place}): {one.says}\n",
+        f"**At its own scale**: {one.imagenet.state}. {one.note}".rstrip() + "\n",
     ]
+    if checks := one.checks():
+        head = ("figure", "value", "the paper", "", "source")
+        parts.append(markdown_table(Table(head, tuple(check.cells for check in checks))))
     if one.number in STUDIES:
         parts.append(f"On ImageNet: `alexnet reproduce {one.number} --imagenet --data.root FOLDER`\n")
     found = list(found)
     for finding in found:
         experiment = finding.experiment
-        parts.append(f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}\n")
+        told_of = f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}"
+        parts.append(told_of.rstrip() + "\n")
         if (told := explained.setdefault(experiment.id, one.number)) == one.number:
             parts += _experiment(experiment, finding.outcome)
         else:

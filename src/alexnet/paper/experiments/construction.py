@@ -260,9 +260,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots()
     axes.barh([row["what"] for row in checks], [max(row["difference"], 1e-17) for row in checks], color="tab:blue")
     axes.axvline(LARGEST, color="gray", ls=":")
-    axes.set(
-        xscale="log", xlim=(1e-17, 1), xlabel="largest difference from the released code's formula (dotted: allowed)"
-    )
+    axes.set(xscale="log", xlim=(1e-17, 1), xlabel="largest difference (dotted: allowed)")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

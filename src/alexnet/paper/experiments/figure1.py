@@ -228,7 +228,7 @@ EXPERIMENT = Experiment(
     'lies below 3, else "inconclusive". One network is not any network: claim 16 gets "direction only" at most.',
     data="CIFAR-10, the paper's own data for this figure: all 50,000 training images. --data.root is the folder that "
     "holds cifar-10-batches-py, or receives the download.",
-    hours=2.2,
+    hours=3.0,
     plan=partial(plan, (FOUR_LAYERS,)),
     measure=partial(measure, (FOUR_LAYERS,)),
     judge=judge,
