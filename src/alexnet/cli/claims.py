@@ -47,6 +47,9 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
     console = Terminal()
     console.print(table)
+    for experiment in experiments().values():
+        if not experiment.claims:
+            console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
     console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
 
 
@@ -61,7 +64,7 @@ def show_claim(one: Claim) -> None:
     def say(title: str, text: str) -> None:
         console.print(f"[bold]{title}[/bold] {markup(text)}", soft_wrap=not console.is_terminal)
 
-    say(f"claim {one.number} (section {one.section}):", one.says)
+    say(f"claim {one.number} ({one.place}):", one.says)
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
     found = findings(one.number)
     for finding in found:
