@@ -51,3 +51,13 @@ def layer_outputs(
                 if name in layers:
                     found[name] = x.float()
         yield found
+
+
+@torch.inference_mode()
+def collect_logits(model: nn.Module, loader: Loader, compute: Compute, views: int = 1) -> tuple[Tensor, Tensor]:
+    """A network's answers to a whole split: logits float32 [N, V, K] and labels [N], on the CPU. Raises DataError at an
+    image that cannot be read."""
+    with compute.settings():
+        parts = [(z.cpu(), y.cpu()) for (z,), y in split_logits([model], loader, compute, views=views)]
+    logits, labels = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(labels)
