@@ -31,6 +31,7 @@ from test_distributed import LAUNCH, finish, launch, ranks
 CASES = {
     "paper": {"network": "paper"},
     "net145": {"network": "net145"},
+    "net150": {"network": "net150", "steps": 4},
     "mixed": {"network": "mixed", "steps": 6, "accumulate": 2, "bad": 3},
     "frozen": {"network": "paper", "steps": 4, "frozen": "conv4"},
     "float32": {"network": "net145", "dtype": "float32", "steps": 20, "ema": 0.9},
@@ -86,16 +87,22 @@ def test_two_pairs_share_the_batch(tmp_path):
 CROSSING = {"conv3": 128, "fc6": 4608, "fc7": 2048, "fc8": 2048}
 
 
-@pytest.mark.parametrize(("network", "crossing"), [("net145", {}), ("paper", {"norm1": 2, "norm2": 2})])
+@pytest.mark.parametrize(
+    ("network", "crossing", "parameters"),
+    [
+        ("net145", CROSSING, 60_965_224),
+        ("paper", CROSSING | {"norm1": 2, "norm2": 2}, 60_965_224),
+        ("net150", {"fc8": 2048}, 60_714_408),
+    ],
+)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_crosses(network, crossing, rank):
+def test_what_crosses(network, crossing, parameters, rank):
     """Net 145 as layers-145.cfg has it, but that fc8 is on both processes; its LRN stays within a column, the paper's
-    needs two channels beyond the border."""
+    needs two channels beyond the border, and in net 150 nothing crosses but for fc8."""
     parts = plan(NETWORKS[network], World(rank, 2))
-    assert {part.whole.name: part.takes for part in parts if part.takes} == crossing | CROSSING
-    assert {part.whole.name: part.gives for part in parts if part.gives} == crossing | CROSSING
-    halves = sum(part.layer.parameters for part in parts)
-    assert halves == 60_965_224 // 2
+    assert {part.whole.name: part.takes for part in parts if part.takes} == crossing
+    assert {part.whole.name: part.gives for part in parts if part.gives} == crossing
+    assert 2 * sum(part.layer.parameters for part in parts) == parameters
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,7 @@ def test_what_crosses(network, crossing, rank):
     [
         ({"name": "torchvision"}, "needs a network of two columns"),
         ({"name": "paper", "groups": 1}, "needs a network of two columns"),
+        ({"name": "convnet-13pct"}, "needs a network of two columns"),
         ({"name": "paper", "hidden": (4095, 4096)}, "the width of fc6, 4095, cannot be halved"),
     ],
 )

@@ -64,7 +64,8 @@ def simulated(model, typical, x):
     return x.float()
 
 
-CASES = [(name, {}) for name, table in VARIANTS.items() if all(isinstance(row, Conv) for row in table.convs)] + [
+OWN = ("convnet-13pct", "convnet-11pct", "net150")  # they have layers that are not torch's
+CASES = [(name, {}) for name in VARIANTS if name not in OWN] + [
     ("cifar", {"activation": "tanh"}),
     ("cifar", {"lrn": "off"}),
     ("cifar", {"lrn": "off", "overlap": False}),
@@ -246,6 +247,16 @@ def test_unknown_layers_are_refused(name, module):
     setattr(model, name, module)
     with pytest.raises(UsageError, match=f"does not know the layer {name}, {type(module).__name__}"):
         quantize(model.eval(), images(model))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("convnet-13pct", "local3, LocalConv2d"), ("net150", "fc6, GroupedLinear")]
+)
+def test_layers_of_our_own_are_refused(name, layer):
+    model = build_model(name, width=0.125, init="he").eval()
+    with pytest.raises(UsageError, match=f"does not know the layer {layer}.*: evaluate it in bf16 or fp32") as refused:
+        quantize(model, torch.randn(2, 3, *[model.variant.input_size] * 2))
+    assert "\n" not in str(refused.value)
 
 
 def test_ceil_pooling_of_integers():

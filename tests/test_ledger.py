@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alexnet.cli.ledger import configured_rows
 from alexnet.config import TrainConfig
 from alexnet.config.colours import IMAGENET
 from alexnet.config.values import override
@@ -91,6 +92,10 @@ def test_all_points_are_there_in_order():
             {20},
             "1e-05 from epoch 67 on, frozen from epoch 72 on",
         ),
+        ({"data.noise_divisor": 1.1}, {18}, "pixels are then divided by 1.1"),
+        ({"data.noise_until": 66}, {19}, "off from epoch 67 on"),
+        ({"data.crop_chunk": 32}, {23}, "drawn for 32 images in a row"),
+        ({"data.reshuffle": False}, {24}, "shuffled once, then the same"),
         ({"data.mean_image": False}, {21}, "123, 117, 104 of 255"),
         ({"data.resize": 300}, {22, 23}, "short side 300"),
         ({"data.random_resized_crop": True}, {22, 23}, "8% to 100 % of the area"),
@@ -107,6 +112,67 @@ def test_a_setting_changes_its_own_points(paper, setting, points, words):
         points = points - ({3} - changed(paper, rows))
     assert changed(paper, rows) == points
     assert any(words in rows[number]["this"] for number in points)
+
+
+def rows_of(target, **values):
+    """What the command says of a recipe, with settings changed."""
+    config = override(recipe(target), values)
+    return by_number(configured_rows(config))
+
+
+def from_release(rows):
+    return {number for number, row in rows.items() if row["departs_from_release"]}
+
+
+def test_net145_is_the_release_in_every_point(call):
+    _, out, _ = call("ledger", "net145", "--json")
+    rows = by_number(json.loads(out))
+    assert {number: row["this"] for number, row in rows.items() if row["departs_from_release"]} == {}
+    assert {number for number, row in rows.items() if row["departs_from_release"] is None} == {31}
+    # of the paper, which does not mention most of this
+    assert {n for n, row in rows.items() if row["departs_from_paper"]} == {1, 4, 5, 6, 12, 14, 18, 19, 20, 25}
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("net145-half", {5, 14, 19, 20, 26}),
+        ("net147", {14, 19, 20}),
+        ("net148", {6, 7, 19, 20}),
+        ("net150", {19, 20, 26}),
+    ],
+)
+def test_relatives_of_net145_depart_where_they_are_meant_to(name, points):
+    assert from_release(rows_of(name)) == points
+
+
+BIASES, CONV1, *DROPOUT = recipe("net145").optim.rules[:2] + recipe("net145").optim.rules[3:]
+
+
+@pytest.mark.parametrize(
+    ("points", "values"),
+    [
+        ({11, 12}, {"optim.rules": (BIASES, CONV1)}),  # without the dropout's rates its weights are as they stand
+        ({14}, {"optim.rules": (CONV1, *DROPOUT)}),
+        ({20}, {"optim.rules": (BIASES, *DROPOUT)}),
+        ({15}, {"optim.decay_biases": True}),
+        ({16}, {"optim.name": "sgd"}),
+        ({17}, {"optim.weight_decay": 1e-3}),
+        ({18}, {"data.noise_divisor": 1.0}),
+        ({19}, {"data.noise_until": 60}),
+        ({21}, {"data.mean_image": False}),
+        ({3, 21}, {"data.std": (0.2, 0.2, 0.2)}),
+        ({23}, {"data.crop_chunk": 16}),
+        ({24}, {"data.reshuffle": True}),
+        ({26}, {"model.groups": 1}),
+        ({1}, {"model.lrn": "formula"}),
+    ],
+    ids=str,
+)
+def test_net145_without_one_thing_departs_there_alone(points, values):
+    if "model.groups" in values:
+        points = points | {5}  # one column has no parts to normalise apart
+    assert from_release(rows_of("net145", **values)) == points
 
 
 def test_the_papers_recipe_is_the_papers_but_for_what_it_says(paper):
@@ -268,7 +334,7 @@ def test_scale_of_the_input_against_a_network_fed_with_noise():
     """Point 3's arithmetic, measured: what arrives at norm1 and norm2 at initial weights."""
     torch.manual_seed(0)
     for fields in ({"init": "text"}, {"init": "he"}, {"init": "torch"}, {"init": "code", "overlap": False}):
-        model = build_model("cifar", in_channels=3, **fields)
+        model = build_model("cifar", width=0.25, **fields)
         facts = facts_of_model(model)
         from alexnet.ledger.normalisation import _second_moment
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alexnet import build_model
+from alexnet.config import OptimConfig
 from alexnet.models.local import LocalConv2d
+from alexnet.training.optim import Optimizer
 
 
 def by_position(layer: LocalConv2d, x: torch.Tensor) -> torch.Tensor:
@@ -55,3 +58,9 @@ def test_equal_weights_everywhere_are_a_convolution():
     torch.testing.assert_close(out.float(), conv(x), rtol=0.05, atol=0.05)
     with pytest.raises(ValueError, match=r"\[N, 4, 6, 6\]"):
         layer(torch.randn(2, 4, 8, 8))
+
+
+def test_rules_select_local_layers():
+    optimizer = Optimizer(OptimConfig(rules=("locals.weights decay=0.004",)), build_model("convnet-13pct", width=0.125))
+    decayed = [name for group in optimizer.groups if group.weight_decay == 0.004 for name in group.parameters]
+    assert decayed == ["local3.weight", "local4.weight"]

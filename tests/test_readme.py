@@ -35,6 +35,8 @@ VERBS = {  # where each verb's work is done
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
     "list": "alexnet.cli.tables.show_names",
+    "claims": "alexnet.cli.claims.show_claim",
+    "reproduce": "alexnet.paper.reproduce.reproduce",
 }
 
 

@@ -45,6 +45,12 @@ OVERRIDES = {
     "grow_epochs": 1.4,
     "data.flip": True,
     "data.alternate_flips": True,
+    "data.crop_chunk": 4,
+    "data.reshuffle": False,
+    "data.mean_image": True,
+    "score_train": 2,
+    "keep": "log",
+    "early_stop": 50,
 }
 LIMIT = 120  # seconds, on a machine that is busy with something else
 
@@ -183,6 +189,7 @@ PLACES = [
     "train_step",
     "apply_step",
     "validation",
+    "training split",
     "save_checkpoint",
     "epoch's end",
     "test",
@@ -225,6 +232,8 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
             around(Learner, place, after=True)
         case "validation":
             around(scoring, "score", when=lambda *_, name, **__: name == "val")
+        case "training split":
+            around(scoring, "score", when=lambda *_, name, **__: name == "train")
         case "test":
             at = 1
             around(scoring, "score", when=lambda *_, name, **__: name == "test")
@@ -261,6 +270,27 @@ def test_signal_anywhere_then_the_same_command(pair, tmp_path, reporter, monkeyp
     run = train(pair.config, path, reporter=reporter)
     assert_consistent(run)
     assert_same_run(run, pair)
+
+
+ENDING = {"epochs": 9, "score_train": 3, "stop_train_error": 0.7, "save_minutes": 10.0, "optim.schedule": "constant"}
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+@pytest.mark.parametrize("place", ["its evaluation", "the test"])
+def test_stop_at_the_step_that_ends_a_run(tiny, tmp_path, reporter, monkeypatch, place):
+    """Between the steps of an epoch: stopped in the evaluation that finds the error, or in the test after it."""
+    config = tiny(**OVERRIDES | ENDING)
+    whole = train(config, tmp_path / "whole", reporter=reporter)
+    scores = [row for row in whole.metrics if row["kind"] == "train-score"]
+    assert whole.status["stopped"].startswith(f"stopped at {scores[-1]['epoch']:.4g} of 9 epochs by a training error")
+    with monkeypatch.context() as patch:
+        at = len(scores) if place == "its evaluation" else 1
+        strike(patch, "training split" if place == "its evaluation" else "test", at=at)
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "run", reporter=reporter)
+    run = train(config, tmp_path / "run", reporter=reporter)
+    assert_same_run(run, whole)
+    assert run.status["stopped"] == whole.status["stopped"]
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")

@@ -39,6 +39,7 @@ def test_everything_is_there(finished):
         "best.safetensors",
         "config.yaml",
         "last.safetensors",
+        "ledger.json",
         "metrics.csv",
         "metrics.jsonl",
         "previous.safetensors",

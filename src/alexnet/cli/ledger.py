@@ -56,9 +56,9 @@ def ledger_of(target: str) -> list[dict[str, Any]]:
     if target.endswith((".yaml", ".yml")):
         from alexnet.runs.folder import load_config
 
-        return _of_config(load_config(Path(target)))
+        return configured_rows(load_config(Path(target)))
     if target in RECIPES:
-        return _of_config(RECIPES[target])
+        return configured_rows(RECIPES[target])
     if target in VARIANTS:
         from alexnet.ledger import Facts, as_rows, examine
 
@@ -70,7 +70,8 @@ def ledger_of(target: str) -> list[dict[str, Any]]:
     raise UsageError(f"there is no run folder {target}, and {unknown('recipe or network', target, RECIPES | VARIANTS)}")
 
 
-def _of_config(config: TrainConfig) -> list[dict[str, Any]]:
+def configured_rows(config: TrainConfig) -> list[dict[str, Any]]:
+    """The rows of a configuration alone; what the data decides is as the network's table has it."""
     from alexnet.models.network import blank_model
     from alexnet.models.variants import VARIANTS
     from alexnet.training.facts import crop_side, ledger_of_run
@@ -91,5 +92,5 @@ def _of_run(folder: str) -> list[dict[str, Any]]:
     try:
         trained = open_trained(run)
     except CheckpointError:
-        return _of_config(run.config)
+        return configured_rows(run.config)
     return ledger_of_run(run.config, trained.model, prep=trained.preprocessing)

@@ -55,7 +55,7 @@ class DataConfig:
     so that no two epochs in a row show the same side of it."""
     crop_chunk: int = 1
     """So many training images in a row, in the order of the epoch, share one place of the crop and one flip: 1 draws
-    for each image, the released code for 32 (convdata_jpeg.py)."""
+    for each image, the released code for 32 (convdata_jpeg.py). Flips that take turns stay each image's own."""
     reshuffle: bool = True
     """Visit the training images in a new order every epoch; --data.no-reshuffle keeps that of the first, as the
     released code does."""
@@ -104,11 +104,5 @@ class DataConfig:
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
-        if self.alternate_flips and not self.flip:
-            raise UsageError(f"{flag('data.alternate_flips')} needs {flag('data.flip')}.")
-        for name, used in (
-            ("alternate_flips", self.alternate_flips),
-            ("random_resized_crop", self.random_resized_crop),
-        ):
-            if used and self.crop_chunk > 1:
-                raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag(f'data.{name}')}: leave one out.")
+        if self.random_resized_crop and self.crop_chunk > 1:
+            raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag('data.random_resized_crop')}.")

@@ -38,6 +38,9 @@ class ModelConfig:
     init: Literal["text", "code", "caffe", "torch", "he", "modern"] | None = None
     """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, He's, or He's with an output
     layer near zero (modern)."""
+    positive_bias: float | None = None
+    """Initial biases of the second, fourth and fifth convolutions and of the hidden layers; without it those that the
+    initial weights come with, 1 in the paper's."""
     freeze_to: str | None = None
     """Keep the layers up to this one as they are (conv5: all convolutions), for fine-tuning."""
 
@@ -51,4 +54,5 @@ class ModelConfig:
             width=Range(above=0, most=16),
             dropout=Range(least=0, below=1),
             groups=Range(least=1, most=1024),
+            positive_bias=Range(),
         )

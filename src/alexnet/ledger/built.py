@@ -9,6 +9,7 @@ from torch import nn
 
 from alexnet.ledger.facts import Facts
 from alexnet.models.columns import ColumnNetwork
+from alexnet.models.local import GroupedLinear
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.summary import Layer, trace
@@ -44,6 +45,8 @@ def _read(module: nn.Module, layer: Layer) -> dict[str, Any]:
         case nn.Conv2d():
             kernel, stride, padding = map(_side, (module.kernel_size, module.stride, module.padding))
             return {"kernel": kernel, "stride": stride, "padding": padding, "groups": module.groups}
+        case GroupedLinear():
+            return {"groups": module.groups}
         case nn.ZeroPad2d():
             return {"padding": module.padding[1]}
         case _:

@@ -13,7 +13,7 @@ from alexnet.ledger.points import Answer, differs, number, training_point
 
 def _deviations(axes: Sequence[Sequence[float]]) -> list[float]:
     """The lengths of axes that are the columns of a matrix."""
-    return [sqrt(sum(row[i] ** 2 for row in axes)) for i in range(len(axes))]
+    return [_norm(column) for column in zip(*axes, strict=True)]
 
 
 @training_point(
@@ -30,31 +30,33 @@ def _noise_size(facts: Facts, training: Training) -> Answer:
         return Answer("none", **differs(True))
     shown = f"N(0, {number(data.colour_noise)})"
     shown += f" for {data.noise_probability:.0%} of the images" if data.noise_probability < 1 else ""
-    released = isclose(data.colour_noise, 0.1) and data.noise_probability == 1 and DIVIDED
+    divisor = training.pixels.divisor
+    divided = f"; pixels are then divided by {number(divisor)}" if divisor != 1 else ""
+    asked = isclose(data.colour_noise, 0.1) and data.noise_probability == 1
+    released = asked and isclose(divisor, 1.1)
     if axes is None:
-        return Answer(
-            f"{shown} times the standard deviations of the data's own colours", paper=True, release=not released
-        )
+        own = "the standard deviations of the data's own colours"
+        return Answer(f"{shown} times {own}{divided}", paper=True, release=not released)
     lengths = sorted(_deviations(axes))
-    scatter = sqrt(sum(length**2 for length in lengths))
-    expected = _scatter(training)
-    kind = "standard deviations" if 0.5 < scatter / expected < 2 else "not the standard deviations: these are"
-    shown += f" times {', '.join(map(number, lengths))} levels of 255 along the axes of colour, {kind}"
-    if kind != "standard deviations":
-        shown += f" {number(expected)} together"
-    literal = 0.5 < scatter / sum(length**2 for length in _deviations(IMAGENET.colour_axes)) < 2
-    return Answer(shown, paper=not literal, release=not released or kind != "standard deviations")
+    scatter, expected = _norm(lengths), _scatter(training)
+    right = 0.5 < scatter / expected < 2
+    kind = "standard deviations" if right else f"not the standard deviations, which are {number(expected)} together"
+    shown += f" times {', '.join(map(number, lengths))} levels of 255 along the axes of colour, {kind}{divided}"
+    eigenvalues = [length**2 for length in _deviations(IMAGENET.colour_axes)]
+    literal = asked and not divided and 0.5 < scatter / _norm(eigenvalues) < 2
+    return Answer(shown, paper=not literal, release=not (released and right))
 
 
-DIVIDED = False
+def _norm(values: Sequence[float]) -> float:
+    return sqrt(sum(value**2 for value in values))
 
 
 def _scatter(training: Training) -> float:
     """How far the pixels' colours scatter in all, in levels of 255: the square root of the covariance's trace."""
     own = training.pixels.std if training.config.data.std is None and not training.pixels.photographs else None
     if own is not None:
-        return 255 * sqrt(sum(std**2 for std in own))
-    return sqrt(sum(length**2 for length in _deviations(IMAGENET.colour_axes)))
+        return 255 * _norm(own)
+    return _norm(_deviations(IMAGENET.colour_axes))
 
 
 @training_point(
@@ -65,9 +67,13 @@ def _scatter(training: Training) -> float:
     effect="not known",
 )
 def _noise_end(facts: Facts, training: Training) -> Answer:
-    if not training.config.data.colour_noise:
+    data, end = training.config.data, training.config.end
+    if not data.colour_noise:
         return Answer("no colour noise: does not apply")
-    return Answer(f"in all {training.config.end} epochs", paper=False, release=True)
+    if data.noise_until is None:
+        return Answer(f"in all {end} epochs", paper=False, release=True)
+    shown = f"off from epoch {data.noise_until + 1} on"
+    return Answer(shown, paper=data.noise_until < end, release=data.noise_until != 66)
 
 
 @training_point(
@@ -82,6 +88,8 @@ def _mean(facts: Facts, training: Training) -> Answer:
     raw = pixels.std is not None and all(isclose(std, 1 / 255) for std in pixels.std)
     if pixels.mean_image:
         shown = "the centre of the mean image is subtracted"
+    elif pixels.mean_image is None:
+        shown = "the centre of the mean image is subtracted (where photographs were prepared; else their mean colour)"
     elif pixels.mean is None:
         shown = "the training split's mean of each channel is subtracted"
     elif any(pixels.mean):
@@ -94,7 +102,7 @@ def _mean(facts: Facts, training: Training) -> Answer:
         shown += ", and they are divided by the split's standard deviations"
     else:
         shown += f", and they are divided by {', '.join(number(255 * std) for std in pixels.std)}"
-    return Answer(shown, **differs(not (pixels.mean_image and raw)))
+    return Answer(shown, **differs(pixels.mean_image is False or not raw))
 
 
 @training_point(
@@ -134,10 +142,12 @@ def _crops(facts: Facts, training: Training) -> Answer:
     else:
         shown = f"{places}x{places} places" if places else f"random {pixels.size}x{pixels.size} crops"
     shown += ", mirrored or not" if data.flip else ", never mirrored"
-    shown += ", drawn for each image" if moving or data.flip else ""
+    if moving or data.flip:
+        shown += f", drawn for {'each image' if data.crop_chunk == 1 else f'{data.crop_chunk} images in a row'}"
     further = _further(training.config)
     paper = data.random_resized_crop or bool(further) or not (moving and data.flip)
-    return Answer("; ".join([shown, *further]), paper=paper, release=True)
+    release = paper or data.crop_chunk != 32 or places != 33
+    return Answer("; ".join([shown, *further]), paper=paper, release=release)
 
 
 def _further(config: TrainConfig) -> list[str]:
@@ -159,7 +169,9 @@ def _further(config: TrainConfig) -> list[str]:
     effect="not known",
 )
 def _order(facts: Facts, training: Training) -> Answer:
-    return Answer("shuffled anew for every epoch", release=True)
+    if training.config.data.reshuffle:
+        return Answer("shuffled anew for every epoch", release=True)
+    return Answer("shuffled once, then the same in every epoch", release=False)
 
 
 POINTS = (_noise_size, _noise_end, _mean, _resize, _crops, _order)

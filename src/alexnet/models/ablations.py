@@ -210,5 +210,6 @@ _KINDS: dict[Any, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     int | None: ((Integral, type(None)), "a whole number or nothing"),
     float: (Real, "a number"),
+    float | None: ((Real, type(None)), "a number or nothing"),
     bool: (bool, "true or false"),
 }

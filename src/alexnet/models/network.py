@@ -95,9 +95,9 @@ def build_layer(layer: Layer) -> nn.Module:
         case Local():
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
-        case Linear(groups=groups):
+        case Linear():
             inputs, width = prod(layer.in_shape), layer.out_shape[0]
-            return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
+            return nn.Linear(inputs, width) if layer.groups == 1 else GroupedLinear(inputs, width, layer.groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):
@@ -142,6 +142,8 @@ def initialise(model: AlexNet, scheme: str) -> None:
             start = row.start or SCHEMES[scheme].start(layer)
             nn.init.normal_(module.weight, std=start.std)
             nn.init.constant_(module.bias, start.bias)
+        if row.start is None and row.positive_bias and model.variant.positive_bias is not None:
+            nn.init.constant_(module.bias, model.variant.positive_bias)
 
 
 def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:

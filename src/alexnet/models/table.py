@@ -125,6 +125,8 @@ class Variant:
     """Initial weights: "text" as the paper says (section 5), "code" as released, "caffe", "torch" (its layers' own
     defaults, which public ports train from), "he" (He's normal), or "modern" (the same with an output layer near zero,
     so that the loss starts at ln K)."""
+    positive_bias: float | None = None
+    """Initial biases of the rows that ask for positive ones (section 5: 1), in the place of the scheme's constant."""
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,94 @@
 
 from __future__ import annotations
 
-from alexnet.paper.experiment import Table
+from collections.abc import Iterable
+
+from alexnet.paper.claims import CLAIMS, Claim
+from alexnet.paper.experiment import STATES, Experiment, Table
+from alexnet.paper.imagenet import STUDIES
+from alexnet.paper.results import Finding, findings, to_run
+
+_HEAD = """# The paper, claim by claim
+
+A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks" (2012),
+makes {count} claims that can be checked with numbers. Here they are in the paper's order, each with what is known of it
+at the paper's own scale (by arithmetic, or from the figures that came with the released code) and what a small
+experiment of ours found. A small experiment never stands for the number on ImageNet: it asks whether the effect is
+there at all.
+
+Two commands show all of it and repeat the first experiment that trains:
+
+```sh
+uv run alexnet claims 15
+uv run alexnet reproduce S1 --data.root data
+```
+
+Verdicts: {states}. The rule of each was written down before its run; the figures below are computed from the published
+measurements whenever this page is made.
+
+"""
+
+
+def render() -> str:
+    """The page in Markdown. Raises UsageError without SciPy."""
+    found = {one.number: findings(one.number, own=False) for one in CLAIMS}
+    head = ("#", "section", "the paper says", "at its own scale", "small experiment")
+    overview = Table(head, tuple(_line(one, found[one.number]) for one in CLAIMS))
+    explained: dict[str, int] = {}
+    sections = [_section(one, found[one.number], explained) for one in CLAIMS]
+    intro = _HEAD.format(count=len(CLAIMS), states=", ".join(STATES))
+    return intro + markdown_table(overview) + "".join(sections)
+
+
+def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
+    small = ", ".join(f"{finding.experiment.id}: {finding.verdict.state}" for finding in found) or "-"
+    return f"[{one.number}](#claim-{one.number})", one.section, one.title, one.imagenet.state, small
+
+
+def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) -> str:
+    """A claim; `explained` says in whose section each experiment has been told of, which happens once."""
+    parts = [
+        f"\n## Claim {one.number}\n",
+        f"**The paper** (section {one.section}): {one.says}\n",
+        f"**At its own scale**: {one.imagenet.state}. {one.imagenet.sentence}".rstrip() + "\n",
+    ]
+    if one.number in STUDIES:
+        parts.append(f"On ImageNet: `alexnet reproduce {one.number} --imagenet --data.root FOLDER`\n")
+    found = list(found)
+    for finding in found:
+        experiment = finding.experiment
+        parts.append(f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}\n")
+        if (told := explained.setdefault(experiment.id, one.number)) == one.number:
+            parts += _experiment(experiment, finding)
+        else:
+            parts.append(f"What was done: [claim {told}](#claim-{told}).\n")
+    if not found:
+        parts.append(f"No small experiment: {one.without}.\n")
+    return "\n".join(parts)
+
+
+def _told(finding: Finding) -> str:
+    return finding.verdict.sentence if finding.outcome is not None else ""
+
+
+def _experiment(experiment: Experiment, finding: Finding) -> list[str]:
+    parts = [f"What is done: {experiment.method}\n"]
+    if experiment.data:
+        parts.append(f"Data: {experiment.data}\n")
+    command, _, time = to_run(experiment).partition(" (")
+    parts += [f"Rule: {experiment.rule}\n", f"Command: `{command}` ({time}\n"]
+    if finding.outcome is not None:
+        made = finding.outcome.made
+        where = made.get("gpu") or made.get("processor")
+        parts += [
+            f"![{experiment.title}](paper/{experiment.id}.png)\n",
+            markdown_table(experiment.table(finding.outcome.rows)),
+            f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]}, {made.get('runs')} "
+            f"trainings, {made.get('hours')} hours in all, on {where}, torch {made.get('torch')}.\n",
+        ]
+    if experiment.open_questions:
+        parts.append("Open: " + " ".join(experiment.open_questions) + "\n")
+    return parts
 
 
 def markdown_table(table: Table) -> str:

@@ -36,9 +36,13 @@ class Outcome:
         return experiment.judge(self.rows)
 
     def write(self, file: Path, **more: Any) -> None:
-        """Write it as JSON, with `more` beside it for whoever reads the file. Raises OSError."""
-        text = json.dumps({**asdict(self), **more}, indent=1, allow_nan=False)
-        write_atomically(file, (text + "\n").encode())
+        """Write it as JSON, with `more` in its place or beside it for whoever reads the file. Raises OSError."""
+        fields = []
+        for name, value in {**asdict(self), **more}.items():
+            rows = [json.dumps(row, allow_nan=False) for row in value] if name == "rows" else None
+            text = json.dumps(value, allow_nan=False) if rows is None else "[\n  " + ",\n  ".join(rows) + "\n ]"
+            fields.append(f' "{name}": {text}')
+        write_atomically(file, ("{\n" + ",\n".join(fields) + "\n}\n").encode())
 
 
 def read_outcome(file: Path) -> Outcome:
@@ -46,7 +50,8 @@ def read_outcome(file: Path) -> Outcome:
     try:
         content = json.loads(file.read_bytes())
         kinds = {"experiment": str, "quick": bool, "rows": list, "made": dict}
-        if all(isinstance(content[name], kind) for name, kind in kinds.items()):
+        whole = all(isinstance(content[name], kind) for name, kind in kinds.items())
+        if whole and all(isinstance(row, dict) for row in content["rows"]):
             return Outcome(**{name: content[name] for name in kinds})
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         pass
@@ -83,14 +88,16 @@ class Finding:
     """Whether it was run in the current folder, and does not come with the package."""
 
 
-def findings(claim: int) -> list[Finding]:
-    """What the experiments say of the claim with this number, the user's own results first, or that they have not been
-    run, with the command and the hours. Raises UsageError without SciPy, and DataError for a damaged result."""
+def findings(claim: int, own: bool = True) -> list[Finding]:
+    """What the experiments say of the claim with this number, or that they have not been run, with the command and the
+    hours; with `own` the results in the current folder too, and first. Raises UsageError without SciPy, and DataError
+    for a damaged result."""
     found = []
     for experiment in experiments_on(claim):
-        results = ((own_outcome(experiment.id), True), (published_outcome(experiment.id), False))
-        known = [(outcome, own) for outcome, own in results if outcome is not None]
-        found += [Finding(experiment, outcome.verdicts(experiment)[claim], outcome, own) for outcome, own in known]
+        results = [(own_outcome(experiment.id), True)] if own else []
+        results.append((published_outcome(experiment.id), False))
+        known = [(outcome, mine) for outcome, mine in results if outcome is not None]
+        found += [Finding(experiment, outcome.verdicts(experiment)[claim], outcome, mine) for outcome, mine in known]
         if not known:
             found.append(Finding(experiment, Verdict("not yet run", to_run(experiment)), None))
     return found

@@ -132,6 +132,26 @@ def power(effect: float, sd: float, count: int, alpha: float = 0.05) -> float:
     return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
 
 
+def detectable(a: Sample, b: Sample, chance: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest true difference that `paired_t` of as many pairs, which spread as these do, finds with this chance:
+    from the noncentral t distribution. Needs two pairs; 0 if all have the same difference."""
+    stats, count = _stats(), len(a)
+    error = float(np.std(np.subtract(a, b, dtype=float), ddof=1)) / np.sqrt(count)
+    critical = stats.t.ppf(1 - alpha / 2, count - 1)
+    low, high = 0.0, 2 * float(critical) + 10  # in standard errors
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = stats.nct.sf(critical, count - 1, middle) + stats.nct.cdf(-critical, count - 1, middle)
+        low, high = (low, middle) if found >= chance else (middle, high)
+    return float(high * error)
+
+
+def interval_of_mean(sample: Sample) -> tuple[float, float]:
+    """The 95 % interval of the mean of two numbers or more, from Student's t."""
+    half = float(_stats().t.ppf(0.975, len(sample) - 1) * np.std(sample, ddof=1) / np.sqrt(len(sample)))
+    return float(np.mean(sample)) - half, float(np.mean(sample)) + half
+
+
 def _resampled(sample: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
     return sample[rng.integers(0, len(sample), (_DRAWS, len(sample)))]
 

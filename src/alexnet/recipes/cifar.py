@@ -14,6 +14,24 @@ CIFAR10 = TrainConfig(
     model=ModelConfig(variant="cifar"),
     optim=OptimConfig(lr=0.05, schedule="one-cycle", nesterov=True, decay_biases=False),
 )
+# The same network in less time: a step of twice the images costs less than two, because the weights are read and
+# changed once; they begin so that every layer answers with variance 1 and the first one decorrelates its patches;
+# images begin at 24 pixels (a step takes three quarters of the time); the rate falls linearly to zero.
+FAST = replace(
+    CIFAR10,
+    name="cifar10-fast",
+    epochs=12,
+    batch_size=256,
+    label_smoothing=0.1,
+    start=("whiten", "identity", "lsuv"),
+    grow_from=24,
+    grow_epochs=4,
+    data=replace(CIFAR10.data, alternate_flips=True),
+    optim=replace(CIFAR10.optim, lr=0.08, schedule="triangular", peak=0.2),
+)
+# With more epochs CutMix keeps the network from learning its training images by heart; the average of the weights takes
+# the noise out of their end.
+STRONG = replace(FAST, name="cifar10-strong", epochs=30, cutmix=1.0, mix_probability=0.5, ema=0.999, grow_epochs=10)
 # jackwang0108/AlexNet: SGD with momentum .9, weight decay 5e-4, batches of 128, no augmentation, torch's initial
 # weights; 1e-2 divided by ten up to three times when 20 epochs brought no better validation accuracy (its setting 1),
 # or a constant rate (settings 2 and 3). It trains until 100 epochs bring nothing; we fix the epochs. Its network is
@@ -47,9 +65,22 @@ def _cifar100(base: TrainConfig) -> TrainConfig:
 
 
 SLOW, SLOWEST = _constant("cifar10-1e-3", 1e-3), _constant("cifar10-1e-4", 1e-4)
-RECIPES = [CIFAR10, _cifar100(CIFAR10), PLATEAU, SLOW, SLOWEST, _cifar100(PLATEAU), _cifar100(SLOW), RESIZED]
+RECIPES = [
+    CIFAR10,
+    FAST,
+    STRONG,
+    _cifar100(CIFAR10),
+    PLATEAU,
+    SLOW,
+    SLOWEST,
+    _cifar100(PLATEAU),
+    _cifar100(SLOW),
+    RESIZED,
+]
 ORIGINS = {
     "cifar10": "ours: crop, flip and one-cycle",
+    "cifar10-fast": "ours: fitted starts, growing images, flips in turn",
+    "cifar10-strong": "ours: the same with CutMix",
     "cifar100": "ours: crop, flip and one-cycle",
     "cifar10-plateau": "jackwang0108/AlexNet, setting 1",
     "cifar10-1e-3": "jackwang0108/AlexNet, setting 2",

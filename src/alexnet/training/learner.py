@@ -210,7 +210,7 @@ class Learner:
         extra = self.column.cut(checkpoint.extra)
         self.counters = Counters(**checkpoint.meta["counters"])
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
-        if self.schedule.drop_to_come(self.counters.step):
+        if self.schedule.drop_to_come(max(0, self.counters.step - 1)):
             self.counters.waited = 0  # a leg has been added since
         self.totals.copy_(checkpoint.extra["totals"])
         if self.average:

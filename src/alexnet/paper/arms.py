@@ -1,0 +1,151 @@
+"""Experiments that compare arms: trainings that differ in a few named settings, each repeated with the same seeds.
+
+Seed by seed two arms see the same images in the same order and begin with the same weights where these have the same
+shapes: so differences are taken pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from alexnet.config import TrainConfig
+from alexnet.config.values import override
+from alexnet.paper.experiment import Job, Recall, Row, Table, Verdict, has_diverged
+from alexnet.paper.statistics import detectable, paired_t
+
+if TYPE_CHECKING:
+    from alexnet.runs.folder import Run
+
+LEVEL = 0.05  # two-sided
+EFFECT = (
+    'By the paired t-test over the seeds, two-sided: "reproduced" if the difference has the paper\'s sign and p < '
+    "0.05, "
+    '"not reproduced" if it has the other sign and p < 0.05. Where p is larger, the spread of the pairs says how small '
+    'a difference these seeds would show with a probability of 80 %: if that is more than {least}, "inconclusive"; '
+    'else "direction only" for the paper\'s sign and "not reproduced" for the other.'
+)
+Figures = Mapping[str, Callable[["Run", Recall], Any]]
+"""What is measured of a run that has ended, by the name that it has in the rows."""
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Trainings to compare."""
+
+    base: TrainConfig
+    arms: Mapping[str, Mapping[str, Any]]
+    """What differs from `base` in each arm: settings by dotted name."""
+    seeds: int
+    rehearsal: Mapping[str, Any] = field(default_factory=dict)
+    """Settings for all arms of the rehearsal, which has two seeds."""
+
+    def plan(self, _: Mapping[str, Run], quick: bool) -> list[Job]:
+        """All arms with the first seed, then all with the second: wherever it is stopped, the arms have equal parts."""
+        return [
+            Job(f"{arm}-seed{seed}", replace(self.config(arm, quick), seed=seed))
+            for seed in range(1, (2 if quick else self.seeds) + 1)
+            for arm in self.arms
+        ]
+
+    def config(self, arm: str, quick: bool = False) -> TrainConfig:
+        """The settings of an arm, but for the seed."""
+        return override(override(self.base, self.rehearsal if quick else {}), self.arms[arm])
+
+    def measure(self, figures: Figures, runs: Mapping[str, Run], recall: Recall) -> list[Row]:
+        """One row a run: "arm", "seed" and the figures, which are null where it diverged."""
+        rows: list[Row] = []
+        for arm in self.arms:
+            for name, run in runs.items():
+                if name.rpartition("-seed")[0] == arm:
+                    lost = has_diverged(run)
+                    found = {figure: None if lost else take(run, recall) for figure, take in figures.items()}
+                    rows.append({"arm": arm, "seed": run.config.seed, **found})
+        return rows
+
+    def measuring(self, figures: Figures) -> Callable[[Mapping[str, Run], Recall], list[Row]]:
+        """`measure` of these figures, as an experiment wants it."""
+        return partial(self.measure, figures)
+
+
+def error(split: str, views: int = 1) -> Callable[[Run, Recall], float]:
+    """The top-1 error of a run's last weights on a whole split, in percent, as evaluation sees it."""
+
+    def take(run: Run, recall: Recall) -> float:
+        def compute() -> float:
+            from alexnet.inference.evaluation import evaluate
+
+            return 100 * evaluate(run.last, split, views=views).top1_error
+
+        found: float = recall(f"{run.path.name}-{split}-{views}", compute)
+        return found
+
+    return take
+
+
+def final_error(run: Run, _: Recall) -> float:
+    """The top-1 error that a run ended with, in percent."""
+    assert run.test is not None
+    return 100 * (1 - float(run.test["top1"]))
+
+
+def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:
+    """A figure of all runs of an arm that have it."""
+    return [row[figure] for row in rows if row["arm"] == arm and row[figure] is not None]
+
+
+def paired(rows: Sequence[Row], first: str, second: str, figure: str) -> tuple[list[float], list[float]]:
+    """A figure of two arms, of the seeds for which both have it, in the order of the seeds."""
+    a, b = (
+        {row["seed"]: row[figure] for row in rows if row["arm"] == arm and row[figure] is not None}
+        for arm in (first, second)
+    )
+    seeds = sorted(a.keys() & b.keys())
+    return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
+
+
+def judge_effect(more: Sequence[float], less: Sequence[float], least: float, what: str, claimed: str = "") -> Verdict:
+    """The verdict on a claim that `more` is larger than `less`, pair by pair, by the rule `EFFECT`, where a difference
+    of `least` is the smallest that would matter.
+
+    `what` says what the difference is of, with its unit, and `claimed` what the paper has for it.
+    """
+    if len(more) < 2:
+        return Verdict("inconclusive", f"{what}: fewer than two pairs of runs ended.")
+    smallest = detectable(more, less)
+    numbers = {"difference": mean(more) - mean(less), "smallest": smallest, "pairs": float(len(more))}
+    if smallest < 1e-9:  # of rounding
+        return Verdict(
+            "inconclusive", f"{what}: {numbers['difference']:.2f} in every pair of runs, no spread.", numbers
+        )
+    found = paired_t(more, less)
+    assert found.p is not None
+    numbers |= {"low": found.low, "high": found.high, "p": found.p}
+    paper = f"; the paper has {claimed}" if claimed else ""
+    sentence = (
+        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, which would show {smallest:.2g} four times in five"
+        f"{paper}."
+    )
+    if found.p < LEVEL:
+        return Verdict("reproduced" if found.value > 0 else "not reproduced", sentence, numbers)
+    if smallest > least:
+        return Verdict("inconclusive", sentence, numbers)
+    return Verdict("direction only" if found.value > 0 else "not reproduced", sentence, numbers)
+
+
+def table_of(rows: Sequence[Row], figures: Mapping[str, str]) -> Table:
+    """One line an arm: how many runs, and the mean and standard deviation of each figure, by its heading."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        cells = [_spread(values(rows, arm, figure)) for figure in figures]
+        lines.append((arm, str(sum(row["arm"] == arm for row in rows)), *cells))
+    return Table(("arm", "runs", *figures.values()), tuple(lines))
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    if len(numbers) < 2:
+        return f"{numbers[0]:.2f}" if numbers else "diverged"
+    return f"{mean(numbers):.2f} ± {stdev(numbers):.2f}"

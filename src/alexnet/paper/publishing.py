@@ -1,0 +1,50 @@
+"""`python -m alexnet.paper.publishing [FOLDER ...]`: results of `alexnet reproduce` become those that come with the
+package, and docs/paper.md and its pictures are made anew from all of them. For whoever works on the repository."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from alexnet.errors import AlexNetError, UsageError
+from alexnet.figures import save_figure
+from alexnet.files import write_atomically
+from alexnet.paper.document import render
+from alexnet.paper.experiments import experiments
+from alexnet.paper.results import PUBLISHED, published_outcome, read_outcome
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def publish(folders: Iterable[Path], docs: Path = DOCS) -> list[str]:
+    """Take over the results in folders of reproductions, and write docs/paper.md and docs/paper/ID.png.
+
+    Returns the ids of all published results. Raises UsageError for a rehearsal and for what is no experiment of the
+    package, and DataError for a folder without a result.
+    """
+    for folder in folders:
+        outcome = read_outcome(folder / "result.json")
+        if outcome.quick:
+            raise UsageError(f"{folder} holds a rehearsal (--quick): only whole experiments are published.")
+        if outcome.experiment not in experiments():
+            raise UsageError(f"{folder} holds {outcome.experiment}, which is no experiment of this version.")
+        PUBLISHED.mkdir(exist_ok=True)
+        made = {name: value for name, value in outcome.made.items() if name != "host"}
+        outcome.write(PUBLISHED / f"{outcome.experiment}.json", made=made)
+    pictures = docs / "paper"
+    pictures.mkdir(parents=True, exist_ok=True)
+    published = []
+    for id, experiment in experiments().items():
+        if outcome_of_id := published_outcome(id):
+            save_figure(experiment.draw(outcome_of_id.rows), pictures / f"{id}.png")
+            published.append(id)
+    write_atomically(docs / "paper.md", render().encode())
+    return published
+
+
+if __name__ == "__main__":
+    try:
+        print("published:", *publish(map(Path, sys.argv[1:])))
+    except AlexNetError as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,260 @@
+"""A reproduction in its folder: what it trains, what it leaves, what kills and other programs can do to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from alexnet.errors import DataError, UsageError
+from alexnet.files import holding
+from alexnet.paper import publishing, results
+from alexnet.paper.experiment import Job
+from alexnet.paper.reporter import Reporter
+from alexnet.paper.reproduce import reproduce
+from alexnet.paper.workers import Worker, diverged_mark, has_ended, located, steps_made
+from alexnet.runs.folder import Run
+from conftest import TINY, override
+from toy_experiment import TOY
+
+TOY_FILE = Path(__file__).with_name("toy_experiment.py")
+
+
+def start(folder, how="quick"):
+    """The toy as a process."""
+    environment = {**os.environ, "PYTHONPATH": str(TOY_FILE.parent)}
+    return subprocess.Popen([sys.executable, TOY_FILE, folder, how], env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def table(folder):
+    return json.loads((folder / "result.json").read_text())["rows"]
+
+
+def quiet(experiment, folder, **options):
+    return reproduce(experiment, folder, quick=True, reporter=Reporter(quiet=True), **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished rehearsal of the toy; only to be read."""
+    folder = tmp_path_factory.mktemp("toy") / "toy"
+    quiet(TOY, folder, jobs=2)
+    return folder
+
+
+def test_what_it_leaves(done):
+    result = json.loads((done / "result.json").read_text())
+    names = [row["name"] for row in result["rows"]]
+    assert names == sorted(names)
+    assert {"rate0.001", "rate0.002", "best-seed1"} == set(names) == set(result["configs"])
+    tests = {name: Run(done / "runs" / name).test["top1"] for name in names}
+    assert {row["name"]: row["top1"] for row in result["rows"]} == tests
+    best = max(("rate0.001", "rate0.002"), key=lambda name: tests[name])
+    assert result["configs"]["best-seed1"]["optim"]["lr"] == float(best.removeprefix("rate"))
+    assert (result["quick"], result["made"]["runs"]) == (True, 3)
+    assert result["verdicts"]["15"]["state"] == "reproduced"
+    assert (done / "table.md").read_text().startswith("| name | top-1 |")
+    assert (done / "figure.png").stat().st_size > 100
+
+
+def test_the_same_again_trains_nothing(done, monkeypatch, no_fsync):
+    monkeypatch.setattr(Worker, "_start", lambda _: pytest.fail("a training was started"))
+    before = {f: f.read_bytes() for f in done.rglob("*.safetensors")}
+    outcome = quiet(TOY, done)
+    assert outcome.rows == table(done)
+    assert {f: f.read_bytes() for f in done.rglob("*.safetensors")} == before
+
+
+def test_measurements_are_made_once(done):
+    kept = done / "measurements" / "rate0.001.json"
+    before = kept.read_text()
+    kept.write_text("0.25")
+    try:
+        rows = {row["name"]: row["square"] for row in quiet(TOY, done).rows}
+        assert rows["rate0.001"] == 0.25
+    finally:
+        kept.write_text(before)
+        quiet(TOY, done)
+
+
+def test_other_settings_are_refused(done):
+    other = replace(TOY, plan=lambda finished, quick: [Job("rate0.001", override(TINY, {"seed": 7}))])
+    with pytest.raises(UsageError, match=r"another version of the experiment \(.*seed 0 there and 7 now"):
+        quiet(other, done)
+
+
+def test_other_reproductions_and_folders_are_refused(done, tmp_path):
+    with pytest.raises(UsageError, match="holds another reproduction"):
+        quiet(replace(TOY, id="T2"), done)
+    with pytest.raises(UsageError, match="holds another reproduction"):
+        reproduce(TOY, done, quick=False, reporter=Reporter(quiet=True))
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match="holds something else"):
+        quiet(TOY, tmp_path)
+    with holding(done, "x", "y"), pytest.raises(UsageError, match="another process is reproducing"):
+        # Within one process a lock of another object is another's.
+        quiet(TOY, done)
+
+
+def test_rehearsals_are_not_published(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "PUBLISHED", tmp_path)
+    with pytest.raises(UsageError, match="rehearsal"):
+        publishing.publish([done], tmp_path)
+    with pytest.raises(DataError, match="holds no result"):
+        publishing.publish([tmp_path], tmp_path)
+
+
+def test_publishing_keeps_rows_and_not_the_host(tmp_path, monkeypatch):
+    for module in (publishing, results):
+        monkeypatch.setattr(module, "PUBLISHED", tmp_path / "published")
+    rows = [{"kind": "check", "what": "x", "difference": 1e-9}]
+    rows += [
+        {"kind": kind, "what": what, "ours": 1, "released": 1, "difference": 0}
+        for kind, what in (
+            ("parameters", "net 145"),
+            ("neurons", "net 145"),
+            ("maps", "m"),
+            ("parameters", "net 145-half"),
+        )
+    ]
+    (tmp_path / "S0").mkdir()
+    results.Outcome("S0", False, rows, {"host": "secret", "git": "abc"}).write(
+        tmp_path / "S0" / "result.json", configs={}
+    )
+    assert publishing.publish([tmp_path / "S0"], tmp_path) == ["S0"]
+    content = json.loads((tmp_path / "published" / "S0.json").read_text())
+    assert content == {"experiment": "S0", "quick": False, "rows": rows, "made": {"git": "abc"}}
+    assert (tmp_path / "paper" / "S0.png").is_file()
+    assert "**reproduced**. Parameters of the network" in (tmp_path / "paper.md").read_text()
+
+
+# Single trainings, without waiting for real ones: a process that ends as it is told to.
+
+
+class Ended:
+    """A process that has ended with a code."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def poll(self):
+        return self.code
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for part in ("jobs", "runs"):
+        (tmp_path / part).mkdir()
+    return tmp_path
+
+
+def worker(folder, codes, monkeypatch):
+    left = list(codes)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Ended(left.pop(0)))
+    return Worker(located(Job("a", TINY), "data"), folder, 1)
+
+
+def test_a_killed_training_goes_on(folder, monkeypatch):
+    one = worker(folder, [-9, 75, 0], monkeypatch)
+    assert [one.poll(), one.poll(), one.poll()] == [False, False, True]
+
+
+def test_one_that_is_killed_again_and_again_is_given_up(folder, monkeypatch):
+    one = worker(folder, [-9] * 9, monkeypatch)
+    assert [one.poll(), one.poll()] == [False, False]
+    with pytest.raises(ValueError, match="was killed 3 times"):
+        one.poll()
+
+
+def test_one_that_gets_on_is_never_given_up(folder, monkeypatch):
+    one = worker(folder, [-9] * 9 + [0], monkeypatch)
+    one.run.path.mkdir(parents=True)
+    polls = []
+    for step in range(10):
+        (one.run.path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "epoch": 1, "step": step + 1}))
+        polls.append(one.poll())
+    assert polls == [False] * 9 + [True]
+    assert steps_made(one.run) == 10
+
+
+def test_divergence_is_a_result(folder, monkeypatch):
+    one = worker(folder, [5], monkeypatch)
+    assert one.poll()
+    assert diverged_mark(folder, one.job).exists()
+    one.run.path.mkdir(parents=True)
+    one.run.write_config(one.job.config)
+    assert has_ended(one.run, one.job)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DataError)])
+def test_other_errors_end_the_reproduction(folder, monkeypatch, code, kind):
+    one = worker(folder, [code], monkeypatch)
+    one.log.write_text("epoch 1\nerror: no such thing.\n")
+    with pytest.raises(kind, match=r"^a: no such thing\. All that it said: .*a\.log"):
+        one.poll()
+
+
+def test_what_another_process_trains_is_waited_for(folder, monkeypatch):
+    run = folder / "runs" / "a"
+    with holding(run, "x", "y"):
+        one = worker(folder, [0], monkeypatch)
+        assert (one.process, one.poll()) == (None, False)
+    assert (one.poll(), one.poll()) == (False, True)
+
+
+def test_command_names_what_there_is(call):
+    code, _, err = call("reproduce", "S99")
+    assert code == 2
+    assert "S1" in err
+    code, _, err = call("reproduce", "5")
+    assert (code, "claim 5 has no small experiment: arithmetic settles it." in err) == (2, True)
+    code, _, err = call("reproduce", "5", "--imagenet")
+    assert (code, "claim 5 has no experiment on ImageNet (true by arithmetic)" in " ".join(err.split())) == (2, True)
+    code, _, err = call("reproduce", "S1", "--imagenet")
+    assert code == 2
+
+
+@pytest.mark.slow
+def test_killed_at_three_moments_it_ends_with_the_same_table(done, tmp_path):
+    """With SIGKILL, of the reproduction alone, so that its trainings go on without it, or of one of them."""
+    folder = tmp_path / "toy"
+    whole, trained = tmp_path / "whole", None
+    assert start(whole, "full").wait(280) == 0
+    for victim, seconds in (("training", 9), ("reproduction", 12), ("reproduction", 17)):
+        process = start(folder, "full")
+        time.sleep(seconds)
+        if victim == "reproduction":
+            process.kill()
+        else:
+            for status in (folder / "runs").glob("*/status.json"):
+                with suppress(OSError, ValueError):
+                    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+                    trained = status.parent.name
+            process.wait(280)
+        process.wait()
+    assert start(folder, "full").wait(280) == 0
+    assert table(folder) == table(whole)
+    assert trained is None or (folder / "runs" / trained / "test.json").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_trainings_and_the_same_goes_on(done, tmp_path):
+    folder = tmp_path / "toy"
+    process = start(folder)
+    deadline = time.monotonic() + 120
+    while not list((folder / "runs").glob("*/last.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 75
+    assert "the same command goes on" in said
+    for status in (folder / "runs").glob("*/status.json"):
+        assert json.loads(status.read_text())["state"] in ("stopped", "finished")
+    assert start(folder).wait(280) == 0
+    assert table(folder) == table(done)
