@@ -13,6 +13,11 @@ from alexnet.data.batches import Loader
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 
 
+def batch_size(loader: Loader, views: int = 1) -> int:
+    """How many images of a split are worth computing at a time."""
+    return max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
+
+
 def split_logits(
     models: Sequence[nn.Module],
     loader: Loader,
@@ -28,8 +33,7 @@ def split_logits(
     Raises DataError at the first image that cannot be read, unless `skip_bad`.
     """
     forwards = [compute.inference(model) for model in models]
-    batch = max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
-    for images, labels in loader.evaluation_batches(batch, views, shard, skip_bad):
+    for images, labels in loader.evaluation_batches(batch_size(loader, views), views, shard, skip_bad):
         flat = images.flatten(0, 1)  # [N, V, C, H, W] -> [N * V, C, H, W]
         yield [forward(flat).unflatten(0, images.shape[:2]) for forward in forwards], labels
 
