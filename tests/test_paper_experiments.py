@@ -68,7 +68,7 @@ def test_plan_of_figure_1_finds_the_best_rates(order):
     assert {f"four-layers-tanh-rate{rate}" for rate in ("0.016", "0.032")} <= tried
     assert "four-layers-relu-rate0.016" not in tried
     assert len(tried) == 12
-    assert {name for name in finished} == set(carry_out(speed, -order)[0])
+    assert set(finished) == set(carry_out(speed, -order)[0])
 
 
 def test_jobs_of_figure_1_differ_in_activation_rate_and_seed_alone():

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
-from alexnet.paper.imagenet import STUDIES
 from alexnet.paper.experiments import experiments
+from alexnet.paper.imagenet import STUDIES
 from alexnet.paper.results import Finding, Outcome, findings, published_outcome, to_run
 
 _HEAD = """# The paper, claim by claim

@@ -63,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A test of claims of the paper, or of something beside them; its texts are for a student who has read the paper alone.
+    """A test of claims of the paper, or of something beside them; its texts are for a student of the paper.
 
     The order of work: `plan` is asked for jobs until all of them are finished, `measure` makes rows of the runs, and
     from these rows alone, which are published, come `judge`, `draw` and `table`.
