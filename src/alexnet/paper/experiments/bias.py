@@ -43,7 +43,7 @@ ARMS = Arms(
 
 
 def losses(run: Run, _: Recall) -> list[tuple[int, float]]:
-    """Steps, and the mean training loss of those since the one before."""
+    """Steps, and the mean training loss of those since the one before, or since the epoch began."""
     found: list[tuple[int, float]] = []
     epoch, before, average = 0, 0, 0.0  # the log has the mean of the epoch so far
     steps = max(row["step"] for row in run.epochs) // len(run.epochs)
