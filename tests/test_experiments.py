@@ -21,6 +21,7 @@ from alexnet.paper import experiments as room
 from alexnet.paper.arms import Arms, judge_effect, paired
 from alexnet.paper.experiment import Row
 from alexnet.paper.experiments import bias, experiments, overfitting, overlap
+from alexnet.paper.statistics import detectable, interval_of_mean
 from alexnet.runs.folder import Run
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -89,6 +90,20 @@ def test_effect(difference: float, spread: float, state: str):
     verdict = judge_effect(around(difference, spread), [0.0] * 9, 0.4, "errors")
     assert verdict.state == state
     assert verdict.numbers["difference"] == pytest.approx(difference)
+
+
+def test_detectable_difference_is_found_four_times_in_five():
+    differences = [0.3, -0.1, 0.4, 0.0, -0.6]
+    smallest = detectable(differences, [0.0] * 5)
+    drawn = np.random.default_rng(0).normal(smallest, np.std(differences, ddof=1), size=(20_000, 5))
+    t = drawn.mean(axis=1) / (drawn.std(axis=1, ddof=1) / np.sqrt(5))
+    assert np.mean(np.abs(t) > 2.776) == pytest.approx(0.8, abs=0.01)  # Student's t, 4 degrees of freedom
+    assert detectable([1.0, 2.0], [0.0, 1.0]) == 0.0
+
+
+def test_interval_of_a_mean():
+    low, high = interval_of_mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low, high) == pytest.approx((3 - 2.776 * np.sqrt(0.5), 3 + 2.776 * np.sqrt(0.5)), rel=1e-3)
 
 
 def test_effect_without_pairs_or_spread():

@@ -41,7 +41,7 @@ def chroma_shares(run: Run, recall: Recall) -> list[float]:
     def compute() -> list[float]:
         from alexnet.inference.trained import open_trained
 
-        return chroma(open_trained(run.last).model.get_submodule("conv1").weight.detach().double().numpy())
+        return chroma(open_trained(run.last).model.state_dict()["conv1.weight"].double().numpy())
 
     found: list[float] = recall(f"{run.path.name}-chroma", compute)
     return found
