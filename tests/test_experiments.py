@@ -8,6 +8,7 @@ from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from pkgutil import iter_modules
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from alexnet.data import sources
 from alexnet.data.splits import Published, Split
 from alexnet.paper import experiments as room
 from alexnet.paper.arms import Arms, judge_effect, paired
-from alexnet.paper.experiment import Row
+from alexnet.paper.experiment import Job, Row, missing
 from alexnet.paper.experiments import bias, experiments, overfitting, overlap
 from alexnet.paper.statistics import detectable, interval_of_mean
 from alexnet.runs.folder import Run
@@ -48,7 +49,7 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else(id: str):
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_arm_has_the_same_seeds(id: str, quick: bool):
     arms: Arms = ARMED[id].ARMS
-    jobs = ARMED[id].EXPERIMENT.plan({}, quick)
+    jobs = arms.plan({}, quick)
     assert len({job.name for job in jobs}) == len(jobs)
     for arm in arms.arms:
         seeds = [job.config.seed for job in jobs if job.name.rpartition("-seed")[0] == arm]
@@ -217,6 +218,38 @@ def test_bias(later: Sequence[float], one: float, state: str):
     assert states(bias.judge(bias_rows(later, one))) == {24: state}
 
 
+def flat(job: Job, loss: float) -> Any:
+    """A run whose training loss stays where it is."""
+    steps = [{"kind": "step", "epoch": 1, "step": step, "train_loss": loss} for step in range(50, 301, 50)]
+    return SimpleNamespace(config=job.config, status={"state": "finished"}, epochs=[{"step": 300}], metrics=steps)
+
+
+def test_biases_are_compared_at_the_best_rate_of_each():
+    tried = bias.plan({}, quick=False)
+    assert len(tried) == len(bias.RATES) * len(bias.ARMS.arms)
+    best = dict(zip(bias.ARMS.arms, (0.02, 0.005, 0.01, 0.005), strict=True))
+    runs = {
+        job.name: flat(job, 1.0 if job.config.optim.lr == best[job.name.rpartition("-rate")[0]] else 2.0)
+        for job in tried
+    }
+    lost = next(name for name in runs if name.endswith("-rate0.01"))
+    assert bias.plan({name: run for name, run in runs.items() if name != lost}, quick=False) == tried
+    later = bias.plan(runs, quick=False)[len(tried) :]
+    assert {(job.name.rpartition("-seed")[0], job.config.optim.lr) for job in later} == set(best.items())
+    assert len(later) == bias.ARMS.seeds * len(best)
+    rows = bias.measure(runs, lambda name, compute: compute())
+    assert {row["arm"] for row in rows} == {job.name for job in tried}
+    assert states(bias.judge(rows)) == {24: "inconclusive"}, "the runs that try rates do not count"
+
+
+def test_losses_between_logged_steps():
+    """The log has means since the epoch began, in epochs of 120 steps."""
+    means = [(1, 50, 2.0), (1, 100, 1.5), (2, 150, 1.0), (2, 200, 0.7)]
+    steps = [{"kind": "step", "epoch": e, "step": s, "train_loss": m} for e, s, m in means]
+    run: Any = SimpleNamespace(epochs=[{"step": 120}, {"step": 240}], metrics=steps)
+    assert bias.losses(run) == [(50, 2.0), (100, 1.0), (150, 1.0), (200, pytest.approx(0.7 - 30 / 50 * 0.3, abs=1e-5))]
+
+
 PAINTED = {
     "S3": overlap_rows(around(0.4), around(0.1)),
     "S4": bias_rows(around(0.3), 1.8),
@@ -266,8 +299,8 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_from_trainings_to_verdicts(id: str, tmp_path: Path, pictures: None, no_fsync: None, no_figures: None):
     experiment = experiments()[id]
     runs: dict[str, Run] = {}
-    for job in experiment.plan({}, True):
-        if job.config.seed == 1:
+    while jobs := missing((job for job in experiment.plan(runs, True) if job.config.seed < 2), runs):
+        for job in jobs:
             config = override(job.config, {"model.width": min(job.config.model.width or 1, 0.0625)})
             runs[job.name] = train(config, tmp_path / job.name, reporter=Reporter(quiet=True))
     asked: dict[str, Any] = {}
@@ -277,7 +310,7 @@ def test_from_trainings_to_verdicts(id: str, tmp_path: Path, pictures: None, no_
         return asked.setdefault(name, compute())
 
     rows = json.loads(json.dumps(experiment.measure(runs, recall), allow_nan=False))
-    assert {row["arm"] for row in rows} == set(ARMED[id].ARMS.arms)
+    assert {row["arm"] for row in rows} >= set(ARMED[id].ARMS.arms)
     assert all(number is not None for row in rows for number in row.values())
     verdicts = experiment.judge(rows)
     assert set(verdicts) == set(experiment.claims)
