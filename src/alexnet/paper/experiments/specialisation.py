@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,20 +36,22 @@ ARMS = Arms(
 
 
 def chroma_shares(run: Run, recall: Recall) -> list[float]:
-    """For each kernel of conv1 the part of its squared weights that sees colour: what lies outside the direction of
-    equal red, green and blue."""
+    """`chroma` of the first layer's kernels at the end of a run."""
 
     def compute() -> list[float]:
         from alexnet.inference.trained import open_trained
 
-        weights = open_trained(run.last).model.get_submodule("conv1").weight
-        kernels = weights.detach().double().flatten(2).numpy()  # [K, 3, pixels]
-        energy = (kernels**2).sum(axis=(1, 2))
-        grey = (kernels.sum(axis=1) ** 2).sum(axis=1) / 3
-        return [round(float(share), 5) for share in 1 - grey / energy]
+        return chroma(open_trained(run.last).model.state_dict()["conv1.weight"].double().numpy())
 
     found: list[float] = recall(f"{run.path.name}-chroma", compute)
     return found
+
+
+def chroma(kernels: np.ndarray[Any, Any]) -> list[float]:
+    """Of each of the kernels [K, 3, height, width] the part of its squared weights that sees colour: what lies outside
+    the direction of equal red, green and blue."""
+    grey = (kernels.sum(axis=1) ** 2).sum(axis=(1, 2)) / 3
+    return [round(float(share), 5) for share in 1 - grey / (kernels**2).sum(axis=(1, 2, 3))]
 
 
 def halves(shares: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
