@@ -13,7 +13,7 @@ from alexnet.cli.command import print_json
 from alexnet.errors import UsageError, unknown
 from alexnet.paper.claims import Claim, claim
 from alexnet.paper.experiment import Experiment
-from alexnet.paper.experiments import experiments, experiments_on
+from alexnet.paper.experiments import beyond_the_claims, experiments, experiments_on
 from alexnet.paper.results import Finding, Outcome, findings
 from alexnet.terminal import Terminal, markup
 
@@ -47,6 +47,8 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
     console = Terminal()
     console.print(table)
+    for experiment in beyond_the_claims():
+        console.print(f"\nalexnet reproduce {experiment.id}: {experiment.title}", soft_wrap=True)
     console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
+from alexnet.paper.experiments import beyond_the_claims
 from alexnet.paper.imagenet import STUDIES
-from alexnet.paper.results import Finding, findings, to_run
+from alexnet.paper.results import Finding, Outcome, findings, published_outcome, to_run
 
 _HEAD = """# The paper, claim by claim
 
@@ -38,7 +39,7 @@ def render() -> str:
     explained: dict[str, int] = {}
     sections = [_section(one, found[one.number], explained) for one in CLAIMS]
     intro = _HEAD.format(count=len(CLAIMS), states=", ".join(STATES))
-    return intro + markdown_table(overview) + "".join(sections)
+    return intro + markdown_table(overview) + "".join(sections) + "".join(map(_beyond, beyond_the_claims()))
 
 
 def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
         experiment = finding.experiment
         parts.append(f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}\n")
         if (told := explained.setdefault(experiment.id, one.number)) == one.number:
-            parts += _experiment(experiment, finding)
+            parts += _experiment(experiment, finding.outcome)
         else:
             parts.append(f"What was done: [claim {told}](#claim-{told}).\n")
     if not found:
@@ -72,18 +73,24 @@ def _told(finding: Finding) -> str:
     return finding.verdict.sentence if finding.outcome is not None else ""
 
 
-def _experiment(experiment: Experiment, finding: Finding) -> list[str]:
+def _beyond(experiment: Experiment) -> str:
+    """An experiment that is about no claim."""
+    parts = [f"\n## Beyond the claims: {experiment.title}\n"]
+    return "\n".join(parts + _experiment(experiment, published_outcome(experiment.id)))
+
+
+def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
     parts = [f"What is done: {experiment.method}\n"]
     if experiment.data:
         parts.append(f"Data: {experiment.data}\n")
     command, _, time = to_run(experiment).partition(" (")
     parts += [f"Rule: {experiment.rule}\n", f"Command: `{command}` ({time}\n"]
-    if finding.outcome is not None:
-        made = finding.outcome.made
+    if outcome is not None:
+        made = outcome.made
         where = made.get("gpu") or made.get("processor")
         parts += [
             f"![{experiment.title}](paper/{experiment.id}.png)\n",
-            markdown_table(experiment.table(finding.outcome.rows)),
+            markdown_table(experiment.table(outcome.rows)),
             f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]}, {made.get('runs')} "
             f"trainings, {made.get('hours')} hours in all, on {where}, torch {made.get('torch')}.\n",
         ]

@@ -70,7 +70,8 @@ class Experiment:
     """What `alexnet reproduce` calls it: "S1"."""
     title: str
     claims: tuple[int, ...]
-    """The numbers of the claims that it judges, each of which `judge` must have a verdict on."""
+    """The numbers of the claims that it judges, each of which `judge` must have a verdict on; none where it asks
+    something that the paper does not claim."""
     method: str
     """What is trained and measured: network, settings, seeds, and where they differ from the paper's."""
     rule: str
