@@ -32,7 +32,7 @@ EPOCHS = 12
 LENGTHS = (8, 12, 16, 24)
 """Epochs of plain training."""
 LEVERS: dict[str, dict[str, Any]] = {
-    "batches of 256": {"batch_size": 256, "optim.lr": 0.08},
+    "batches of 256": {"batch_size": 256},
     "triangular rate": {"optim.schedule": "triangular", "optim.peak": 0.2},
     "label smoothing": {"label_smoothing": 0.1},
     "average of the weights": {"ema": 0.99},

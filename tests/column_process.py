@@ -12,24 +12,13 @@ from alexnet.compute import resolve_compute
 from alexnet.config import OptimConfig, TrainConfig
 from alexnet.distributed import join_world
 from alexnet.models.network import build_model
-from alexnet.models.table import Conv, Dropout, Norm
-from alexnet.models.variants import PAPER, POOL
+from alexnet.models.table import Dropout, Norm
+from alexnet.models.variants import PAPER, POOL, VARIANTS
 from alexnet.seeds import mixed_seed
 from alexnet.training.learner import Learner, freeze
 
-_COLUMNS, _MAP = Norm(columns=2), Norm(alpha=1e-3, k=1.0, over="map")
 NETWORKS = {
-    "paper": PAPER,
-    "net145": replace(
-        PAPER,
-        convs=(
-            Conv(96, 11, stride=4, ceil=True, then=(_COLUMNS, POOL, "relu")),
-            Conv(256, 5, padding=2, groups=2, then=("relu", _COLUMNS, _MAP, POOL)),
-            Conv(384, 3, padding=1),
-            Conv(384, 3, padding=1, groups=2),
-            Conv(256, 3, padding=1, groups=2, then=(POOL, "relu")),
-        ),
-    ),
+    **{name: VARIANTS[name] for name in ("paper", "net145", "net150")},
     # LRN over all channels with a window of even size, right before a ReLU that writes in place; dropout of maps.
     "mixed": replace(
         PAPER, convs=(replace(PAPER.convs[0], then=(Norm(4, alpha=0.1), "relu", Dropout(), POOL)), *PAPER.convs[1:])

@@ -59,11 +59,16 @@ class Blank:
         stream.write(b"blank")
 
 
+def without_figures(patch):
+    """Leave out the pictures, which take longer than the training."""
+    patch.setattr(loop, "draw_curves", lambda *_: Blank())
+    patch.setattr(recorder, "draw_confusion", lambda *_: Blank())
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Leave out the pictures, which take longer than the training."""
-    monkeypatch.setattr(loop, "draw_curves", lambda *_: Blank())
-    monkeypatch.setattr(recorder, "draw_confusion", lambda *_: Blank())
+    """`without_figures` during one test."""
+    without_figures(monkeypatch)
 
 
 @pytest.fixture

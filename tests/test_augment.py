@@ -101,6 +101,11 @@ def test_ten_views_are_corners_centre_and_mirrors(height, width, size):
     assert torch.equal(views[:, :4], torch.stack(corners, dim=1))
     assert torch.equal(central_views(images, size), views[:, 4:5])
     assert torch.equal(central_views(images, size, 2), views[:, [4, 9]])
+    grid = central_views(images, size, 9)
+    assert torch.equal(grid[:, [0, 2, 6, 8, 4]], views[:, :5])
+    y, x = round((height - size) / 2), round((width - size) / 2)
+    assert torch.equal(grid[:, 1], images[..., :size, x : x + size])
+    assert torch.equal(grid[:, 3], images[..., y : y + size, :size])
 
 
 @pytest.mark.parametrize("views", [0, 3, 5, 11])

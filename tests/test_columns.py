@@ -31,6 +31,7 @@ from test_distributed import LAUNCH, finish, launch, ranks
 CASES = {
     "paper": {"network": "paper"},
     "net145": {"network": "net145"},
+    "net150": {"network": "net150", "steps": 4},
     "mixed": {"network": "mixed", "steps": 6, "accumulate": 2, "bad": 3},
     "frozen": {"network": "paper", "steps": 4, "frozen": "conv4"},
     "float32": {"network": "net145", "dtype": "float32", "steps": 20, "ema": 0.9},
@@ -86,16 +87,22 @@ def test_two_pairs_share_the_batch(tmp_path):
 CROSSING = {"conv3": 128, "fc6": 4608, "fc7": 2048, "fc8": 2048}
 
 
-@pytest.mark.parametrize(("network", "crossing"), [("net145", {}), ("paper", {"norm1": 2, "norm2": 2})])
+@pytest.mark.parametrize(
+    ("network", "crossing", "parameters"),
+    [
+        ("net145", CROSSING, 60_965_224),
+        ("paper", CROSSING | {"norm1": 2, "norm2": 2}, 60_965_224),
+        ("net150", {"fc8": 2048}, 60_714_408),
+    ],
+)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_what_crosses(network, crossing, rank):
+def test_what_crosses(network, crossing, parameters, rank):
     """Net 145 as layers-145.cfg has it, but that fc8 is on both processes; its LRN stays within a column, the paper's
-    needs two channels beyond the border."""
+    needs two channels beyond the border, and in net 150 nothing crosses but for fc8."""
     parts = plan(NETWORKS[network], World(rank, 2))
-    assert {part.whole.name: part.takes for part in parts if part.takes} == crossing | CROSSING
-    assert {part.whole.name: part.gives for part in parts if part.gives} == crossing | CROSSING
-    halves = sum(part.layer.parameters for part in parts)
-    assert halves == 60_965_224 // 2
+    assert {part.whole.name: part.takes for part in parts if part.takes} == crossing
+    assert {part.whole.name: part.gives for part in parts if part.gives} == crossing
+    assert 2 * sum(part.layer.parameters for part in parts) == parameters
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,7 @@ def test_what_crosses(network, crossing, rank):
     [
         ({"name": "torchvision"}, "needs a network of two columns"),
         ({"name": "paper", "groups": 1}, "needs a network of two columns"),
+        ({"name": "convnet-13pct"}, "needs a network of two columns"),
         ({"name": "paper", "hidden": (4095, 4096)}, "the width of fc6, 4095, cannot be halved"),
     ],
 )
@@ -166,25 +174,35 @@ def test_a_run_goes_on_without_columns(single, tmp_path):
         assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-3)
 
 
+@pytest.fixture(scope="module")
+def whole(single, tmp_path_factory):
+    """A run of two columns from beginning to end."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    finish(launch(single.path / "config.yaml", path, path.with_name("log"), "--columns", 2), path.with_name("log"))
+    return Run(path)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_and_resumed_to_the_same_bits(single, tmp_path):
-    log = tmp_path / "log"
+@pytest.mark.parametrize("struck", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_and_resumed_to_the_same_bits(single, whole, tmp_path, struck):
+    """By force all at once, after a step that was saved; by a signal to one of the two, which then both obey."""
+    path, log = tmp_path / "run", tmp_path / "log"
     config = [single.path / "config.yaml", "--columns", 2, "--save-minutes", 1e-5]
-    finish(launch(config[0], tmp_path / "whole", log, *config[1:]), log)
-    path = tmp_path / "struck"
     process = launch(config[0], path, log, *config[1:])
     while not (Run(path).last.exists() and load_checkpoint(Run(path).last).meta["counters"]["step"] > 2):
         assert process.poll() is None, log.read_text()
         time.sleep(0.02)
-    for pid in [process.pid, *ranks(process.pid)]:
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
-    assert load_checkpoint(Run(path).last).epoch < 2, "killed too late for what follows"
+    workers = ranks(process.pid)
+    for pid in [process.pid, *workers] if struck == signal.SIGKILL else workers[-1:]:
+        os.kill(pid, struck)
+    process.wait(100)
+    assert load_checkpoint(Run(path).last).epoch < 2, "ended too late for what follows"
+    assert (Run(path).status["state"] == "stopped") == (struck == signal.SIGTERM), log.read_text()
     finish(launch(config[0], path, log, *config[1:]), log)
-    assert_same_tensors(path / "last.safetensors", tmp_path / "whole" / "last.safetensors")
-    assert_same_tensors(path / "best.safetensors", tmp_path / "whole" / "best.safetensors")
-    assert Run(path).test["loss"] == Run(tmp_path / "whole").test["loss"]
+    assert_same_tensors(path / "last.safetensors", whole.last)
+    assert_same_tensors(path / "best.safetensors", whole.best)
+    assert Run(path).test["loss"] == whole.test["loss"]
 
 
 def test_one_process_is_told_to_start_two(call, tmp_path):

@@ -18,7 +18,7 @@ from alexnet.inference.evaluation import evaluate, score
 from alexnet.inference.trained import open_trained
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
-from conftest import TINY, figures
+from conftest import TINY, figures, without_figures
 
 FP32 = resolve_compute("cpu", "fp32")
 
@@ -30,7 +30,10 @@ def runs(tmp_path_factory, finished):
     changes = {"other": {"seed": 1}, "crop": {"seed": 2, "data.crop": 28, "data.std": (1.0,)}}
     small = override(TINY, {"epochs": 1, "model.width": 0.05})
     reporter = Reporter(quiet=True)
-    return [finished, *(train(override(small, c), folder / n, reporter=reporter) for n, c in changes.items())]
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        others = [train(override(small, c), folder / n, reporter=reporter) for n, c in changes.items()]
+    return [finished, *others]
 
 
 def probabilities(run, views=1):

@@ -19,9 +19,11 @@ from alexnet.config.values import override
 from alexnet.data.augment import ColourNoise
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
+from alexnet.distributed import World
 from alexnet.ledger import POINTS, Facts, as_rows, examine, summarise
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.ablations import resolve
+from alexnet.models.columns import ColumnNetwork
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import blank_model, build_model
 from alexnet.models.variants import VARIANTS
@@ -487,9 +489,10 @@ def test_command_of_runs_old_and_new(finished, tmp_path, call):
     assert (code, json.loads(out)) == (0, finished.ledger)
     old = tmp_path / "old"
     shutil.copytree(finished.path, old)
-    (old / "ledger.json").write_text("{damaged")
-    _, out, _ = call("ledger", old, "--json")
-    assert json.loads(out) == finished.ledger  # from its checkpoint
+    for damaged in ("{damaged", '{"points": 3}', json.dumps({"points": [finished.ledger[0] | {"this": 5}]})):
+        (old / "ledger.json").write_text(damaged)
+        _, out, _ = call("ledger", old, "--json")
+        assert json.loads(out) == finished.ledger  # from its checkpoint
     for file in old.glob("*.safetensors"):
         file.unlink()
     code, out, _ = call("ledger", old, "--json")
@@ -531,3 +534,10 @@ def test_modules_unknown_to_the_ledger_keep_the_tables_words():
     model.norm1 = nn.LocalResponseNorm(5)
     assert isinstance(model.norm2, LocalResponseNorm)
     assert "/ 5" in by_number(as_rows(examine(facts_of_model(model))))[1]["this"]
+
+
+@pytest.mark.parametrize("name", ["paper", "net145"])
+def test_a_column_on_its_own_process_has_the_whole_networks_ledger(name):
+    model = build_model(name, width=0.125)
+    column = ColumnNetwork(model, World(rank=1, size=2))
+    assert ledger_of_run(PAPER, column) == ledger_of_run(PAPER, model)

@@ -151,9 +151,9 @@ def test_owt_of_earlier_formats_is_the_network_that_it_was(form, tmp_path):
 
 def test_a_checkpoint_of_owt_of_earlier_formats(tiny, tmp_path, monkeypatch):
     config = tiny(**{"model.variant": "owt-padded"})
-    model = build_model("owt-padded", num_classes=3, width=0.05, input_size=64, init="he")
+    model = build_model("owt-padded", num_classes=3, width=0.25, input_size=64, init="he")
     meta = {
-        "model": {"name": "owt", "num_classes": 3, "width": 0.05, "input_size": 64},
+        "model": {"name": "owt", "num_classes": 3, "width": 0.25, "input_size": 64},
         "config": {**dump(config), "format": 3},
         "classes": ["a", "b", "c"],
         "preprocessing": Preprocessing(64, 64, (0.5,), (0.25,)).to_dict(),

@@ -127,9 +127,7 @@ def test_without_a_result_it_says_what_to_type(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(results, "PUBLISHED", tmp_path)
     (finding,) = findings(15)
-    assert finding.verdict == Verdict(
-        "not yet run", "alexnet reproduce S1 --data.root FOLDER (about 2.2 h on two cores)"
-    )
+    assert finding.verdict == Verdict("not yet run", "alexnet reproduce S1 --data.root FOLDER (about 3 h on two cores)")
 
 
 def test_own_results_come_first_and_rehearsals_do_not_count(monkeypatch, tmp_path):
@@ -187,3 +185,18 @@ def test_experiments_are_whole():
         assert {v.state for v in experiment.judge([]).values()} <= {"not yet run", "inconclusive"}
         names = [job.name for job in experiment.plan({}, False)]
         assert len(set(names)) == len(names)
+
+
+def test_own_results_on_imagenet_are_shown(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"arm": "net145", "seed": seed, "figure": figure, "value": value + seed / 10}
+        for figure, value in (("top-1, ten views, %", 40.6), ("top-5, ten views, %", 18.1))
+        for seed in range(3)
+    ]
+    folder = tmp_path / "runs" / "reproduce" / "imagenet-27"
+    folder.mkdir(parents=True)
+    Outcome("imagenet-27", False, rows, {}).write(folder / "result.json")
+    shown = {finding.experiment.id: finding.verdict.state for finding in findings(27)}
+    assert shown["imagenet-27"] == "reproduced"
+    assert "imagenet-11" not in {finding.experiment.id for finding in findings(11)}

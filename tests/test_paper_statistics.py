@@ -7,6 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 from alexnet.paper import statistics as s
+from alexnet.paper.experiment import Verdict
 from alexnet.paper.rules import judge_difference, judge_level
 from alexnet.paper.statistics import Estimate
 
@@ -152,6 +153,13 @@ def test_power_is_how_often_the_test_finds_it():
 def test_rule_of_differences(low, high, claimed, state):
     """Never "not reproduced" where the interval still holds what the paper says."""
     assert judge_difference(Estimate((low + high) / 2, low, high), claimed, "x").state == state
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")
+@pytest.mark.parametrize("test", [s.welch, s.paired_t])
+def test_rule_of_differences_without_any_spread(test):
+    assert judge_difference(test([1.0, 1.0], [0.5, 0.5]), 1.4, "x").state == "inconclusive"
+    assert Verdict("inconclusive", "x", {"p": float("nan"), "low": 1.0}).numbers == {"low": 1.0}
 
 
 def test_rule_of_levels():

@@ -45,7 +45,6 @@ OVERRIDES = {
     "grow_epochs": 1.4,
     "data.flip": True,
     "data.alternate_flips": True,
-    "data.crop_chunk": 4,
     "data.reshuffle": False,
     "data.mean_image": True,
     "score_train": 2,

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet.errors import UsageError
 from alexnet.models.network import build_model
 from alexnet.training import starts
 from alexnet.training.loop import train
@@ -119,6 +118,25 @@ def test_a_run_begins_with_them_once(tiny, tmp_path, reporter, monkeypatch):
     train(tiny(start=kinds, epochs=2), tmp_path / "one", reporter=reporter)
 
 
-def test_a_file_and_a_fit_are_too_much(tiny):
-    with pytest.raises(UsageError, match="--init and --start"):
-        tiny(init="torchvision", start=["lsuv"])
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+def test_weights_from_a_file_take_their_place(tiny, tmp_path, reporter, finished):
+    runs = [
+        train(tiny(epochs=1, init=str(finished.best), start=start), tmp_path / str(len(start)), reporter=reporter)
+        for start in ((), ("lsuv", "identity"))
+    ]
+    assert_same_tensors(runs[0].last, runs[1].last)
+
+
+def test_single_settings_of_a_recipe_may_be_typed(call, monkeypatch):
+    """A command line is made a configuration before the recipe is known."""
+    seen = []
+    monkeypatch.setattr("alexnet.training.loop.train", lambda config, run, given, guard: seen.append(given))
+    typed = (["--grow-epochs", "2"], ["--grow-from", "28"], ["--data.alternate-flips"], ["--start", "lsuv", "whiten"])
+    for arguments in typed:
+        assert call("train", "cifar10-fast", *arguments)[0] == 0
+    assert seen == [
+        {"grow_epochs": 2.0},
+        {"grow_from": 28},
+        {"data.alternate_flips": True},
+        {"start": ("lsuv", "whiten")},
+    ]

@@ -337,6 +337,7 @@ def test_constant_answers(confusion, loss, constant):
         ({"optim.warmup_epochs": 1.0}, None),
         ({"optim.warmup_epochs": 1.5}, "the warm-up takes 1.5 of 2 epochs, more than half"),
         ({"optim.warmup_epochs": 1.0, "then": ["1"]}, "the warm-up takes 1 of 1 epochs"),
+        ({"optim.drops": [1.0]}, "--optim.drops is without effect in the schedule"),
         ({"data.fraction": 0.03}, "no validation image: of 40 training images, 10 classes have too few each. The lat"),
         ({"data.fraction": 0.03, "optim.schedule": "plateau"}, "The plateau schedule will never drop the rate"),
         ({"data.fraction": 0.03, "data.val_fraction": 0.0}, None),  # asked for

@@ -97,13 +97,9 @@ class World:
         column group hold the columns of one network and see the same images. Neighbouring ranks are columns, since
         these exchange the most. Raises UsageError where the columns do not divide the processes.
         """
+        self.check_columns(columns)
         if columns == 1:
             return self, World(device=self.device)
-        if self.size % columns:
-            raise UsageError(
-                f"--columns {columns} needs {columns} processes for each network, not {self.size}: torchrun "
-                f"--nproc-per-node {columns} -m -- alexnet train ..., or --columns 1 (a whole network in each process)."
-            )
         if self.size == columns:
             return World(device=self.device), self
         ranks = range(self.size)
@@ -113,6 +109,14 @@ class World:
             World(self.rank // columns, self.size // columns, self.device, group=data),
             World(self.rank % columns, columns, self.device, group=column),
         )
+
+    def check_columns(self, columns: int) -> None:
+        """Raise UsageError where so many columns do not divide the processes."""
+        if self.size % columns:
+            raise UsageError(
+                f"--columns {columns} needs {columns} processes for each network, not {self.size}: torchrun "
+                f"--nproc-per-node {columns} -m -- alexnet train ..., or --columns 1 (a whole network in each process)."
+            )
 
     def part(self, count: int) -> slice:
         """This process's part of `count` rows: consecutive ones, in the order of the ranks, as many as the others' or

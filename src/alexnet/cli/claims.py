@@ -10,11 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from alexnet.cli.command import print_json
-from alexnet.errors import UsageError, unknown
+from alexnet.errors import UsageError
 from alexnet.paper.claims import Claim, claim
 from alexnet.paper.experiment import Experiment
-from alexnet.paper.experiments import beyond_the_claims, experiments, experiments_on
-from alexnet.paper.results import Finding, Outcome, findings
+from alexnet.paper.experiments import experiments, experiments_on
+from alexnet.paper.imagenet import imagenet_experiment
+from alexnet.paper.results import Finding, Outcome, experiment_called, findings
 from alexnet.terminal import Terminal, markup
 
 
@@ -47,8 +48,9 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
     console = Terminal()
     console.print(table)
-    for experiment in beyond_the_claims():
-        console.print(f"\nalexnet reproduce {experiment.id}: {experiment.title}", soft_wrap=True)
+    for experiment in experiments().values():
+        if not experiment.claims:
+            console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
     console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
 
 
@@ -63,7 +65,7 @@ def show_claim(one: Claim) -> None:
     def say(title: str, text: str) -> None:
         console.print(f"[bold]{title}[/bold] {markup(text)}", soft_wrap=not console.is_terminal)
 
-    say(f"claim {one.number} (section {one.section}):", one.says)
+    say(f"claim {one.number} ({one.place}):", one.says)
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
     found = findings(one.number)
     for finding in found:
@@ -78,8 +80,6 @@ def choose_experiment(what: str, imagenet: bool) -> Experiment:
     """The experiment that a user means by an id or by the number of a claim. Raises UsageError."""
     number = int(what) if what.isdecimal() else None
     if imagenet:
-        from alexnet.paper.imagenet import imagenet_experiment
-
         if number is None:
             raise UsageError(f"--imagenet takes the number of a claim, not {what!r}: see alexnet claims.")
         return imagenet_experiment(number)
@@ -88,10 +88,7 @@ def choose_experiment(what: str, imagenet: bool) -> Experiment:
         if not (on_it := experiments_on(number)):
             raise UsageError(f"claim {number} has no small experiment: {one.without}.")
         return on_it[0]
-    known = {id.lower(): experiment for id, experiment in experiments().items()}
-    if what.lower() not in known:
-        raise UsageError(unknown("experiment", what, experiments()))
-    return known[what.lower()]
+    return experiment_called(what)
 
 
 def show_outcome(experiment: Experiment, outcome: Outcome, folder: Path, json: bool) -> None:

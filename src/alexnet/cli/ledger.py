@@ -76,7 +76,9 @@ def configured_rows(config: TrainConfig) -> list[dict[str, Any]]:
     from alexnet.models.variants import VARIANTS
     from alexnet.training.facts import crop_side, ledger_of_run
 
-    fields = {name: value for name, value in asdict(config.model).items() if value is not None and name != "freeze_to"}
+    fields = {
+        name: value for name, value in asdict(config.model).items() if value not in (None, ()) and name != "freeze_to"
+    }
     name = fields.pop("variant")
     side = crop_side(config, VARIANTS[name].input_size) if name in VARIANTS else 1  # whose name is the error to show
     return ledger_of_run(config, blank_model(name, **fields | {"input_size": side}))

@@ -61,7 +61,7 @@ class TrainConfig:
     """Part of the training images that are mixed, drawn for each."""
     grow_from: int | None = None
     """Side in pixels of the training images at first, central parts of what they are later; it grows by 4 pixels at a
-    time. Networks are evaluated at their full size."""
+    time (--grow-epochs). Networks are evaluated at their full size."""
     grow_epochs: float = 0.0
     """Epochs before the training images have their full size (--grow-from)."""
     ema: float = 0.0
@@ -71,8 +71,9 @@ class TrainConfig:
     replace_head: bool = False
     """With --init: start the last layer afresh, for other classes."""
     start: tuple[Literal["whiten", "identity", "lsuv"], ...] = ()
-    """What training images do to the initial weights: whiten (conv1 decorrelates their patches), identity (no images:
-    3x3 convolutions pass on their input), lsuv (every layer but the last answers with variance 1)."""
+    """What training images do to the initial weights, unless --init gives them: whiten (conv1 decorrelates patches),
+    identity (no images: 3x3 convolutions pass on their input), lsuv (every layer but the last answers with variance
+    1)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     columns: Literal[1, 2] = 1
@@ -124,10 +125,6 @@ class TrainConfig:
         schedules = {leg.optim.schedule for leg in self.legs}  # reads `then`
         if self.stop_after is not None and self.stop_after > self.horizon:
             raise UsageError(f"{flag('stop_after')} {self.stop_after} lies beyond the run's {self.horizon} epochs.")
-        if (self.grow_from is None) != (self.grow_epochs == 0):
-            raise UsageError(f"{flag('grow_from')} and {flag('grow_epochs')} need each other.")
-        if self.init is not None and self.start:
-            raise UsageError(f"{flag('init')} and {flag('start')} both say how the weights begin: leave one out.")
         watching = {"the plateau schedule": "plateau" in schedules, flag("early_stop"): self.early_stop is not None}
         if self.data.val_fraction == 0 and any(watching.values()):
             which = next(name for name, watches in watching.items() if watches)

@@ -104,9 +104,5 @@ class DataConfig:
             workers=Range(least=1, most=1024),
             max_bad=Range(least=0, most=1),
         )
-        for name, used in (
-            ("alternate_flips", self.alternate_flips),
-            ("random_resized_crop", self.random_resized_crop),
-        ):
-            if used and self.crop_chunk > 1:
-                raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag(f'data.{name}')}: leave one out.")
+        if self.random_resized_crop and self.crop_chunk > 1:
+            raise UsageError(f"{flag('data.crop_chunk')} does not go with {flag('data.random_resized_crop')}.")

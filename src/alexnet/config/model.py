@@ -25,6 +25,10 @@ class ModelConfig:
     """Image channels; without it the data's."""
     width: float | None = None
     """Multiplier of all layer widths."""
+    widths: tuple[str, ...] = ()
+    """Widths of single layers, as they are after --model.width: "conv3=64"."""
+    without: str | None = None
+    """Leave out this convolutional layer, not the first one (section 7); its pooling stays."""
     dropout: float | None = None
     """Dropout rate."""
     lrn: Literal["off", "code", "formula"] | None = None

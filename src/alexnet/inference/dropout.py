@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alexnet.compute import Compute
 from alexnet.data.batches import Loader
 from alexnet.errors import UsageError
-from alexnet.inference.forward import BATCH, layer_outputs
+from alexnet.inference.forward import batch_size, layer_outputs
 from alexnet.models.network import AlexNet
 from alexnet.models.summary import trace
 from alexnet.models.table import Dropout
@@ -40,7 +40,7 @@ def thinned_logits(
     labels: list[Tensor] = []
 
     def images() -> Iterator[Tensor]:
-        for views, truth in loader.evaluation_batches(BATCH, skip_bad=skip_bad):
+        for views, truth in loader.evaluation_batches(batch_size(loader), skip_bad=skip_bad):
             labels.append(truth)
             yield views[:, 0]
 

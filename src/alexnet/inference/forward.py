@@ -13,6 +13,11 @@ from alexnet.data.batches import Loader
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 
 
+def batch_size(loader: Loader, views: int = 1) -> int:
+    """How many images of a split are worth computing at a time."""
+    return max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
+
+
 def split_logits(
     models: Sequence[nn.Module],
     loader: Loader,
@@ -28,8 +33,7 @@ def split_logits(
     Raises DataError at the first image that cannot be read, unless `skip_bad`.
     """
     forwards = [compute.inference(model) for model in models]
-    batch = max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
-    for images, labels in loader.evaluation_batches(batch, views, shard, skip_bad):
+    for images, labels in loader.evaluation_batches(batch_size(loader, views), views, shard, skip_bad):
         flat = images.flatten(0, 1)  # [N, V, C, H, W] -> [N * V, C, H, W]
         yield [forward(flat).unflatten(0, images.shape[:2]) for forward in forwards], labels
 
@@ -51,3 +55,13 @@ def layer_outputs(
                 if name in layers:
                     found[name] = x.float()
         yield found
+
+
+@torch.inference_mode()
+def collect_logits(model: nn.Module, loader: Loader, compute: Compute, views: int = 1) -> tuple[Tensor, Tensor]:
+    """A network's answers to a whole split: logits float32 [N, V, K] and labels [N], on the CPU. Raises DataError at an
+    image that cannot be read."""
+    with compute.settings():
+        parts = [(z.cpu(), y.cpu()) for (z,), y in split_logits([model], loader, compute, views=views)]
+    logits, labels = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(labels)

@@ -17,7 +17,7 @@ from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
-from alexnet.inference.forward import BATCH, layer_outputs
+from alexnet.inference.forward import batch_size, layer_outputs
 from alexnet.models.network import AlexNet
 
 CHUNK = 4096  # images compared at a time
@@ -47,7 +47,7 @@ def split_features(
     """What a layer (without a name `hidden_layer`) answers to every image of a split, in order, central crops: batches
     of float32 [B, D]. Raises DataError at the first image that cannot be read, unless `skip_bad`."""
     layer = layer or hidden_layer(model)
-    images = (views[:, 0] for views, _ in loader.evaluation_batches(BATCH, skip_bad=skip_bad))
+    images = (views[:, 0] for views, _ in loader.evaluation_batches(batch_size(loader), skip_bad=skip_bad))
     for found in layer_outputs(model, images, [layer], compute):
         yield found[layer].flatten(1)
 
@@ -106,4 +106,4 @@ def split_pixels(split: Split | Photos, prep: Preprocessing, data: DataConfig) -
     [N, C, size, size]. Raises DataError for an image that cannot be read."""
     raw = replace(prep, mean=(0.0,), std=(1 / 255,), mean_image=None)
     loader = open_split(split, torch.device("cpu"), data, raw)
-    return torch.cat([views[:, 0].round().byte() for views, _ in loader.evaluation_batches(BATCH)])
+    return torch.cat([views[:, 0].round().byte() for views, _ in loader.evaluation_batches(batch_size(loader))])

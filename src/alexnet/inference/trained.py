@@ -234,7 +234,7 @@ def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> 
 
     Raises UsageError if the two contradict each other.
     """
-    given = {k: v for k, v in asdict(config.model).items() if v is not None and k != "freeze_to"}
+    given = {k: v for k, v in asdict(config.model).items() if v not in (None, ()) and k != "freeze_to"}
     given["name"] = given.pop("variant")
     channels = dataset.train.channels
     fields = {"num_classes": len(dataset.classes), "in_channels": channels, "input_size": prep.size} | given

@@ -37,7 +37,7 @@ class Pixels:
     """Subtracted from each channel, on the 0-1 scale; without it the training split's own mean."""
     std: tuple[float, ...] | None
     """What each channel is divided by, likewise."""
-    mean_image: bool
+    mean_image: bool | None
     """Whether a mean image is subtracted in place of the mean."""
     photographs: bool
     """Whether images are photographs of any size, and not small ones of one size."""

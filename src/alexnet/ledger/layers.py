@@ -120,7 +120,8 @@ def _weights(facts: Facts) -> Answer:
             return Answer(_UNIFORM + _then(fitted), **differs(True))
         stds[layer.name] = start.std / facts.equivalent(layer)
     shown = "normal: " + _grouped({name: number(std) for name, std in stds.items()})
-    shown += f" (as the paper's dropout has them: {', '.join(sorted(facts.compensated))})" if facts.compensated else ""
+    if facts.compensated:
+        shown += f" (those of {', '.join(sorted(facts.compensated))} as the paper's dropout has them)"
     if fitted:
         return Answer(shown + _then(fitted), **differs(True))
     released = {layer.name: SCHEMES["code"].start(layer).std for layer in facts.weighted}

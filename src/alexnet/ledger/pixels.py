@@ -88,6 +88,8 @@ def _mean(facts: Facts, training: Training) -> Answer:
     raw = pixels.std is not None and all(isclose(std, 1 / 255) for std in pixels.std)
     if pixels.mean_image:
         shown = "the centre of the mean image is subtracted"
+    elif pixels.mean_image is None:
+        shown = "the centre of the mean image is subtracted (where photographs were prepared; else their mean colour)"
     elif pixels.mean is None:
         shown = "the training split's mean of each channel is subtracted"
     elif any(pixels.mean):
@@ -100,7 +102,7 @@ def _mean(facts: Facts, training: Training) -> Answer:
         shown += ", and they are divided by the split's standard deviations"
     else:
         shown += f", and they are divided by {', '.join(number(255 * std) for std in pixels.std)}"
-    return Answer(shown, **differs(not (pixels.mean_image and raw)))
+    return Answer(shown, **differs(pixels.mean_image is False or not raw))
 
 
 @training_point(

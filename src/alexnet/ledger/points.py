@@ -77,4 +77,4 @@ def activation(layer: Layer) -> str:
 
 def number(value: float) -> str:
     """A number as people write it, to three digits."""
-    return f"{value:.3g}"
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"

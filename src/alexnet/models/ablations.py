@@ -159,6 +159,46 @@ def _width(table: Variant, value: float) -> Variant:
     return replace(scaled, output=table.output)
 
 
+def _widths(table: Variant, value: Sequence[str]) -> Variant:
+    """Widths of single layers, each as in "conv3=64": those of the whole table, before anything is left out."""
+    wanted: dict[str, int] = {}
+    for text in value:
+        layer, _, width = text.partition("=")
+        if not width.isdecimal() or int(width) < 1:
+            raise UsageError(f'model field widths = {text!r}: write a layer and its width as in "conv3=64".')
+        wanted[layer] = int(width)
+    names = _names(table)
+    for layer in wanted.keys() - set(names[:-1]):
+        raise UsageError(f"model field widths: {unknown('layer', layer, names[:-1])}")
+    rows = [
+        replace(row, width=wanted.get(name, row.width))
+        for name, row in zip(names, (*table.convs, *table.hidden), strict=False)
+    ]
+    convs = len(table.convs)
+    return replace(table, convs=tuple(rows[:convs]), hidden=tuple(rows[convs:]))  # type: ignore[arg-type]
+
+
+def _without(table: Variant, value: str | None) -> Variant:
+    """A convolutional layer left out with its normalisation (section 7). Its pooling stays, behind the layer before, so
+    that all that follows keeps its size."""
+    if value is None:
+        return table
+    names = _names(table)[1 : len(table.convs)]
+    if value not in names:
+        raise UsageError(f"model field without: {unknown('layer', value, names)}")
+    before = names.index(value)  # the place of the layer before it, because `names` begins with the second
+    kept, lost = table.convs[before], table.convs[before + 1]
+    pools = tuple(step for step in lost.then if isinstance(step, Pool))
+    convs = (*table.convs[:before], replace(kept, then=(*kept.then, *pools)), *table.convs[before + 2 :])
+    return replace(table, convs=convs)
+
+
+def _names(table: Variant) -> list[str]:
+    """The names of all layers with weights, in order."""
+    kinds = ["local" if isinstance(row, Local) else "conv" for row in table.convs]
+    return [f"{kind}{i}" for i, kind in enumerate([*kinds, *["fc"] * (len(table.hidden) + 1)], 1)]
+
+
 def _each_row(table: Variant, change: Callable[[Any], Any]) -> Variant:
     convs, hidden = (tuple(change(row) for row in rows) for rows in (table.convs, table.hidden))
     return replace(table, convs=convs, hidden=hidden, output=change(table.output))
@@ -194,6 +234,8 @@ CHANGES: dict[str, Callable[[Variant, Any], Variant]] = {
     "dropout": _dropout,
     "dropout_before": _dropout_before,
     "width": _width,
+    "widths": _widths,
+    "without": _without,
 }
 """The changes that are more than replacing a field of the table, in the order in which they are made."""
 

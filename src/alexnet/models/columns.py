@@ -4,7 +4,7 @@ Each process sees every image and holds one half of every layer's kernels and un
 crosses between them, and it is little:
 
     images                                 nothing: they are there on both processes
-    convolutions in groups                 nothing: a column reads its own maps (conv2, conv4, conv5)
+    layers in groups                       nothing: a column reads its own maps (conv2, conv4, conv5)
     other convolutions, fully connected    the other column's whole input (conv3, fc6, fc7, fc8)
     LRN over all channels                  the channels beyond the border that a window reaches
     LRN of each column, within a map       nothing (net 145)
@@ -74,11 +74,9 @@ def _part(layer: Layer, column: World, reads_images: bool) -> Part:
     match layer.row:
         case Conv() if reads_images and layer.groups == 1:
             return Part(replace(layer, out_shape=out), layer)
-        case Conv() if not reads_images and layer.groups % COLUMNS == 0:
+        case Conv() | Linear() if not reads_images and layer.groups % COLUMNS == 0:
             return Part(replace(layer, in_shape=own, out_shape=out, groups=layer.groups // COLUMNS), layer)
-        case Conv() if layer.groups == 1:
-            return Part(replace(layer, out_shape=out), layer, own[0], layer.in_shape[0] - own[0])
-        case Linear():
+        case Conv() | Linear() if layer.groups == 1:
             return Part(replace(layer, out_shape=out), layer, own[0], layer.in_shape[0] - own[0])
         case Norm(over="channels", columns=1) as norm:
             below, above = (min(reach, own[0]) for reach in (norm.size // 2, (norm.size - 1) // 2))

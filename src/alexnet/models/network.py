@@ -95,9 +95,9 @@ def build_layer(layer: Layer) -> nn.Module:
         case Local():
             channels, side, _ = layer.in_shape
             return LocalConv2d(channels, layer.out_shape[0], layer.kernel, side, layer.stride, layer.padding)
-        case Linear(groups=groups):
+        case Linear():
             inputs, width = prod(layer.in_shape), layer.out_shape[0]
-            return nn.Linear(inputs, width) if groups == 1 else GroupedLinear(inputs, width, groups)
+            return nn.Linear(inputs, width) if layer.groups == 1 else GroupedLinear(inputs, width, layer.groups)
         case Norm(size, alpha, beta, k, "map"):
             return MapResponseNorm(size, alpha, beta, k)
         case Norm(size, alpha, beta, k, "channels", columns):

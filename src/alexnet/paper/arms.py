@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ EFFECT = (
     '"not reproduced" if it has the other sign and p < 0.05. Where p is larger, the spread of the pairs says how small '
     'a difference these seeds would show with a probability of 80 %: if that is more than {least}, "inconclusive"; '
     'else "direction only" for the paper\'s sign and "not reproduced" for the other.'
+)
+WHERE10, WHERE100 = (
+    f"--data.root is the folder that holds {folder}, or receives the download."
+    for folder in ("cifar-10-batches-py", "cifar-100-python")
 )
 Figures = Mapping[str, Callable[["Run", Recall], Any]]
 """What is measured of a run that has ended, by the name that it has in the rows."""
@@ -71,16 +76,18 @@ class Arms:
         return partial(self.measure, figures)
 
 
-def error(split: str, views: int = 1) -> Callable[[Run, Recall], float]:
-    """The top-1 error of a run's last weights on a whole split, in percent, as evaluation sees it."""
+def error(split: str, weights: Path | None = None) -> Callable[[Run, Recall], float]:
+    """The top-1 error of a run's last weights, or of other `weights` that it kept, on a whole split, in percent, as
+    evaluation sees it."""
 
     def take(run: Run, recall: Recall) -> float:
         def compute() -> float:
             from alexnet.inference.evaluation import evaluate
 
-            return 100 * evaluate(run.last, split, views=views).top1_error
+            return 100 * evaluate(file, split).top1_error
 
-        found: float = recall(f"{run.path.name}-{split}-{views}", compute)
+        file = weights or run.last
+        found: float = recall(f"{run.path.name}-{file.stem}-{split}", compute)
         return found
 
     return take
@@ -90,6 +97,12 @@ def final_error(run: Run, _: Recall) -> float:
     """The top-1 error that a run ended with, in percent."""
     assert run.test is not None
     return 100 * (1 - float(run.test["top1"]))
+
+
+def top5_error(run: Run, _: Recall) -> float:
+    """The top-5 error that a run ended with, in percent."""
+    assert run.test is not None
+    return 100 * (1 - float(run.test["top5"]))
 
 
 def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:
@@ -147,5 +160,5 @@ def table_of(rows: Sequence[Row], figures: Mapping[str, str]) -> Table:
 
 def _spread(numbers: Sequence[float]) -> str:
     if len(numbers) < 2:
-        return f"{numbers[0]:.2f}" if numbers else "diverged"
+        return f"{numbers[0]:.2f}" if numbers else "none"
     return f"{mean(numbers):.2f} ± {stdev(numbers):.2f}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
-from alexnet.paper.experiments import beyond_the_claims
+from alexnet.paper.experiments import experiments
 from alexnet.paper.imagenet import STUDIES
 from alexnet.paper.results import Finding, Outcome, findings, published_outcome, to_run
 
@@ -39,7 +39,12 @@ def render() -> str:
     explained: dict[str, int] = {}
     sections = [_section(one, found[one.number], explained) for one in CLAIMS]
     intro = _HEAD.format(count=len(CLAIMS), states=", ".join(STATES))
-    return intro + markdown_table(overview) + "".join(sections) + "".join(map(_beyond, beyond_the_claims()))
+    beyond = [
+        "\n".join([f"\n## {one.id}: {one.title}\n", *_experiment(one, published_outcome(one.id))])
+        for one in experiments().values()
+        if not one.claims
+    ]
+    return intro + markdown_table(overview) + "".join(sections) + "".join(beyond)
 
 
 def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
@@ -51,15 +56,19 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
     """A claim; `explained` says in whose section each experiment has been told of, which happens once."""
     parts = [
         f"\n## Claim {one.number}\n",
-        f"**The paper** (section {one.section}): {one.says}\n",
-        f"**At its own scale**: {one.imagenet.state}. {one.imagenet.sentence}".rstrip() + "\n",
+        f"**The paper** ({one.place}): {one.says}\n",
+        f"**At its own scale**: {one.imagenet.state}. {one.note}".rstrip() + "\n",
     ]
+    if checks := one.checks():
+        head = ("figure", "value", "the paper", "", "source")
+        parts.append(markdown_table(Table(head, tuple(check.cells for check in checks))))
     if one.number in STUDIES:
         parts.append(f"On ImageNet: `alexnet reproduce {one.number} --imagenet --data.root FOLDER`\n")
     found = list(found)
     for finding in found:
         experiment = finding.experiment
-        parts.append(f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}\n")
+        told_of = f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}"
+        parts.append(told_of.rstrip() + "\n")
         if (told := explained.setdefault(experiment.id, one.number)) == one.number:
             parts += _experiment(experiment, finding.outcome)
         else:
@@ -73,13 +82,8 @@ def _told(finding: Finding) -> str:
     return finding.verdict.sentence if finding.outcome is not None else ""
 
 
-def _beyond(experiment: Experiment) -> str:
-    """An experiment that is about no claim."""
-    parts = [f"\n## Beyond the claims: {experiment.title}\n"]
-    return "\n".join(parts + _experiment(experiment, published_outcome(experiment.id)))
-
-
 def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
+    """What is done, on which data, by which rule and command, and what was measured if it has been run."""
     parts = [f"What is done: {experiment.method}\n"]
     if experiment.data:
         parts.append(f"Data: {experiment.data}\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from alexnet.config import TrainConfig
@@ -44,10 +45,12 @@ class Verdict:
     sentence: str
     """The finding in one or two sentences, with its figures and how many seeds they come from."""
     numbers: dict[str, float] = field(default_factory=dict)
-    """The figures that the state follows from, by name."""
+    """The figures that the state follows from, by name; those that are not finite are left out, as of samples without
+    any spread."""
 
     def __post_init__(self) -> None:
         assert self.state in STATES, self.state
+        object.__setattr__(self, "numbers", {name: value for name, value in self.numbers.items() if isfinite(value)})
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A test of claims of the paper; its texts are for a student who has read the paper alone.
+    """A test of claims of the paper, or of something beside them; its texts are for a student of the paper.
 
     The order of work: `plan` is asked for jobs until all of them are finished, `measure` makes rows of the runs, and
     from these rows alone, which are published, come `judge`, `draw` and `table`.
@@ -70,8 +73,7 @@ class Experiment:
     """What `alexnet reproduce` calls it: "S1"."""
     title: str
     claims: tuple[int, ...]
-    """The numbers of the claims that it judges, each of which `judge` must have a verdict on; none where it asks
-    something that the paper does not claim."""
+    """The numbers of the claims that it judges, each of which `judge` must have a verdict on; there may be none."""
     method: str
     """What is trained and measured: network, settings, seeds, and where they differ from the paper's."""
     rule: str

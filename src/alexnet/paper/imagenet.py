@@ -89,8 +89,9 @@ FIGURES: dict[str, Callable[[Run, Recall], float]] = {
         _evaluated(run, recall, 1)["top1"] - _evaluated(run, recall, 1, "train")["top1"]
     ),
     "epochs to convergence": _epochs_to_convergence,
+    "error while training, epoch 1, %": lambda run, recall: 100 * (1 - float(run.epochs[0]["train_top1"])),
 }
-TOP1, TOP5, CENTRE1, CENTRE5, TRAINING, GAP, EPOCHS = FIGURES
+TOP1, TOP5, CENTRE1, CENTRE5, TRAINING, GAP, EPOCHS, FIRST = FIGURES
 _NET = Arm("net145")
 _NO_DROPOUT = {"with": Arm("imagenet-paper"), "without": Arm("imagenet-paper", {"model.dropout": 0.0})}
 _PAPER = (
@@ -135,6 +136,10 @@ STUDIES: dict[int, Study] = {
     23: Study(
         {"net145": _NET, "no-decay": Arm("net145", {"optim.weight_decay": 0.0})},
         (Difference(("no-decay", TRAINING), ("net145", TRAINING)),),
+    ),
+    24: Study(
+        {"biases-1": Arm("imagenet-paper"), "biases-0": Arm("imagenet-paper", {"model.positive_bias": 0.0})},
+        (Difference(("biases-0", FIRST), ("biases-1", FIRST)),),
     ),
     26: Study(
         {"net145": Arm("net145-2010")},

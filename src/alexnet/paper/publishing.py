@@ -11,8 +11,7 @@ from alexnet.errors import AlexNetError, UsageError
 from alexnet.figures import save_figure
 from alexnet.files import write_atomically
 from alexnet.paper.document import render
-from alexnet.paper.experiments import experiments
-from alexnet.paper.results import PUBLISHED, published_outcome, read_outcome
+from alexnet.paper.results import PUBLISHED, experiment_called, read_outcome
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -27,18 +26,17 @@ def publish(folders: Iterable[Path], docs: Path = DOCS) -> list[str]:
         outcome = read_outcome(folder / "result.json")
         if outcome.quick:
             raise UsageError(f"{folder} holds a rehearsal (--quick): only whole experiments are published.")
-        if outcome.experiment not in experiments():
-            raise UsageError(f"{folder} holds {outcome.experiment}, which is no experiment of this version.")
+        experiment_called(outcome.experiment)
         PUBLISHED.mkdir(exist_ok=True)
         made = {name: value for name, value in outcome.made.items() if name != "host"}
         outcome.write(PUBLISHED / f"{outcome.experiment}.json", made=made)
     pictures = docs / "paper"
     pictures.mkdir(parents=True, exist_ok=True)
     published = []
-    for id, experiment in experiments().items():
-        if outcome_of_id := published_outcome(id):
-            save_figure(experiment.draw(outcome_of_id.rows), pictures / f"{id}.png")
-            published.append(id)
+    for file in sorted(PUBLISHED.glob("*.json")):
+        outcome = read_outcome(file)
+        save_figure(experiment_called(outcome.experiment).draw(outcome.rows), pictures / f"{outcome.experiment}.png")
+        published.append(outcome.experiment)
     write_atomically(docs / "paper.md", render().encode())
     return published
 

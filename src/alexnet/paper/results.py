@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet.errors import DataError
+from alexnet.errors import DataError, UsageError, unknown
 from alexnet.files import write_atomically
 from alexnet.paper.experiment import Experiment, Row, Verdict
-from alexnet.paper.experiments import experiments_on
+from alexnet.paper.experiments import experiments, experiments_on
+from alexnet.paper.imagenet import STUDIES, imagenet_experiment
 
 PUBLISHED = Path(__file__).parent / "published"
 REPRODUCTIONS = Path("runs") / "reproduce"
@@ -90,17 +91,32 @@ class Finding:
 
 def findings(claim: int, own: bool = True) -> list[Finding]:
     """What the experiments say of the claim with this number, or that they have not been run, with the command and the
-    hours; with `own` the results in the current folder too, and first. Raises UsageError without SciPy, and DataError
-    for a damaged result."""
+    hours; with `own` the results in the current folder too, and first. The claim's experiment on ImageNet is among them
+    once it has been run. Raises UsageError without SciPy, and DataError for a damaged result."""
     found = []
-    for experiment in experiments_on(claim):
+    for experiment in (*experiments_on(claim), *_on_imagenet(claim)):
         results = [(own_outcome(experiment.id), True)] if own else []
         results.append((published_outcome(experiment.id), False))
         known = [(outcome, mine) for outcome, mine in results if outcome is not None]
         found += [Finding(experiment, outcome.verdicts(experiment)[claim], outcome, mine) for outcome, mine in known]
-        if not known:
+        if not known and experiment.id in experiments():
             found.append(Finding(experiment, Verdict("not yet run", to_run(experiment)), None))
     return found
+
+
+def _on_imagenet(claim: int) -> list[Experiment]:
+    return [imagenet_experiment(claim)] if claim in STUDIES else []
+
+
+def experiment_called(id: str) -> Experiment:
+    """An experiment by its id, with capitals or without: S1, or imagenet-11. Raises UsageError if there is none."""
+    known = {name.lower(): experiment for name, experiment in experiments().items()}
+    kind, _, number = id.lower().partition("imagenet-")
+    if not kind and number.isdecimal():
+        return imagenet_experiment(int(number))
+    if id.lower() not in known:
+        raise UsageError(unknown("experiment", id, experiments()))
+    return known[id.lower()]
 
 
 def to_run(experiment: Experiment) -> str:

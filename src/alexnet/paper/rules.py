@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from alexnet.paper.experiment import Verdict
 from alexnet.paper.statistics import Estimate, Sample, one_more
 
@@ -30,6 +32,8 @@ def judge_difference(found: Estimate, claimed: float, what: str) -> Verdict:
     numbers = {"difference": found.value, "low": found.low, "high": found.high, "claimed": claimed}
     if found.p is not None:
         numbers["p"] = found.p
+    if not isfinite(found.high - found.low) or found.low == found.high:
+        return Verdict("inconclusive", f"{what}: {found.value:.2f}, without a spread to judge it by.", numbers)
     if found.low > 0:
         within = not claimed or found.low <= claimed <= found.high
         return Verdict("reproduced" if within else "direction only", sentence, numbers)

@@ -27,7 +27,7 @@ FAST = replace(
     grow_from=24,
     grow_epochs=4,
     data=replace(CIFAR10.data, alternate_flips=True),
-    optim=replace(CIFAR10.optim, lr=0.08, schedule="triangular", peak=0.2),
+    optim=replace(CIFAR10.optim, lr=0.04, schedule="triangular", peak=0.2),
 )
 # With more epochs CutMix keeps the network from learning its training images by heart; the average of the weights takes
 # the noise out of their end.

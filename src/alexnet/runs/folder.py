@@ -30,7 +30,11 @@ FREE = {
     *("data.root", "data.download", "data.workers", "data.max_bad"),
 }
 LEDGER = "ledger.json"
-LEDGER_FIELDS = {"number", "name", "paper", "release", "effect", "this", "departs_from_paper", "departs_from_release"}
+LEDGER_FIELDS = {
+    **dict.fromkeys(("name", "paper", "release", "effect", "this"), str),
+    **dict.fromkeys(("departs_from_paper", "departs_from_release"), bool | None),
+    "number": int,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ class Run:
         """What was done at the points where implementations part, one record a point (`alexnet.ledger.as_rows`). None
         for runs of earlier versions, and where the file is damaged."""
         points = (_read_object(self.path / LEDGER) or {}).get("points")
-        whole = isinstance(points, list) and all(isinstance(p, dict) and p.keys() >= LEDGER_FIELDS for p in points)
+        whole = isinstance(points, list) and all(
+            isinstance(point, dict) and all(isinstance(point.get(f, ...), kind) for f, kind in LEDGER_FIELDS.items())
+            for point in points
+        )
         return points if whole else None
 
     def write_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:

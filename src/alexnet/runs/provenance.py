@@ -143,7 +143,8 @@ def file_digest(file: Path) -> str:
 
 def introduce(session: dict[str, Any]) -> tuple[str, str]:
     """A session's record as two lines to print: machine and arithmetic, and data."""
-    many = "" if session["processes"] == 1 else f"{session['processes']} processes of "
+    columns = " with a column each" if session["settings"].get("columns") == 2 else ""
+    many = "" if session["processes"] == 1 else f"{session['processes']} processes{columns} of "
     where = session["gpu"] if session["device"].startswith("cuda") else session["processor"]
     revision = f" at {session['git'][:12]}" if session["git"] else ""
     lrn = f", normalisation by {session['lrn']}" if session["lrn"] else ""

@@ -16,6 +16,11 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
                 f"the warm-up takes {leg.optim.warmup_epochs:g} of {leg.epochs} epochs, more than half: the learning "
                 f"rate hardly arrives at {leg.optim.lr:g} ({flag('optim.warmup_epochs')})."
             )
+    if config.optim.drops and not any(leg.optim.schedule == "step" for leg in config.legs):
+        said.append(
+            f"{flag('optim.drops')} is without effect in the schedule {config.optim.schedule}: "
+            f"{flag('optim.schedule')} step drops the rate there."
+        )
     if not len(dataset.val) and config.data.val_fraction:
         drops = any(leg.optim.schedule == "plateau" for leg in config.legs)
         said.append(

@@ -67,7 +67,11 @@ def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preproc
         side=side,
         mean=prep.mean if prep else data.mean,
         std=prep.std if prep else data.std,
-        mean_image=prep.mean_image is not None if prep else data.mean_image,
+        mean_image=prep.mean_image is not None
+        if prep
+        else None
+        if photographs and data.mean_image
+        else data.mean_image,
         photographs=photographs,
         axes=noise.axes if noise else None,
         divisor=noise.divisor if noise else data.noise_divisor,

@@ -20,7 +20,8 @@ class Growth:
     stages of equal length that together take the first `grow_epochs` epochs."""
 
     def __init__(self, config: TrainConfig, model: AlexNet, steps_per_epoch: int) -> None:
-        """Raises UsageError for a first side that is not below the network's own or too small for its kernels."""
+        """Raises UsageError for a first side that is not below the network's own or too small for its kernels, and
+        where no epochs are given to it."""
         self.full = model.variant.input_size
         self.smaller: list[int] = []
         self.steps = config.grow_epochs * steps_per_epoch
@@ -31,6 +32,8 @@ class Growth:
                     f"--grow-from {config.grow_from}: this network takes {self.full} pixels and can begin with "
                     f"{smallest} to {self.full - 1}."
                 )
+            if not config.grow_epochs:
+                raise UsageError(f"--grow-from {config.grow_from}: say for how many epochs with --grow-epochs.")
             self.smaller += range(config.grow_from, self.full, STRIDE)
 
     def side(self, step: int) -> int:

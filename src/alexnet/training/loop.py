@@ -76,10 +76,10 @@ def train(
             world, device = stack.enter_context(join_world(asked.device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
-            note = None
-            recipe = config
+            recipe, note = config, None
             if given is not None:
                 config, note = world.from_main(lambda: settled(recipe, path, given))
+            world.check_columns(config.columns)  # before the data, which may take minutes to open
             compute = resolve_compute(device if world.size > 1 else config.device, config.precision)
             stack.enter_context(compute.settings())
             stack.enter_context(torch.inference_mode(False))  # gradients, also within a caller's no_grad

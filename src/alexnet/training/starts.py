@@ -27,13 +27,13 @@ ROUNDS = 10  # of measuring and scaling a layer; one is enough but for rounding
 
 def begin(model: AlexNet, config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> None:
     """Give a freshly built network, which is on the CPU, the weights that a run begins with: those of a file (--init),
-    or what --start does to its own by some images of the training split, the same for every seed.
+    or else what --start does to its own by some images of the training split, the same for every seed.
 
     Raises CheckpointError for a file that does not fit; one of ours says what classes its last layer stands for.
     """
     if config.init is not None:
         load_weights(model, weights_file(config.init), config.replace_head, dataset.classes)
-    if config.start:
+    elif config.start:
         images = typical_images(dataset.train, config.data, prep, IMAGES)
         if "whiten" in config.start:
             whiten(model, images)

@@ -25,11 +25,15 @@ class Check:
     """Where the value comes from, if not from arithmetic."""
 
     def __str__(self) -> str:
-        where = f", {self.source}" if self.source else ""
-        return (
-            f"{self.what}: {_figure(self.value)}{self.unit} (the paper: {_figure(self.expected)}{self.unit}{where}), "
-            f"{'holds' if self.holds else 'does not hold'}"
-        )
+        what, value, expected, holds, source = self.cells
+        where = f", {source}" if source else ""
+        return f"{what}: {value} (the paper: {expected}{where}), {holds}"
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """What it is, the figure, the paper's, whether it holds, and the source, as text."""
+        value, expected = (f"{_figure(figure)}{self.unit}" for figure in (self.value, self.expected))
+        return self.what, value, expected, "holds" if self.holds else "does not hold", self.source
 
 
 def about(what: str, value: float, expected: float, within: float = 0.02, unit: str = "", source: str = "") -> Check:
@@ -74,8 +78,13 @@ class Claim:
     """What arithmetic or the released code's logs say: the state follows from these, and is written nowhere."""
     note: str = ""
     """What else is known, in a sentence."""
-    without: str = "no small experiment is written yet"
+    without: str = "none is written yet"
     """Why no small experiment tests it, where none does."""
+
+    @property
+    def place(self) -> str:
+        """Where the paper says it, as words."""
+        return self.section if self.section.startswith("abstract") else f"section {self.section}"
 
     @property
     def imagenet(self) -> Standing:

@@ -22,10 +22,5 @@ def experiments_on(claim: int) -> list[Experiment]:
     return [experiment for experiment in experiments().values() if claim in experiment.claims]
 
 
-def beyond_the_claims() -> list[Experiment]:
-    """The experiments that are about no claim."""
-    return [experiment for experiment in experiments().values() if not experiment.claims]
-
-
 def _order(experiment: Experiment) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", experiment.id)]

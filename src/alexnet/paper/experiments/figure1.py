@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import inf
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,7 @@ def _rehearsed(net: Net) -> Net:
     return Net(net.name, override(net.config, settings), net.rates[1:3], seeds=2)
 
 
+@cache
 def _config(net: Net, activation: str, rate: float) -> TrainConfig:
     return override(net.config, {"model.activation": activation, "optim.lr": rate})
 
@@ -227,7 +228,7 @@ EXPERIMENT = Experiment(
     'lies below 3, else "inconclusive". One network is not any network: claim 16 gets "direction only" at most.',
     data="CIFAR-10, the paper's own data for this figure: all 50,000 training images. --data.root is the folder that "
     "holds cifar-10-batches-py, or receives the download.",
-    hours=2.2,
+    hours=3.0,
     plan=partial(plan, (FOUR_LAYERS,)),
     measure=partial(measure, (FOUR_LAYERS,)),
     judge=judge,

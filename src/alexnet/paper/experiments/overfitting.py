@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.figures import new_figure
-from alexnet.paper.arms import EFFECT, Arms, error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import EFFECT, WHERE10, Arms, error, judge_effect, paired, table_of, values
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
 from alexnet.paper.statistics import ratio_of_medians
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from alexnet.runs.folder import Run
 
-BOTH, CROPS, DROPOUT, NEITHER = "both", "crops", "dropout", "neither"
+BOTH, CROPS, DROPOUT, NEITHER = "crops-and-dropout", "crops", "dropout", "neither"
 CONSTANT = 100  # epochs at the first rate, which convergence is read from
 SUBSTANTIAL = 2.0  # points
 NEAR, WINDOW = 1.0, 5  # points and epochs
@@ -156,9 +156,7 @@ EXPERIMENT = Experiment(
     'only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 and "not '
     'reproduced" otherwise.',
     data="CIFAR-10 in the place of ImageNet: a quarter of the training images, of which 10,000 to train on and 2,500 "
-    "to "
-    "validate, and all 10,000 of the test. --data.root is the folder that holds cifar-10-batches-py, or receives the "
-    "download.",
+    "to validate, and all 10,000 of the test. " + WHERE10,
     hours=2.4,
     plan=ARMS.plan,
     measure=ARMS.measuring(MEASURED),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alexnet.paper.arms import EFFECT, Arms, error, final_error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import EFFECT, WHERE10, Arms, error, final_error, judge_effect, paired, table_of, values
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
 from alexnet.paper.plots import draw_strips
 from alexnet.recipes import recipe
@@ -71,8 +71,7 @@ EXPERIMENT = Experiment(
     f"last "
     f"weights and central crops. {EFFECT.format(least=f'{CLAIMED} points, what the paper reports for ImageNet')} "
     "At a spread of 0.3 points between seeds, nine pairs would show a difference of 0.45.",
-    data="CIFAR-10 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. --data.root is the "
-    "folder that holds cifar-10-batches-py, or receives the download.",
+    data="CIFAR-10 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. " + WHERE10,
     hours=2.8,
     plan=ARMS.plan,
     measure=ARMS.measuring(MEASURED),
