@@ -195,12 +195,3 @@ def test_figures_and_tables_show_every_arm(id: str, tmp_path: Path):
     assert {line[0] for line in shown.lines} == {row["arm"] for row in rows}
     assert all(len(line) == len(shown.head) for line in shown.lines)
     experiment.draw(rows).savefig(tmp_path / "figure.png", dpi=50)
-
-
-def test_share_of_colour_is_what_grey_does_not_explain():
-    grey = np.ones((3, 2, 2)) * np.array([[1.0, -2.0], [3.0, 0.5]])
-    red = np.zeros((3, 2, 2))
-    red[0] = 1.0
-    opponent = np.stack([np.ones((2, 2)), -np.ones((2, 2)), np.zeros((2, 2))])
-    shares = specialisation.chroma(np.stack([grey, red, opponent]))
-    assert shares == pytest.approx([0.0, 2 / 3, 1.0], abs=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,22 +36,16 @@ ARMS = Arms(
 
 
 def chroma_shares(run: Run, recall: Recall) -> list[float]:
-    """`chroma` of the first layer's kernels at the end of a run."""
+    """The first layer's kernels' shares of colour at the end of a run (`colour_shares`)."""
 
     def compute() -> list[float]:
+        from alexnet.inference.kernels import colour_shares, first_kernels
         from alexnet.inference.trained import open_trained
 
-        return chroma(open_trained(run.last).model.state_dict()["conv1.weight"].double().numpy())
+        return [round(float(share), 5) for share in colour_shares(first_kernels(open_trained(run.last)))]
 
     found: list[float] = recall(f"{run.path.name}-chroma", compute)
     return found
-
-
-def chroma(kernels: np.ndarray[Any, Any]) -> list[float]:
-    """Of each of the kernels [K, 3, height, width] the part of its squared weights that sees colour: what lies outside
-    the direction of equal red, green and blue."""
-    grey = (kernels.sum(axis=1) ** 2).sum(axis=(1, 2)) / 3
-    return [round(float(share), 5) for share in 1 - grey / (kernels**2).sum(axis=(1, 2, 3))]
 
 
 def halves(shares: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
