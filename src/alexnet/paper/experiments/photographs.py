@@ -19,7 +19,7 @@ from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdic
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
 from alexnet.paper.experiments.overfitting import BOTH, CROPS, DROPOUT, MEASURED, NEITHER
-from alexnet.paper.experiments.specialisation import CHANCE, LEVEL, MOST, p_value
+from alexnet.paper.experiments.specialisation import CHANCE, LEVEL, MOST, chroma_shares, p_value
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
 from alexnet.paper.rules import DIFFERENCE, judge_difference
 from alexnet.paper.statistics import mcnemar, paired_bootstrap
@@ -75,19 +75,6 @@ def plan(finished: Mapping[str, Run], quick: bool) -> list[Job]:
     best = min(tried, key=lambda job: lowest_validation_error(finished[job.name])).config.optim.lr
     arms = replace(ARMS, base=override(ARMS.base, {"optim.lr": best}))
     return [whole, *tried, *arms.plan(finished, quick)]
-
-
-def chroma_shares(run: Run, recall: Recall) -> list[float]:
-    """Of each of conv1's kernels the part of its energy that is colour."""
-
-    def compute() -> list[float]:
-        from alexnet.inference.kernels import colour_shares, first_kernels
-        from alexnet.inference.trained import open_trained
-
-        return [round(float(share), 5) for share in colour_shares(first_kernels(open_trained(run.last)))]
-
-    found: list[float] = recall(f"{run.path.name}-chroma", compute)
-    return found
 
 
 def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
@@ -210,7 +197,8 @@ def draw(rows: Sequence[Row]) -> Figure:
         if curves:
             draw_curves(right, range(1, len(curves[0]) + 1), curves, arm.replace("-", " "), colour)
     right.set(xlabel="epoch", ylabel="validation error, %")
-    right.legend(frameon=False, fontsize=8)
+    if arms:
+        right.legend(frameon=False, fontsize=8)
     tidy(right)
     return figure
 
