@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,12 @@ def top5_error(run: Run, _: Recall) -> float:
     """The top-5 error that a run ended with, in percent."""
     assert run.test is not None
     return 100 * (1 - float(run.test["top5"]))
+
+
+def lowest_validation_error(run: Run) -> float:
+    """In percent, of the epoch whose weights are tested; infinite for a run that diverged: the best of several learning
+    rates is the one for which this is lowest."""
+    return inf if has_diverged(run) else 100 * (1 - max(float(row["val_top1"]) for row in run.epochs))
 
 
 def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:

@@ -6,7 +6,7 @@ otherwise; what draws random numbers has a seed and gives the same figures each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -129,16 +129,18 @@ def successive(samples: Mapping[str, Sample]) -> dict[str, Estimate]:
     return found
 
 
-def permutation_test(
-    values: Sample, groups: Sequence[Any], statistic: Callable[[Any, Any], float], seed: int = 0
-) -> float:
-    """The p-value that which value belongs to which group does not matter: how often `statistic(values, groups)` is as
-    large as it is, or larger, when the values are shuffled (one-sided: take an absolute value for both sides)."""
-    rng = np.random.default_rng(seed)
-    numbers, labels = np.asarray(values, dtype=float), np.asarray(groups)
-    found = statistic(numbers, labels)
-    reached = sum(statistic(rng.permutation(numbers), labels) >= found for _ in range(_DRAWS))
-    return float((reached + 1) / (_DRAWS + 1))
+def permutation_test(a: Sample, b: Sample) -> float:
+    """The p-value that it does not matter which numbers stand in which of two samples: how often the difference of
+    their means is as large as it is, or larger, either way, when the numbers are shuffled."""
+    result = _stats().permutation_test(
+        (a, b),
+        lambda x, y, axis: np.abs(np.mean(x, axis=axis) - np.mean(y, axis=axis)),
+        vectorized=True,
+        n_resamples=_DRAWS,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.pvalue)
 
 
 def power(effect: float, sd: float, count: int, alpha: float = 0.05) -> float:
