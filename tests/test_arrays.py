@@ -253,7 +253,7 @@ def test_evaluated_on_the_same_data_or_on_a_test_set_of_its_own(trained):
         alexnet.evaluate(trained, "val", data={"test": data_of_trained()["test"]})
     with pytest.raises(UsageError, match=r"8-bit.* comes from training images"):
         alexnet.evaluate(trained, data={"test": data_of_trained()["test"]}, precision="int8")
-    with pytest.raises(UsageError, match="Did you mean 'data.root'"):
+    with pytest.raises(UsageError, match=r"Did you mean 'data\.root'"):
         alexnet.evaluate(trained, data={"rot": "/elsewhere"})
 
 
@@ -261,7 +261,7 @@ def test_without_the_data_one_line_says_what_to_do(trained, call, tmp_path):
     for act in (lambda: alexnet.evaluate(trained), lambda: alexnet.train(trained.config, tmp_path / "run")):
         with pytest.raises(UsageError, match=r"a program held it.*data=\.\.\."):
             act()
-    code, out, err = call("evaluate", trained.path)
+    code, _, err = call("evaluate", trained.path)
     assert code == 2
     assert "alexnet.evaluate(run, data=...)" in err
     assert err.count("\n") <= 3
@@ -275,7 +275,7 @@ def test_nothing_to_train_on(config, tmp_path):
 
 def test_soft_labels_are_what_training_aims_at(config, tmp_path, no_figures, reporter):
     """A network that is shown the same images with labels of two classes alike learns to answer both alike."""
-    images, labels = pictures(64, (32, 32, 3), classes=2)
+    images, _ = pictures(64, (32, 32, 3), classes=2)
     soft = np.full((64, 3), 0.0)
     soft[:, :2] = 0.5
     few = _config({"epochs": 6, "batch_size": 16, "data": {"fraction": 1.0}, "model": {"dropout": 0.0}})

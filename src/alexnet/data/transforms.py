@@ -52,12 +52,14 @@ class Transforms(nn.Module):
         prep = self.preprocessing
         batch = images if images.ndim == 4 else images[None]
         cut = central_views(resize_short_side(batch, prep.resize or prep.size), prep.size)[:, 0]
-        normalised = (cut.float() - self.mean) / self.std
+        normalised = self._normalised(cut)
         return normalised if images.ndim == 4 else normalised[0]
 
     def _of_image(self, image: Any) -> Tensor:
         prep = self.preprocessing
         pixels = in_channels(as_pixels(image, "the image"), self.channels, "the image")
         square = central_square(pixels, prep, prep.size)
-        normalised: Tensor = self._of_tensor(torch.from_numpy(square).permute(2, 0, 1).to(self.std.device))
-        return normalised
+        return self._normalised(torch.from_numpy(square).permute(2, 0, 1).to(self.std.device))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std

@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,8 @@ def torchvision_weights(model: AlexNet) -> dict[str, Tensor]:
     activations it answers otherwise.
     """
     table = model.variant
-    fields = {"num_classes": table.num_classes, "input_size": table.input_size, "in_channels": 3}
-    wanted, found = (_computed(each) for each in (resolve(TORCHVISION, **fields), table))
+    same = resolve(TORCHVISION, num_classes=table.num_classes)
+    wanted, found = (_computed(each) for each in (same, replace(table, input_size=same.input_size)))
     if wanted != found:
         first = next((f"{a} there and {b} here" for a, b in zip(wanted, found, strict=False) if a != b), "its length")
         raise UsageError(f"this network is not of torchvision's shape ({first}): build_model('torchvision') is.")

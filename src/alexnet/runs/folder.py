@@ -139,8 +139,8 @@ class Run:
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
 
     def model(self) -> AlexNet:
-        """Its trained network, that of `checkpoint`, on the CPU in evaluation mode: an ordinary module of torch, for images
-        as `preprocessing` makes them. Raises CheckpointError."""
+        """Its trained network, that of `checkpoint`, on the CPU in evaluation mode: an ordinary module of torch, for
+        images as `preprocessing` makes them. Raises CheckpointError."""
         from alexnet.runs.restoring import restore
 
         return restore(self.checkpoint())[0].eval()
