@@ -26,7 +26,7 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
     that has learned next to nothing, four times weaker than the median, stays faint. Raises UsageError without
     matplotlib.
     """
-    tiles = _tiles(kernels)
+    tiles = kernel_tiles(kernels)
     blocks = np.array_split(np.arange(len(tiles)), columns)
     across = min(ACROSS, max(map(len, blocks)))
     rows = [-(-len(block) // across) for block in blocks]
@@ -54,8 +54,8 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
     return figure
 
 
-def _tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pixels [N, h, w, 3] of the kernels."""
+def kernel_tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels [N, h, w, 3] of kernels [N, C, h, w], scaled as `draw_kernels` says."""
     colours = kernels if kernels.shape[1] == 3 else kernels.mean(axis=1, keepdims=True).repeat(3, axis=1)
     peaks = np.abs(colours).max(axis=(1, 2, 3), initial=0)
     scale = np.maximum(peaks, np.median(peaks) / FAINT)
