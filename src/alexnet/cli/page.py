@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -51,6 +52,7 @@ def page(
         if (missing.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
         raise UsageError("the page needs starlette and uvicorn: pip install 'alexnet[page]'") from None
+    import signal
     from pathlib import Path
 
     from alexnet.compute import resolve_compute
@@ -67,16 +69,17 @@ def page(
         print(f"open http://127.0.0.1:{listener.getsockname()[1]}/ in a browser; Ctrl-C ends it", flush=True)
         settings = uvicorn.Config(
             server.app,
-            log_level="warning",
+            log_level="error",  # bytes that are no request are no news
             server_header=False,
             limit_concurrency=200,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=3,
         )
-        try:
+        for ending in (signal.SIGINT, signal.SIGTERM):  # uvicorn answers what it has begun, and sends itself the signal
+            signal.signal(ending, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run([listener])
-        except KeyboardInterrupt:  # which uvicorn raises again when it has ended
-            print("ended")
+        print("ended")
 
 
 def _listen(port: int) -> socket.socket:
@@ -89,6 +92,7 @@ def _listen(port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere the option would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
+        listener.listen(128)  # from here on browsers wait, and are not turned away
     except OSError as problem:
         listener.close()
         raise UsageError(f"--port {port} cannot be used: {problem.strerror}; name another one, or 0 for any.") from None

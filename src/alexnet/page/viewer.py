@@ -64,8 +64,8 @@ class Viewer:
         return shown
 
     def maps(self, picture: Picture, layer: str, across: int = 16) -> dict[str, Any]:
-        """What a layer answers as one picture, with a sentence about it: its maps, `across` of them side by side, or its
-        numbers. Raises UsageError for a layer that the network does not have."""
+        """What a layer answers as one picture, with a sentence about it: its maps, `across` of them side by side, or
+        its numbers. Raises UsageError for a layer that the network does not have."""
         if layer not in self.layers:
             raise UsageError(unknown("layer", layer, self.layers))
         values = self._outputs(self._prepare(picture), layer)[0].cpu().numpy()

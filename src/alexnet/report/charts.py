@@ -92,8 +92,8 @@ def draw_lines(title: str, series: Sequence[Series], *, percent: bool = False, l
         _add(svg, "polyline", points=path, class_=f"line {s.style}")
         for a, b in points if len(points) <= FEW else ():
             _add(svg, "circle", cx=a, cy=b, r=2.4, class_=f"dot {s.style}")
-    if 1 < len(drawn) <= 3:
-        _legend(svg, drawn)
+    if len(drawn) > 1:
+        _legend(svg, drawn, LEFT + 1.2 * LETTER * len(title))
     return _markup(svg)
 
 
@@ -231,8 +231,11 @@ def _frame(svg: Tree.Element, x: Axis, y: Axis, shown: Any) -> None:
     _add(svg, "line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis")
 
 
-def _legend(svg: Tree.Element, series: Sequence[Series]) -> None:
+def _legend(svg: Tree.Element, series: Sequence[Series], left: float) -> None:
+    """The names of the lines beside the title, where there is room for them."""
     right = float(WIDTH - RIGHT)
+    if sum(LETTER * len(s.name) + 32 for s in series) > right - left:
+        return
     for s in reversed(series):
         right -= LETTER * len(s.name)
         _text(svg, right, 14, s.name, "name")

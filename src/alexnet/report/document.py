@@ -132,9 +132,9 @@ def again(run: RunContents) -> list[tuple[str, str]]:
     ]
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as percent; a dash stands for none."""
-    return NONE if value is None or value != value else f"{100 * value:.{digits}f} %"
+def percent(value: float | None, digits: int = 2) -> Markup:
+    """A fraction as percent, on one line; a dash stands for none."""
+    return Markup(NONE if value is None or value != value else f"{100 * value:.{digits}f}&nbsp;%")
 
 
 def number(value: Any, digits: int = 4) -> str:
