@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,14 +86,23 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
         raise DataError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}.") from None
     try:
-        width, height = despite_warnings(lambda: _size(path))  # nothing large is decoded before this
-        if width * height > LARGEST:
-            raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
         content = path.read_bytes()
-    except DataError:
-        raise
-    except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
-        content = _bytes(path)
+    except OSError as problem:
+        raise DataError(f"cannot read {path}: {problem.strerror}.") from None
+    return decode_picture(content, path, channels)
+
+
+def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
+    """The image in these bytes, as `read_picture` has it of the file that they are of; `path` need not be there.
+
+    Raises BadImageError for bytes that are not an image, and DataError for one of more than 50 megapixels.
+    """
+    try:
+        width, height = despite_warnings(lambda: _size(content))  # nothing large is decoded before this
+    except Exception:  # Pillow raises a dozen kinds; decoding it below names the reason
+        width = height = 0
+    if width * height > LARGEST:
+        raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
     try:
         pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
@@ -107,9 +117,9 @@ def given_picture(image: object, channels: int, place: str) -> Picture:
     return Picture(Path(place), pixels, (TURNED,) if turned_up else ())
 
 
-def _size(path: Path) -> tuple[int, int]:
+def _size(content: bytes) -> tuple[int, int]:
     """(width, height) from an image's header."""
-    with Image.open(path, formats=FORMATS) as header:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as header:
         return header.size
 
 
@@ -126,13 +136,6 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
         notes.append(f"converted from {image.mode}")
     pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
     return turned(pixels, how), notes
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"cannot read {path}: {problem.strerror}.") from None
 
 
 def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:
