@@ -87,7 +87,12 @@ def _signature(function: griffe.Function) -> str:
 
 
 def _row(field: griffe.Attribute) -> str:
-    cells = [f"`{field.name}`", f"`{field.annotation}`", "" if field.value is None else f"`{field.value}`", _text(field)]
+    cells = [
+        f"`{field.name}`",
+        f"`{field.annotation}`",
+        "" if field.value is None else f"`{field.value}`",
+        _text(field),
+    ]
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 

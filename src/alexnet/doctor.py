@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, version
 from importlib.util import find_spec
@@ -78,14 +79,10 @@ def _memory() -> Finding:
 def _memory_size() -> int | None:
     """Bytes that this process may use: the machine's, or what its container allows."""
     sizes = []
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # Windows has none of it
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):  # Windows
-        pass
-    try:
+    with suppress(OSError, ValueError):  # no container, or "max"
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no container, or "max"
-        pass
     return min(sizes, default=None)
 
 
@@ -165,8 +162,8 @@ def _data(root: str) -> Iterator[Finding]:
             yield Finding(f"data {name}", "missing", f"not under {top}", about, mend)
     folders = [top, *sorted(_folders(top))]
     photographs = [(folder, kind) for folder in folders if (kind := _photographs(folder))]
-    for folder, (kind, what) in photographs:
-        yield Finding(f"data {kind}", "ok", f"{folder}: {what}")
+    for folder, (source, layout) in photographs:
+        yield Finding(f"data {source}", "ok", f"{folder}: {layout}")
     if not photographs:
         yield Finding(
             *("data photographs", "missing", f"none under {top}"),
@@ -217,7 +214,9 @@ def _torch() -> Iterator[Finding]:
 
         from alexnet.compute import resolve_compute
     except Exception as problem:  # a library that is missing, or one built for another processor
-        yield Finding("torch", "broken", f"cannot be imported: {problem}", mend=_install(["--force-reinstall", "torch"]))
+        yield Finding(
+            "torch", "broken", f"cannot be imported: {problem}", mend=_install(["--force-reinstall", "torch"])
+        )
         return
     yield Finding("torch", "ok", f"{torch.__version__}, built for {_built_for(torch.version.cuda)}")
     yield _cores(torch.get_num_threads())
@@ -264,7 +263,11 @@ def _processor() -> Finding:
     cpu = torch.device("cpu")
     name = cpu_description().get("model name") or platform.processor() or platform.machine()
     unit = bf16_unit(cpu)
-    formats = ["float32", *([f"bf16 ({unit})"] if unit else []), *(["8-bit integers (VNNI)"] if computes_int8(cpu) else [])]
+    formats = [
+        "float32",
+        *([f"bf16 ({unit})"] if unit else []),
+        *(["8-bit integers (VNNI)"] if computes_int8(cpu) else []),
+    ]
     found = f"{name}, {torch.backends.cpu.get_cpu_capability()}: {', '.join(formats)}"
     if unit:
         return Finding("processor", "ok", found)
@@ -314,7 +317,13 @@ def _gpu() -> Finding:
             found.append(f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
         if (reason := missing_kernel("cuda")) is None:
             return Finding("GPU", "ok", "; ".join(found))
-        return Finding("GPU", "missing", f"{'; '.join(found)}, without Triton ({reason})", "a faster normalisation", _install(["triton"]))
+        return Finding(
+            "GPU",
+            "missing",
+            f"{'; '.join(found)}, without Triton ({reason})",
+            "a faster normalisation",
+            _install(["triton"]),
+        )
     brings = "training many times faster"
     if sys.platform == "darwin":
         return Finding("GPU", "missing", "Apple's is not used", brings, "a machine with an NVIDIA GPU")

@@ -117,6 +117,6 @@ def summarise() -> str:
     small = Counter(finding.verdict.state for one in CLAIMS for finding in findings(one.number, own=False))
     counted = [", ".join(f"{state} {count}" for state, count in states.most_common()) for states in (scale, small)]
     return (
-        f"**The paper's {len(CLAIMS)} claims** ([docs/paper.md](docs/paper.md)). At its own scale: {counted[0]}. By small "
-        f"experiments: {counted[1]}."
+        f"**The paper's {len(CLAIMS)} claims** ([docs/paper.md](docs/paper.md)). At its own scale: {counted[0]}. By "
+        f"small experiments: {counted[1]}."
     )
