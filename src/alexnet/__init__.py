@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from alexnet.data.packing import prepare
     from alexnet.errors import AlexNetError
+    from alexnet.export.hub import export_hub
+    from alexnet.export.onnx_file import export_onnx
+    from alexnet.export.program import export_program
+    from alexnet.export.torchvision import export_torchvision
     from alexnet.inference.comparison import Compared, compare
     from alexnet.inference.evaluation import evaluate
     from alexnet.inference.features import extract_features
@@ -41,6 +45,10 @@ __all__ = [
     "compare",
     "configure_process",
     "evaluate",
+    "export_hub",
+    "export_onnx",
+    "export_program",
+    "export_torchvision",
     "extract_features",
     "list_models",
     "load_run",
@@ -57,6 +65,10 @@ _HOMES = {
     "alexnet.compute": ("configure_process",),
     "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "alexnet.errors": ("AlexNetError",),
+    "alexnet.export.hub": ("export_hub",),
+    "alexnet.export.onnx_file": ("export_onnx",),
+    "alexnet.export.program": ("export_program",),
+    "alexnet.export.torchvision": ("export_torchvision",),
     "alexnet.inference.evaluation": ("evaluate",),
     "alexnet.data.packing": ("prepare",),
     "alexnet.inference.features": ("extract_features",),

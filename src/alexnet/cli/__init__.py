@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stdout, suppress
 
 from cyclopts import CycloptsError
 
-from alexnet.cli import facts, figures, ledger, paper, photographs, runs, verification  # noqa: F401 (each adds its verbs)
+from alexnet.cli import exporting, facts, figures, ledger, paper, photographs, runs, verification  # noqa: F401 (each adds its verbs)
 from alexnet.cli.command import app, explain
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import Interrupt
