@@ -139,8 +139,8 @@ def judge_effect(more: Sequence[float], less: Sequence[float], least: float, wha
     numbers |= {"low": found.low, "high": found.high, "p": found.p}
     paper = f"; the paper has {claimed}" if claimed else ""
     sentence = (
-        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, which would show {smallest:.2g} four times in five"
-        f"{paper}."
+        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, at whose spread a difference of {smallest:.2g} is "
+        f"found four times in five{paper}."
     )
     if found.p < LEVEL:
         return Verdict("reproduced" if found.value > 0 else "not reproduced", sentence, numbers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,25 @@ def dunnett(control: Sample, others: Mapping[str, Sample]) -> dict[str, Estimate
         )
         for i, (name, sample) in enumerate(others.items())
     }
+
+
+def successive(samples: Mapping[str, Sample]) -> dict[str, Estimate]:
+    """The mean of each of several samples less that of the sample before it, by name, with intervals and p-values of
+    its own (not of all together), from the variance that all samples are taken to have in common: Student's t.
+
+    A sample of fewer than two has no difference, and the next one is compared with the sample before it.
+    """
+    whole = {name: np.asarray(sample, dtype=float) for name, sample in samples.items() if len(sample) > 1}
+    freedom = sum(len(sample) - 1 for sample in whole.values())
+    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in whole.values())
+    found = {}
+    for before, name in pairwise(whole):
+        a, b = whole[name], whole[before]
+        error = np.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
+        value, half = float(a.mean() - b.mean()), float(_stats().t.ppf(0.975, freedom) * error)
+        p = 2 * float(_stats().t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+        found[name] = Estimate(value, value - half, value + half, p)
+    return found
 
 
 def permutation_test(

@@ -36,17 +36,13 @@ ARMS = Arms(
 
 
 def chroma_shares(run: Run, recall: Recall) -> list[float]:
-    """For each kernel of conv1 the part of its squared weights that sees colour: what lies outside the direction of
-    equal red, green and blue."""
+    """The first layer's kernels' shares of colour at the end of a run (`colour_shares`)."""
 
     def compute() -> list[float]:
+        from alexnet.inference.kernels import colour_shares, first_kernels
         from alexnet.inference.trained import open_trained
 
-        weights = open_trained(run.last).model.get_submodule("conv1").weight
-        kernels = weights.detach().double().flatten(2).numpy()  # [K, 3, pixels]
-        energy = (kernels**2).sum(axis=(1, 2))
-        grey = (kernels.sum(axis=1) ** 2).sum(axis=1) / 3
-        return [round(float(share), 5) for share in 1 - grey / energy]
+        return [round(float(share), 5) for share in colour_shares(first_kernels(open_trained(run.last)))]
 
     found: list[float] = recall(f"{run.path.name}-chroma", compute)
     return found
