@@ -90,7 +90,7 @@ def quantise(
         quantize_static(
             model,
             Path(folder) / "int8.onnx",
-            _Batches(feed(part, form) for part in images.split(AT_A_TIME)),
+            Batches(feed(part, form) for part in images.split(AT_A_TIME)),
             op_types_to_quantize=IN_INTEGERS,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -106,7 +106,9 @@ def quantise(
     return quantised, Loss(fp32, eight, len(images), dataset.fingerprint)
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Inputs one after the other, as onnxruntime asks for them."""
+
     def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
         self._batches = batches
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from alexnet.export.origin import Target, check_suffix, identify, open_network, 
 from alexnet.models.ablations import resolve
 from alexnet.models.summary import trace
 from alexnet.models.table import Variant
+from alexnet.models.variants import TORCHVISION
 from alexnet.models.weights import TORCHVISION_NAMES
 
 
@@ -45,8 +47,9 @@ def export_torchvision(target: Target, out: str | Path, *, model: str | None = N
 
 def _check_layers(variant: Variant) -> None:
     """Raise ExportError unless the network computes what torchvision's does."""
-    theirs = resolve("torchvision", num_classes=variant.num_classes, input_size=variant.input_size)
-    for own, other in zip_longest(_computed(variant), _computed(theirs)):
+    side = max(variant.input_size, TORCHVISION.input_size)  # its weights are the same for images of all sizes
+    theirs = resolve("torchvision", num_classes=variant.num_classes, input_size=side)
+    for own, other in zip_longest(_computed(replace(variant, input_size=side)), _computed(theirs)):
         if own != other:
             raise ExportError(
                 f"--to torchvision is for its own network, and this one differs from it: {_shown(own)} in the place "
