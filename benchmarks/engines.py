@@ -28,9 +28,11 @@ import torch
 from common import machine
 
 from alexnet.compute import Compute, configure_process, has_feature, resolve_compute
+from alexnet.config.colours import IMAGENET
+from alexnet.data.augment import Preprocessing
 from alexnet.export.graph import Form
 from alexnet.export.onnx_file import export_onnx
-from alexnet.export.origin import open_network
+from alexnet.export.origin import UNTRAINED
 from alexnet.inference.trained import Trained
 from alexnet.models.int8 import computes_int8, quantize
 from alexnet.models.network import build_model
@@ -46,10 +48,11 @@ Step = Callable[[], object]
 
 def network(name: str, width: float) -> Trained:
     """With random weights; `width` below 1 is for toys."""
-    told = open_network("paper" if name == "torchvision" else name)
     torch.manual_seed(0)
     model = build_model(name, width=width, init="he").eval()
-    return Trained(told.origin, name, model, told.preprocessing, told.names)
+    size, classes = model.variant.input_size, model.variant.num_classes
+    preprocessing = Preprocessing(size, 256, IMAGENET.mean, IMAGENET.std)
+    return Trained(UNTRAINED, name, model, preprocessing, tuple(map(str, range(classes))))
 
 
 def images_of(told: Trained, count: int) -> torch.Tensor:

@@ -27,6 +27,7 @@ VERBS = {  # where each verb's work is done
     "figure": "alexnet.inference.trained.open_trained",
     "benchmark": "alexnet.speed.networks.benchmark",
     "predict": "alexnet.inference.trained.open_trained",
+    "export": "alexnet.cli.exporting.start_computing",
     "features": "alexnet.data.images.find_images",
     "compare": "alexnet.inference.comparison.compare",
     "prepare": "alexnet.data.packing.prepare",
