@@ -207,10 +207,14 @@ def main(*, toy: bool = False, rounds: int = 7) -> None:
             for form in FORMATS:
                 case = {"network": name, "form": form, "count": count, "width": 0.125 if toy else 1.0}
                 case["steps"] = 2 if toy else 4 if count > 1 else 40
-                engines = {engine: Engine(engine=engine, **case) for engine in cases(form)}
-                turns = [{engine: process.seconds() for engine, process in engines.items()} for _ in range(rounds)]
-                for process in engines.values():
-                    process.end()
+                engines: dict[str, Engine] = {}
+                try:
+                    for engine in cases(form):
+                        engines[engine] = Engine(engine=engine, **case)
+                    turns = [{engine: process.seconds() for engine, process in engines.items()} for _ in range(rounds)]
+                finally:  # stopped processes would outlive this one
+                    for process in engines.values():
+                        process.end()
                 for engine in engines:
                     speed = count / statistics.median(turn[engine] for turn in turns)
                     ratio = statistics.median(turn[engine] / turn["ours"] for turn in turns)
