@@ -29,7 +29,12 @@ VERBS = {  # where each verb's work is done
     "retrieve",
     "benchmark": "alexnet.speed.networks.benchmark",
     "predict": "alexnet.inference.trained.open_trained",
-    "features": "alexnet.data.images.find_images",
+    "export": "alexnet.cli.exporting.start_computing",
+    "features": "alexnet.data.images.find_images alexnet.inference.pictures.file_pictures alexnet.inference.pictures."
+    "split_pictures",
+    "report": "alexnet.runs.folder.load_run",
+    "page": "alexnet.runs.folder.load_run alexnet.inference.trained.open_trained",
+    "export": "alexnet.inference.trained.open_trained",
     "compare": "alexnet.inference.comparison.compare",
     "prepare": "alexnet.data.packing.prepare",
     "verify": "alexnet.data.verification.verify_prepared",

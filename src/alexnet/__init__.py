@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from alexnet.data.sources import register_source
     from alexnet.data.transforms import Transforms
     from alexnet.errors import AlexNetError
+    from alexnet.export.hub import export_hub
+    from alexnet.export.onnx_file import export_onnx
+    from alexnet.export.program import export_program
+    from alexnet.export.torchvision import export_torchvision
     from alexnet.inference.comparison import Compared, compare
     from alexnet.inference.evaluation import evaluate
     from alexnet.inference.features import extract_features
@@ -46,6 +50,10 @@ __all__ = [
     "compare",
     "configure_process",
     "evaluate",
+    "export_hub",
+    "export_onnx",
+    "export_program",
+    "export_torchvision",
     "extract_features",
     "list_models",
     "load_run",
@@ -65,6 +73,10 @@ _HOMES = {
     "alexnet.compute": ("configure_process",),
     "alexnet.config": ("DataConfig", "ModelConfig", "OptimConfig", "TrainConfig"),
     "alexnet.errors": ("AlexNetError",),
+    "alexnet.export.hub": ("export_hub",),
+    "alexnet.export.onnx_file": ("export_onnx",),
+    "alexnet.export.program": ("export_program",),
+    "alexnet.export.torchvision": ("export_torchvision",),
     "alexnet.inference.evaluation": ("evaluate",),
     "alexnet.data.packing": ("prepare",),
     "alexnet.data.sources": ("register_source",),

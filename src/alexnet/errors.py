@@ -38,6 +38,12 @@ class NumericsError(AlexNetError):
     exit_code = 5
 
 
+class ExportError(AlexNetError):
+    """A network that another program's format cannot hold, or that computes something else there."""
+
+    exit_code = 6
+
+
 class TrainingStopped(AlexNetError):
     """A signal ended the run; what was trained is saved and the same command goes on."""
 

@@ -12,6 +12,7 @@ from cyclopts import CycloptsError
 
 from alexnet.cli import (  # noqa: F401 (each adds its verbs)
     doctor,
+    exporting,
     facts,
     features,
     figures,

@@ -23,7 +23,15 @@ from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.inference.forward import split_logits
-from alexnet.inference.trained import Trained, build_for, load_weights, open_trained, read_weights, weights_file
+from alexnet.inference.trained import (
+    Trained,
+    build_for,
+    is_hub_folder,
+    load_weights,
+    open_trained,
+    read_weights,
+    weights_file,
+)
 from alexnet.metrics import Result
 from alexnet.models.int8 import quantize
 from alexnet.models.network import AlexNet
@@ -172,7 +180,7 @@ def open_subject(
 ) -> Subject:
     """A network made ready for its evaluation on a split; the arguments are those of `evaluate`, and `load` reads the
     data in the place of `load_dataset`. Raises UsageError, DataError or CheckpointError."""
-    if isinstance(target, str | Path) and os.path.isdir(target):
+    if isinstance(target, str | Path) and os.path.isdir(target) and not is_hub_folder(target):
         target = load_run(target)
     trained: Trained | None = None
     if not isinstance(target, AlexNet):

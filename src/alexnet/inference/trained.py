@@ -28,6 +28,8 @@ from alexnet.runs.restoring import preprocessing_of, restore
 PUBLISHED = {
     "torchvision": ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
 }
+HUB_WEIGHTS = "model.safetensors"
+"""The checkpoint in a folder of `alexnet export --to hub`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Trained:
 
 
 def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
-    """A run, a run folder, a checkpoint, a weights file, or "torchvision" for its published weights.
+    """A run, a run folder, a folder for the Hugging Face Hub, a checkpoint, a weights file, or "torchvision" for its
+    published weights.
 
     A bare weights file is taken for ImageNet's: its network is `model`, or recognised by its shapes (torchvision's,
     the paper's two columns, Caffe's for .npz). Raises CheckpointError.
@@ -139,13 +142,13 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
 
 
 def weights_file(target: Run | str | Path) -> Path:
-    """The file that a run, a run folder, a path or a name of `PUBLISHED` stands for; the last is downloaded once, into
-    torch's cache, and its hash checked at every use. Raises CheckpointError."""
+    """The file that a run, a run folder, a folder for the Hub, a path or a name of `PUBLISHED` stands for; the last is
+    downloaded once, into torch's cache, and its hash checked at every use. Raises CheckpointError."""
     if isinstance(target, Run):
         return target.checkpoint()
     path = Path(target)
     if os.path.isdir(path):
-        return Run(path).checkpoint()
+        return path / HUB_WEIGHTS if is_hub_folder(path) else Run(path).checkpoint()
     if str(target) not in PUBLISHED or os.path.exists(path):
         _require_file(path)
         return path
@@ -159,6 +162,11 @@ def weights_file(target: Run | str | Path) -> Path:
     except (DataError, OSError) as problem:
         raise CheckpointError(str(problem)) from None
     return path
+
+
+def is_hub_folder(path: str | Path) -> bool:
+    """Whether `alexnet export --to hub` wrote a folder."""
+    return os.path.isfile(os.path.join(path, HUB_WEIGHTS))
 
 
 def _require_file(path: Path) -> None:

@@ -1,0 +1,116 @@
+"""An ONNX model in integers of 8 bits, and what they cost.
+
+onnxruntime's static quantisation: weights with a scale for each output channel, activations with one for each value, by
+its extremes over images of the training split. Convolutions, products, ReLU and pooling are in integers, normalisation
+and the logits in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+from alexnet.compute import Compute
+from alexnet.config import TrainConfig
+from alexnet.config.values import override
+from alexnet.data.loading import open_split, typical_images
+from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
+from alexnet.export.graph import Form
+from alexnet.export.sessions import feed, open_session
+from alexnet.inference.evaluation import TYPICAL, check_classes, score
+from alexnet.inference.trained import Trained
+from alexnet.metrics import Result
+
+AT_A_TIME = 16  # images of calibration
+IN_INTEGERS = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Flatten"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """On which images 8 bits are measured: a split of a run's data, without a name test, or val where there is no test
+    split; `data` replaces single settings of the data ({"root": "/elsewhere"}), and `config` says what bare weights
+    were trained on."""
+
+    split: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    config: TrainConfig | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The same images evaluated by the network in float32 and by its ONNX model in 8 bits."""
+
+    fp32: Result
+    int8: Result
+    calibration_images: int
+    fingerprint: str
+    """Of the data."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, in fractions."""
+        both = {"fp32": self.fp32, "int8": self.int8}
+        return {
+            "split": self.int8.split,
+            "count": self.int8.count,
+            "top1": {name: result.top1 for name, result in both.items()},
+            "top1_interval": {name: list(result.interval) for name, result in both.items()},
+            "calibration_images": self.calibration_images,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def quantise(
+    model: onnx.ModelProto, trained: Trained, form: Form, measurement: Measurement
+) -> tuple[onnx.ModelProto, Loss]:
+    """The model in 8 bits, and what that costs. Raises UsageError, DataError or CheckpointError for the data."""
+    config = trained.config or measurement.config
+    if config is None:
+        raise UsageError(
+            "--int8 needs images of the training split, and these weights do not say what they were trained on: name a "
+            "recipe (--recipe, config=)."
+        )
+    config = override(config, {"data": measurement.data})
+    dataset = load_dataset(config.data)
+    check_classes(trained, dataset)
+    name, split = dataset.split(measurement.split)
+    own = trained.preprocessing
+    seen = own if form.raw else replace(own, mean=(0.0,), std=(1 / 255,), mean_image=None)  # pixels as they are
+    images = typical_images(dataset.train, config.data, seen, TYPICAL)
+    with TemporaryDirectory() as folder:
+        add_pre_process_metadata(model)  # its shapes are inferred; without this the root logger warns that they are not
+        quantize_static(
+            model,
+            Path(folder) / "int8.onnx",
+            Batches(feed(part, form) for part in images.split(AT_A_TIME)),
+            op_types_to_quantize=IN_INTEGERS,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+        )
+        quantised = onnx.load(Path(folder) / "int8.onnx")
+    compute = Compute(torch.device("cpu"), torch.float32)
+    fp32, eight = (
+        score(network, open_split(split, compute.device, config.data, prep), compute, name=name, classes=dataset.names)
+        for network, prep in ((trained.model, own), (open_session(quantised, form), seen))
+    )
+    return quantised, Loss(fp32, eight, len(images), dataset.fingerprint)
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Inputs one after the other, as onnxruntime asks for them."""
+
+    def __init__(self, batches: Iterator[dict[str, Any]]) -> None:
+        self._batches = batches
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._batches, None)
