@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, start_computing, within
+from alexnet.cli.command import LOOK, app, start_computing, within
 from alexnet.config.ranges import Range
 from alexnet.errors import UsageError
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import socket
 
 
-@app.command
+@app.command(group=LOOK)
 def page(
     target: str,
     /,

@@ -1,8 +1,7 @@
-"""The verbs for photographs: prepare, sample, preview, predict, features, compare."""
+"""The verbs for photographs: prepare, sample, preview, predict, compare."""
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, Views, app, given_values, print_json, start_computing, stoppable, within
+from alexnet.cli.command import (
+    DATA,
+    LOOK,
+    TRAIN,
+    Count,
+    Views,
+    app,
+    given_values,
+    print_json,
+    start_computing,
+    stoppable,
+    within,
+)
 from alexnet.config import TrainConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
@@ -21,7 +32,7 @@ if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction
 
 
-@app.command
+@app.command(group=DATA)
 def prepare(
     source: str,
     /,
@@ -66,7 +77,7 @@ def prepare(
     show_preparation(report, source, out)
 
 
-@app.command
+@app.command(group=DATA)
 def sample(
     source: str,
     /,
@@ -101,7 +112,7 @@ def sample(
         print(printable(str(file)))
 
 
-@app.command
+@app.command(group=DATA)
 def preview(
     source: str,
     /,
@@ -140,7 +151,7 @@ def preview(
     print(f"written: {out}")
 
 
-@app.command
+@app.command(group=LOOK)
 def predict(
     target: str,
     /,
@@ -222,58 +233,7 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
             yield file
 
 
-@app.command
-def features(
-    target: str,
-    /,
-    *images: str,
-    layers: str = "fc7",
-    out: Path,
-    torchvision_names: bool = False,
-    model: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Save what layers answer to pictures: one array [N, ...] a layer, and the paths, in a .npz file.
-
-    Parameters
-    ----------
-    target
-        Run folder, checkpoint, weights file, or torchvision for its published weights.
-    images
-        Files, folders or patterns.
-    layers
-        Layers by our names (conv5, relu5, pool5, fc7, relu7 ...) or torchvision's (features.10), with commas.
-    out
-        The .npz file.
-    torchvision_names
-        Name the arrays as torchvision names its layers.
-    model
-        Network of a bare weights file whose shapes do not tell it.
-    device
-        auto, cpu, cuda or cuda:N.
-    """
-    import numpy as np
-
-    from alexnet.data.images import find_images
-    from alexnet.files import write_atomically
-    from alexnet.inference.features import extract_features
-
-    start_computing()
-    paths = find_images(images)
-    names = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    arrays = extract_features(target, paths, names, torchvision_names=torchvision_names, model=model, device=device)
-    content = io.BytesIO()
-    np.savez(content, **arrays, paths=np.array([str(p) for p in paths]))  # type: ignore[arg-type]
-    try:
-        write_atomically(out, content.getbuffer())
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
-    for name, array in arrays.items():
-        print(f"{name}: {'x'.join(map(str, array.shape))}")
-    print(f"written: {out}")
-
-
-@app.command
+@app.command(group=TRAIN)
 def compare(
     source: str,
     /,

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, start_computing
+from alexnet.cli.command import LOOK, app, start_computing
 from alexnet.errors import UsageError
 
 
-@app.command
+@app.command(group=LOOK)
 def report(
     *runs: Path,
     out: Path = Path("report.html"),

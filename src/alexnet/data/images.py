@@ -27,9 +27,11 @@ from alexnet.data.decode import (
 )
 from alexnet.data.folders import EXTENSIONS
 from alexnet.data.photos import file_size
+from alexnet.data.pixels import as_pixels, in_channels
 from alexnet.errors import DataError
 
 LARGEST = 50_000_000  # pixels
+TURNED = "turned upright (EXIF orientation)"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,13 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
     return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
 
 
+def given_picture(image: object, channels: int, place: str) -> Picture:
+    """An image that a program holds (`arrays.as_pixels`), in grey if `channels` is 1. Raises DataError."""
+    turned_up = isinstance(image, Image.Image) and orientation(image) != 1
+    pixels = in_channels(as_pixels(image, place), channels, place)
+    return Picture(Path(place), pixels, (TURNED,) if turned_up else ())
+
+
 def _size(content: bytes) -> tuple[int, int]:
     """(width, height) from an image's header."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as header:
@@ -122,7 +131,7 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     if frames > 1:
         notes.append(f"the first of {frames} frames")
     if (how := orientation(image)) != 1:
-        notes.append("turned upright (EXIF orientation)")
+        notes.append(TURNED)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
     pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
