@@ -30,7 +30,7 @@ from alexnet.report import contents
 from alexnet.report.calibration import calibrate
 from alexnet.report.charts import Axis, Series, draw_confusion, draw_lines
 from alexnet.report.contents import compare_runs, gather, names_of
-from alexnet.report.document import render, write_report
+from alexnet.report.document import by_accuracy, render, write_report
 from alexnet.report.measuring import MISTAKES, measure, most_confused
 from alexnet.runs.folder import Run
 
@@ -275,6 +275,11 @@ def test_thousand_classes_are_condensed():
     np.testing.assert_allclose(pixels[..., 3], expected, atol=0.51)
     assert pixels[0, 124, 3] > 100
     assert svg.count("<text") < 40
+
+
+def test_classes_come_by_their_accuracy():
+    result = result_of(np.array([[8, 2, 0, 0], [0, 0, 0, 0], [1, 0, 3, 0], [0, 0, 0, 5]]))
+    assert [(name, count) for name, count, _ in by_accuracy(result)] == [("2", 4), ("0", 10), ("3", 5), ("1", 0)]
 
 
 def test_few_classes_have_their_numbers():

@@ -177,7 +177,7 @@ def _draw_condensed(result: Result) -> Markup:
     pixels[..., 3] = (255 * np.sqrt(share)).round()
     of = "one class" if width == 1 else f"{width} neighbouring classes"
     side, left = 560, 40
-    svg = _svg(left + side + 8, side + 44, f"Confusion matrix of {k} classes, a cell stands for {of} by as many.")
+    svg = _svg(left + side + 20, side + 44, f"Confusion matrix of {k} classes, a cell stands for {of} by as many.")
     svg.set("class", "chart matrix")
     _add(svg, "rect", x=left, y=6, width=side, height=side, class_="cell")
     picture: dict[str, Any] = {"x": left, "y": 6, "width": side, "height": side, "href": data_uri(encode(pixels))}
@@ -191,8 +191,9 @@ def _draw_condensed(result: Result) -> Markup:
 
 
 def draw_reliability(calibration: Calibration) -> Markup:
-    """Accuracy against confidence: bars on the diagonal are of a calibrated network; below, how many answers a bin
-    has."""
+    """Accuracy against confidence, a bar a bin, which ends at the smaller of the two; the gap to the larger one has a
+    colour of its own where the network is surer than it is right, and another where it is less sure. Below, how many
+    answers a bin has."""
     height, middle = 300, 220
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, middle, TOP)
     said = f"expected calibration error {calibration.error:.1%}; the table has the bins."
@@ -202,15 +203,16 @@ def draw_reliability(calibration: Calibration) -> Markup:
     edges = np.linspace(0, 1, len(calibration.counts) + 1).tolist()
     most = int(calibration.counts.max())
     bins = zip(pairwise(edges), calibration.accuracy.tolist(), calibration.confidence.tolist(), strict=True)
-    for ((low, high), accuracy, confidence), count in zip(bins, calibration.counts.tolist(), strict=True):
+    for ((start, end), accuracy, confidence), count in zip(bins, calibration.counts.tolist(), strict=True):
         if not count:
             continue
-        left, wide = x(low) + 0.75, x(high) - x(low) - 1.5
+        left, wide = x(start) + 0.75, x(end) - x(start) - 1.5
         group = _add(svg, "g")
         _add(group, "title", f"confidence {confidence:.1%}: accuracy {accuracy:.1%} of {count} answers")
-        _add(group, "rect", x=left, width=wide, y=y(accuracy), height=middle - y(accuracy), class_="bar")
-        ends = sorted((y(accuracy), y(confidence)))
-        _add(group, "rect", x=left, width=wide, y=ends[0], height=round(ends[1] - ends[0], 2), class_="gap")
+        high, low = sorted((y(accuracy), y(confidence)))
+        _add(group, "rect", x=left, width=wide, y=low, height=round(middle - low, 2), class_="bar")
+        kind = "gap over" if confidence > accuracy else "gap under"
+        _add(group, "rect", x=left, width=wide, y=high, height=round(low - high, 2), class_=kind)
         tall = round(max(1.0, 26 * count / most), 2)
         _add(group, "rect", x=left, width=wide, y=276 - tall, height=tall, class_="share")
     _add(svg, "line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="diagonal")

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from alexnet.errors import UsageError
 from alexnet.files import write_atomically
+from alexnet.metrics import Result
 from alexnet.report import charts
 from alexnet.report.charts import Series
 from alexnet.report.contents import Family, RunContents, compare_runs, finite
@@ -84,6 +85,7 @@ def render(runs: Sequence[RunContents]) -> str:
         curves=draw_curves,
         overview=draw_overview,
         again=again,
+        by_accuracy=by_accuracy,
         written=now(),
         version=version("alexnet"),
     )
@@ -117,6 +119,13 @@ def draw_overview(family: Family, runs: Sequence[RunContents]) -> list[Markup]:
             charts.draw_lines("training loss", [_series(r.name, s, r.epochs, "train_loss") for s, r in named]),
         ]
     )
+
+
+def by_accuracy(result: Result) -> list[tuple[str, int, float]]:
+    """Every class with its images and its top-1 accuracy, lowest first; a class without images comes last."""
+    counts = result.confusion.sum(axis=1).tolist()
+    rows = [(name, count, value) for (name, value), count in zip(result.per_class.items(), counts, strict=True)]
+    return sorted(rows, key=lambda row: (row[1] == 0, row[2] if row[1] else 0.0))
 
 
 def again(run: RunContents) -> list[tuple[str, str]]:
