@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, Views, app, given_values, print_json, start_computing, stoppable, within
+from alexnet.cli.command import (
+    DATA,
+    LOOK,
+    TRAIN,
+    Count,
+    Views,
+    app,
+    given_values,
+    print_json,
+    start_computing,
+    stoppable,
+    within,
+)
 from alexnet.config import TrainConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
@@ -21,7 +33,7 @@ if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction
 
 
-@app.command
+@app.command(group=DATA)
 def prepare(
     source: str,
     /,
@@ -66,7 +78,7 @@ def prepare(
     show_preparation(report, source, out)
 
 
-@app.command
+@app.command(group=DATA)
 def sample(
     source: str,
     /,
@@ -101,7 +113,7 @@ def sample(
         print(printable(str(file)))
 
 
-@app.command
+@app.command(group=DATA)
 def preview(
     source: str,
     /,
@@ -140,7 +152,7 @@ def preview(
     print(f"written: {out}")
 
 
-@app.command
+@app.command(group=LOOK)
 def predict(
     target: str,
     /,
@@ -222,7 +234,7 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
             yield file
 
 
-@app.command
+@app.command(group=LOOK)
 def features(
     target: str,
     /,
@@ -273,7 +285,7 @@ def features(
     print(f"written: {out}")
 
 
-@app.command
+@app.command(group=TRAIN)
 def compare(
     source: str,
     /,

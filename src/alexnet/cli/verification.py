@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet.cli.command import app
+from alexnet.cli.command import DATA, app
 from alexnet.errors import DataError
 
 SHOWN = 10  # damaged images that are named, of each file
 
 
-@app.command
+@app.command(group=DATA)
 def verify(prepared: Path, /) -> None:
     """Read all of a prepared folder and say what is whole and what is damaged; the exit code is 3 if anything is.
 
