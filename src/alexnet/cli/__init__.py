@@ -10,7 +10,19 @@ from contextlib import ExitStack, redirect_stdout, suppress
 
 from cyclopts import CycloptsError
 
-from alexnet.cli import doctor, facts, figures, ledger, paper, photographs, runs, verification  # noqa: F401 (each adds its verbs)
+from alexnet.cli import (  # noqa: F401 (each adds its verbs)
+    doctor,
+    facts,
+    features,
+    figures,
+    ledger,
+    page,
+    paper,
+    photographs,
+    report,
+    runs,
+    verification,
+)
 from alexnet.cli.command import announce, app, explain
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import Interrupt

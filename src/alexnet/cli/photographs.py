@@ -1,8 +1,7 @@
-"""The verbs for photographs: prepare, sample, preview, predict, features, compare."""
+"""The verbs for photographs: prepare, sample, preview, predict, compare."""
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,57 +231,6 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
             print(f"note: no {file}: {problem!r}", file=sys.stderr)
         else:
             yield file
-
-
-@app.command(group=LOOK)
-def features(
-    target: str,
-    /,
-    *images: str,
-    layers: str = "fc7",
-    out: Path,
-    torchvision_names: bool = False,
-    model: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Save what layers answer to pictures: one array [N, ...] a layer, and the paths, in a .npz file.
-
-    Parameters
-    ----------
-    target
-        Run folder, checkpoint, weights file, or torchvision for its published weights.
-    images
-        Files, folders or patterns.
-    layers
-        Layers by our names (conv5, relu5, pool5, fc7, relu7 ...) or torchvision's (features.10), with commas.
-    out
-        The .npz file.
-    torchvision_names
-        Name the arrays as torchvision names its layers.
-    model
-        Network of a bare weights file whose shapes do not tell it.
-    device
-        auto, cpu, cuda or cuda:N.
-    """
-    import numpy as np
-
-    from alexnet.data.images import find_images
-    from alexnet.files import write_atomically
-    from alexnet.inference.features import extract_features
-
-    start_computing()
-    paths = find_images(images)
-    names = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    arrays = extract_features(target, paths, names, torchvision_names=torchvision_names, model=model, device=device)
-    content = io.BytesIO()
-    np.savez(content, **arrays, paths=np.array([str(p) for p in paths]))  # type: ignore[arg-type]
-    try:
-        write_atomically(out, content.getbuffer())
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
-    for name, array in arrays.items():
-        print(f"{name}: {'x'.join(map(str, array.shape))}")
-    print(f"written: {out}")
 
 
 @app.command(group=TRAIN)

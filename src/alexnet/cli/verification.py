@@ -1,24 +1,164 @@
-"""The verb verify: whether what lies on the disk is still what was written."""
+"""The verb verify: whether what lies on the disk is still what was written, and whether weights were ever trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from alexnet.cli.command import DATA, app
-from alexnet.errors import DataError
+from cyclopts import Parameter
+
+from alexnet.cli.command import DATA, app, print_json, start_computing
+from alexnet.errors import CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from alexnet.inference.integrity import FileState, Scored
+    from alexnet.inference.trust import LayerWeights, State
 
 SHOWN = 10  # damaged images that are named, of each file
 
 
 @app.command(group=DATA)
-def verify(prepared: Path, /) -> None:
-    """Read all of a prepared folder and say what is whole and what is damaged; the exit code is 3 if anything is.
+def verify(
+    target: str,
+    /,
+    *,
+    split: Literal["test", "val", "train"] | None = None,
+    root: Annotated[str | None, Parameter(name="--data.root")] = None,
+    source: Annotated[str | None, Parameter(name="--data.source")] = None,
+    model: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Read all of a prepared folder, a run or a weights file and say what is whole, and whether weights were trained.
+
+    Untrained weights load and answer like trained ones. Their layers are compared with what initial weights of any
+    scheme look like, and, with --split or --data.source, their accuracy with chance. The exit code is 3 if anything is
+    damaged, and 4 if weights look untrained or score no better than chance.
 
     Parameters
     ----------
-    prepared
-        A folder that alexnet prepare made.
+    target
+        A folder that alexnet prepare made, a run folder, a checkpoint, a weights file, or torchvision.
+    split
+        Measure the accuracy on this part of the run's own data or of --data.source.
+    root
+        Folder that holds the data set, where it is not the one that the run was trained from.
+    source
+        Data set to measure the accuracy on, with the network's classes.
+    model
+        Network of a bare weights file whose shapes do not tell it.
+    device
+        auto, cpu, cuda or cuda:N.
+    json
+        Print what is found of a run or of weights as JSON.
     """
+    data = {name: value for name, value in (("root", root), ("source", source)) if value is not None}
+    if Path(target).is_dir() and not (Path(target) / "config.yaml").is_file():
+        if split or data or model or json:
+            raise UsageError("--split, --data, --model and --json are for runs and weights.")
+        return _verify_prepared(Path(target))
+    start_computing()
+    from alexnet.inference.integrity import score_weights, verify_run, verify_weights
+    from alexnet.inference.trained import open_trained, weights_file
+    from alexnet.inference.trust import inspect_weights, judge
+    from alexnet.runs.folder import load_run
+
+    files = verify_run(load_run(target)) if Path(target).is_dir() else [verify_weights(weights_file(target))]
+    if not json:
+        _show_files(files)
+    damaged = [file.damaged for file in files if file.damaged]
+    if damaged:
+        if json:
+            print_json({"files": [file.to_dict() for file in files]})
+        raise DataError(f"{damaged[0]}{f' {len(damaged) - 1} more damaged.' if len(damaged) > 1 else ''}")
+    trained = open_trained(target, model)
+    layers = inspect_weights(trained.model)
+    scored = score_weights(trained, split, data=data, device=device) if split or data else None
+    state = judge(layers)
+    if json:
+        print_json(_to_dict(files, trained.origin, layers, state, scored))
+    else:
+        _show_layers(layers)
+        _show_state(trained.origin, layers, state)
+        if scored is not None:
+            _show_score(scored)
+    _refuse_untrained(trained.origin, state, scored)
+
+
+def _refuse_untrained(origin: str, state: State, scored: Scored | None) -> None:
+    """Raise CheckpointError for weights that nobody should use as trained ones."""
+    if state == "untrained":
+        raise CheckpointError(f"{origin} looks UNTRAINED: every layer is what initial weights are.")
+    if state == "barely trained":
+        raise CheckpointError(
+            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are initial ones."
+        )
+    if scored is not None and not scored.above_chance:
+        raise CheckpointError(
+            f"{origin} answers no better than chance on this data: it was not trained on it, its classes stand in "
+            "another order, or its images were prepared otherwise."
+        )
+
+
+def _show_files(files: list[FileState]) -> None:
+    for file in files:
+        print(f"{file.path}: {'DAMAGED' if file.damaged else file.known}")
+
+
+def _show_layers(layers: list[LayerWeights]) -> None:
+    print(f"\n{'layer':<8}{'std':>10}{'kurtosis':>10}{'beyond noise':>14}  {'biases':<10}  as initial weights")
+    for layer in layers:
+        print(
+            f"{layer.name:<8}{layer.std:>10.5f}{layer.kurtosis:>10.2f}{layer.spectrum:>14.1f}  {layer.biases:<10}  "
+            f"{layer.resembles or '-'}"
+        )
+
+
+def _show_state(origin: str, layers: list[LayerWeights], state: State) -> None:
+    from alexnet.inference.trust import EDGE
+
+    print(
+        f"\nbeyond noise: the largest singular value, in standard units; independent numbers stay below {EDGE:.0f}. "
+        "kurtosis: 0 normal, -1.2 uniform."
+    )
+    if state != "trained":
+        return
+    fresh = ", ".join(layer.name for layer in layers if not layer.learned)
+    print(f"{origin}: trained{f'; as initialised: {fresh}' if fresh else ', every layer'}")
+
+
+def _show_score(scored: Scored) -> None:
+    result = scored.result
+    low, high = result.interval
+    print(
+        f"{result.split} accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}) of {result.count} images, "
+        f"chance {scored.chance:.2%}"
+    )
+
+
+def _to_dict(
+    files: list[FileState], origin: str, layers: list[LayerWeights], state: State, scored: Scored | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "files": [file.to_dict() for file in files],
+        "weights": origin,
+        "state": state,
+        "layers": [layer.to_dict() for layer in layers],
+    }
+    if scored is not None:
+        result = scored.result
+        found["score"] = {
+            "split": result.split,
+            "top1": result.top1,
+            "interval": list(result.interval),
+            "count": result.count,
+            "chance": scored.chance,
+            "above_chance": scored.above_chance,
+        }
+    return found
+
+
+def _verify_prepared(prepared: Path) -> None:
     from alexnet.data.verification import verify_prepared
     from alexnet.training.progress import counting
 

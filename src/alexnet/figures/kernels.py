@@ -36,7 +36,7 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
 
 def fill_kernels(figure: FigureBase, kernels: Array, columns: int = 1, shares: Array | None = None) -> None:
     """Draw kernels, as `draw_kernels` does, into a figure or a part of one."""
-    tiles = _tiles(kernels)
+    tiles = kernel_tiles(kernels)
     blocks = np.array_split(np.arange(len(tiles)), columns)
     across, rows = _measure(len(tiles), columns)
     parts = figure.subfigures(columns, 1, squeeze=False, height_ratios=rows)[:, 0]
@@ -66,8 +66,8 @@ def _measure(kernels: int, columns: int) -> tuple[int, list[int]]:
     return across, [-(-len(block) // across) for block in blocks]
 
 
-def _tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pixels [N, h, w, 3] of the kernels."""
+def kernel_tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels [N, h, w, 3] of kernels [N, C, h, w], scaled as `draw_kernels` says."""
     colours = kernels if kernels.shape[1] == 3 else kernels.mean(axis=1, keepdims=True).repeat(3, axis=1)
     peaks = np.abs(colours).max(axis=(1, 2, 3), initial=0)
     scale = np.maximum(peaks, np.median(peaks) / FAINT)

@@ -249,6 +249,7 @@ EXPERIMENT = Experiment(
     table=table,
     open_questions=(
         "Ten classes and 8,500 photographs overfit sooner than a thousand classes and 1.2 million.",
+        "The four arms of a seed begin with the same first kernels: for claim 30 they are no independent runs.",
         "On standardised pixels the response normalisation is all but a constant, in the paper it acts within each "
         "column.",
     ),
