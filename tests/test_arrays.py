@@ -320,13 +320,13 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("kind", ["arrays", "hugging face"])
-def test_killed_and_resumed_to_the_same_bits(kind, tmp_path, no_figures, reporter):
+def test_killed_and_resumed_to_the_same_bits(kind, tmp_path, no_figures, no_fsync, reporter):
     if kind != "arrays":
         pytest.importorskip("datasets")
     held = {}
     exec(HELD, held)
     data = held["hold"](kind)
-    config = _config({"epochs": 3, "batch_size": 8, "data": {"fraction": 1.0, "flip": True}, "save_minutes": 0.0005})
+    config = _config({"epochs": 2, "batch_size": 8, "data": {"fraction": 1.0, "flip": True}, "save_minutes": 0.0005})
     whole = alexnet.train(config, tmp_path / "whole", data=data, reporter=reporter)
     file = tmp_path / "again.py"
     file.write_text(TRAIN)
@@ -346,3 +346,46 @@ def test_killed_and_resumed_to_the_same_bits(kind, tmp_path, no_figures, reporte
     alexnet.train(config, killed.path, data=data, reporter=reporter)
     assert len(killed.sessions) >= 2
     assert_same_run(whole, killed)
+
+
+def hugging(images, labels, names=("ant", "bee", "cat"), **columns):
+    datasets = pytest.importorskip("datasets")
+    features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(names))}
+    held = {"picture": [Image.fromarray(image) for image in images], "kind": [int(label) for label in labels]}
+    more = {name: kind for name, (kind, _) in columns.items()}
+    values = {name: value for name, (_, value) in columns.items()}
+    return datasets.Dataset.from_dict(held | values, features=datasets.Features(features | more))
+
+
+def test_hugging_faces_datasets_are_the_same_data_whatever_their_format():
+    images, labels = pictures()
+    plain = load_dataset(IN_MEMORY, {"train": (images, labels), "classes": ["ant", "bee", "cat"]})
+    found = hugging(images, labels)
+    assert same(load_dataset(IN_MEMORY, found), plain)
+    assert same(load_dataset(IN_MEMORY, found.with_format("torch")), plain)
+    datasets = pytest.importorskip("datasets")
+    both = datasets.DatasetDict({"train": found, "validation": found.select(range(9))})
+    data = load_dataset(IN_MEMORY, both)
+    assert (len(data.train), len(data.val), len(data.test)) == (60, 9, 0)
+
+
+def test_hugging_faces_photographs_are_read_as_they_are_encoded():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (10 + n, 12, 3), dtype=np.uint8) for n in range(9)]
+    data = load_dataset(IN_MEMORY, {"train": hugging(images, [0, 1, 2] * 3), "test": hugging(images, [0, 1, 2] * 3)})
+    assert data.test.read(4)[:4] == b"\x89PNG"
+    assert np.array_equal(decode(data.test.read(4)), images[4])
+
+
+def test_columns_of_hugging_faces_datasets():
+    datasets = pytest.importorskip("datasets")
+    images, labels = pictures(9)
+    fine = (datasets.ClassLabel(names=["x", "y"]), [0, 1, 1] * 3)
+    two = hugging(images, labels, fine=fine)
+    with pytest.raises(DataError, match=r"several ClassLabel column.*picture, kind, fine.*rename_column"):
+        load_dataset(IN_MEMORY, two)
+    assert load_dataset(IN_MEMORY, two.rename_column("fine", "label")).classes == ("x", "y")
+    with pytest.raises(DataError, match=r"no Image column"):
+        load_dataset(IN_MEMORY, two.remove_columns("picture"))
+    with pytest.raises(DataError, match="a stream, which has no length"):
+        load_dataset(IN_MEMORY, two.to_iterable_dataset())

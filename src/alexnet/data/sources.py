@@ -37,9 +37,9 @@ class Source:
     """The function that reads it as it was published, into that form or another that `read_given` takes; by its name
     "package.module:function" it is imported when the data set is first read, so that a list of all sources waits for
     none of them."""
-    photographs: bool = False
+    photographs: bool | None = False
     """Whether it consists of encoded images of any size (`Photos`), which are decoded as they are needed; otherwise of
-    small images of one size in memory (`Split`)."""
+    small images of one size in memory (`Split`). None where that shows when it is read."""
     upright: bool = False
     """Whether photographs are turned upright as EXIF says unless --data.orientation decides it; published figures of
     published data sets were obtained without."""
@@ -71,7 +71,7 @@ def register_source(
     if name in SOURCES and (name not in _REGISTERED or not replace):
         mend = "replace=True puts this one in its place" if name in _REGISTERED else "choose another name"
         raise UsageError(f"there is a data source {name!r} already; {mend}.")
-    SOURCES[name] = Source(about, reader, upright=True)
+    SOURCES[name] = Source(about, reader, photographs=None, upright=True)
     _REGISTERED.add(name)
 
 
@@ -87,7 +87,9 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
         from alexnet.data.arrays import read_given
 
         published = read_given(data, classes)
-    published = _keep_top_classes(_check_settings(published, config), config)
+    if any(isinstance(part, Split) for part in published.parts.values()):
+        _refuse_photograph_settings(config)
+    published = _keep_top_classes(published, config)
     for name, part in published.parts.items():
         if len(part) == 0:
             raise DataError(f"{config.source}: the {name} split holds no images (under {config.root}).")
@@ -130,6 +132,8 @@ def read_published(config: DataConfig) -> Published:
 
 def _read(source: Source, config: DataConfig) -> Published:
     if not source.photographs:
+        if source.photographs is False:  # before anything is downloaded
+            _refuse_photograph_settings(config)
         return source.read(config)
     from alexnet.data.packed import is_prepared, read_prepared
 
@@ -138,15 +142,13 @@ def _read(source: Source, config: DataConfig) -> Published:
     return replace(source.read(config), note=PREPARED_NOTE.format(source=config.source, root=config.root))
 
 
-def _check_settings(published: Published, config: DataConfig) -> Published:
-    """Raise UsageError for settings that are for photographs alone, where these are none."""
-    asked = config.random_resized_crop or config.top_classes is not None or config.resplit
-    if asked and any(isinstance(part, Split) for part in published.parts.values()):
+def _refuse_photograph_settings(config: DataConfig) -> None:
+    """Raise UsageError for settings that are for photographs alone."""
+    if config.random_resized_crop or config.top_classes is not None or config.resplit:
         raise UsageError(
             "--data.random-resized-crop, --data.top-classes and --data.resplit are for photographs, "
             f"not for {config.source}."
         )
-    return published
 
 
 def _keep_top_classes(published: Published, config: DataConfig) -> Published:
@@ -239,6 +241,11 @@ SOURCES: dict[str, Source] = {
         photographs=True,
         upright=True,
     ),
-    MEMORY: Source("arrays or a dataset that a program holds: alexnet.train(config, data=...)", _nowhere, upright=True),
+    MEMORY: Source(
+        "arrays or a dataset that a program holds: alexnet.train(config, data=...)",
+        "alexnet.data.sources:_nowhere",
+        photographs=None,
+        upright=True,
+    ),
 }
 _REGISTERED: set[str] = set()

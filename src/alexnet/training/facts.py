@@ -59,7 +59,7 @@ def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preproc
     photographs = (
         not isinstance(images, ResidentSplit)
         if images is not None
-        else data.source in SOURCES and SOURCES[data.source].photographs
+        else data.source in SOURCES and bool(SOURCES[data.source].photographs)
     )
     side = data.resize or (RESIZE if photographs else size if data.crop is None else None)
     noise = images.noise() if images is not None else None
