@@ -17,7 +17,7 @@ from PIL import Image
 from alexnet import doctor
 from alexnet.compute import resolve_compute
 from alexnet.models import lrn
-from alexnet.models.lrn import native
+from alexnet.models.lrn import fused, native
 
 NO_TORCH = """
 import sys
@@ -69,6 +69,7 @@ def test_an_extra_that_is_missing(examine, monkeypatch):
 
 def test_no_compiler(examine, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(fused, "_missing", {})
     monkeypatch.setattr(native, "_found", lru_cache(native._found.__wrapped__))
     kernel = examine()["kernel in C"]
     assert (kernel.state, kernel.found) == ("missing", "no C compiler was found (CC=no-such-compiler)")

@@ -34,10 +34,9 @@ VERBS = {  # where each verb's work is done
     "split_pictures",
     "report": "alexnet.runs.folder.load_run",
     "page": "alexnet.runs.folder.load_run alexnet.inference.trained.open_trained",
-    "export": "alexnet.inference.trained.open_trained",
     "compare": "alexnet.inference.comparison.compare",
     "prepare": "alexnet.data.packing.prepare",
-    "verify": "alexnet.data.verification.verify_prepared",
+    "verify": "alexnet.data.verification.verify_prepared alexnet.inference.trained.weights_file",
     "preview": "alexnet.data.preview.pipeline_stages",
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
@@ -46,6 +45,8 @@ VERBS = {  # where each verb's work is done
     "reproduce": "alexnet.paper.reproduce.reproduce",
     "ledger": "alexnet.cli.ledger.ledger_of",
     "doctor": "alexnet.cli.doctor.examine",
+    "page": "alexnet.inference.trained.open_trained",
+    "report": "alexnet.runs.folder.load_run",
 }
 
 
@@ -97,7 +98,10 @@ def printed_commands() -> list[str]:
     cells = [cell for row in FLAGS.splitlines() if row.startswith("| `") for cell in row.split("|")[2:3]]
     flags = [f"alexnet train {flag}" for cell in cells for flag in re.findall(r"`(--[^`]*)`", cell)]
     commands = [(a or b).partition("#")[0].strip() for a, b in typed] + flags
-    spelt = {c.replace("train ...", "train").replace("RECIPE", "digits").replace("MODEL", "paper") for c in commands}
+    spelt = {
+        c.replace("train ...", "train").replace("RECIPE", "digits").replace("MODEL", "paper").replace("NAME", "paper")
+        for c in commands
+    }
     return sorted(
         c
         for c in spelt

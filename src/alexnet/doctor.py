@@ -25,7 +25,9 @@ GIB = 2**30
 MEMORY = 4 * GIB  # what training the paper's network takes, with batches of 128
 DISK = 2 * GIB  # what a run of it leaves, and writes while it saves
 EXTRAS = {
+    "export": "networks as ONNX files, run and compared with torch's answers",
     "figures": "curves, confusion matrices and the paper's figures as pictures",
+    "page": "alexnet page: a web page that shows what a network makes of a picture",
     "paper": "alexnet reproduce: the statistics and figures of the experiments",
     "photos": "alexnet prepare, and JPEGs decoded by libjpeg-turbo, faster than by Pillow",
     "tensorboard": "TensorBoard's view of a run",

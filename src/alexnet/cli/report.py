@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import LOOK, app, start_computing
+from alexnet.cli.command import HAND_ON, app, start_computing
 from alexnet.errors import UsageError
 
 
-@app.command(group=LOOK)
+@app.command(group=HAND_ON)
 def report(
     *runs: Path,
     out: Path = Path("report.html"),
