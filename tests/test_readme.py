@@ -45,8 +45,6 @@ VERBS = {  # where each verb's work is done
     "reproduce": "alexnet.paper.reproduce.reproduce",
     "ledger": "alexnet.cli.ledger.ledger_of",
     "doctor": "alexnet.cli.doctor.examine",
-    "page": "alexnet.inference.trained.open_trained",
-    "report": "alexnet.runs.folder.load_run",
 }
 
 
