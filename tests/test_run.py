@@ -24,7 +24,7 @@ from alexnet.errors import AlexNetError, CheckpointError, NumericsError, Trainin
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
-from alexnet.training import loop
+from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
@@ -641,7 +641,7 @@ def test_whatever_ends_a_run_it_is_not_said_to_be_running(
         if moment in ("train_step", "apply_step"):
             patch.setattr(Learner, moment, strike)
         else:
-            patch.setattr(loop, "score", strike)
+            patch.setattr(scoring, "score", strike)
         with pytest.raises(type(problem)):
             train(whole, path, reporter=reporter)
     run = Run(path)
@@ -672,11 +672,11 @@ def test_checkpoints_in_a_streak_are_not_the_last_good_one(tiny, tmp_path, repor
     """Saved at every step; the second epoch's steps 2, 3 and 4 lose their footing."""
     normalise, called = Preprocessing.normalise, 0
 
-    def poisoned(self, images, shift=None):
+    def poisoned(self, images, *more):
         nonlocal called
         called += 1
         bad = called - STEPS - 1 in (2, 3, 4)  # the first epoch's, and one of validation
-        return normalise(self, images, shift) * (math.nan if bad else 1.0)
+        return normalise(self, images, *more) * (math.nan if bad else 1.0)
 
     monkeypatch.setattr(Preprocessing, "normalise", poisoned)
     with pytest.raises(NumericsError, match="is the last good checkpoint") as end:
