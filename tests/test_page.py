@@ -70,9 +70,10 @@ class Server:
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_signals
         )
-        first = self.process.stdout.readline()
-        assert "http://127.0.0.1:" in first, self.process.communicate()
-        self.port = int(first.partition("127.0.0.1:")[2].partition("/")[0])
+        said = iter(self.process.stdout.readline, "")  # before the address comes what was typed
+        address = next((line for line in said if "http://127.0.0.1:" in line), None)
+        assert address, self.process.communicate()
+        self.port = int(address.partition("127.0.0.1:")[2].partition("/")[0])
         self.url = f"http://127.0.0.1:{self.port}/"
 
     def ask(self, path, body=None, headers=(), method=None):
