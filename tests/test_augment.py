@@ -246,7 +246,7 @@ def test_flat_pictures_stay_finite():
 def test_preprocessing_from_config_or_data():
     split = resident(side=8)
     own = split.prep
-    assert (own.size, own.resize) == (8, None)
+    assert (own.size, own.resize) == (8, 8)  # what a larger picture is brought to
     assert (own.mean, own.std) == split.statistics()
     configured = resident(side=8, data=DataConfig(crop=5, resize=8, mean=(0.5,) * 3, std=(0.2, 0.3, 0.4)))
     assert configured.prep == Preprocessing(5, 8, (0.5,) * 3, (0.2, 0.3, 0.4))
