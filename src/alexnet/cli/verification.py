@@ -91,7 +91,7 @@ def _refuse_untrained(origin: str, state: State, scored: Scored | None) -> None:
         raise CheckpointError(f"{origin} looks UNTRAINED: every layer is what initial weights are.")
     if state == "barely trained":
         raise CheckpointError(
-            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are those of initial ones."
+            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are initial ones."
         )
     if scored is not None and not scored.above_chance:
         raise CheckpointError(
@@ -124,7 +124,7 @@ def _show_state(origin: str, layers: list[LayerWeights], state: State) -> None:
     if state != "trained":
         return
     fresh = ", ".join(layer.name for layer in layers if not layer.learned)
-    print(f"{origin}: trained{f'; as initialised: {fresh}' if fresh else ', every layer'}")
+    print(f"{origin}: trained{f'; nothing beyond noise in the weights of {fresh}' if fresh else ', every layer'}")
 
 
 def _show_score(scored: Scored) -> None:
