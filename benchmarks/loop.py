@@ -120,7 +120,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
         seconds_, step, ratio = in_turn(lambda: augmentation(config, steps // 2), alone, 1)
         detail = f"{seconds_ * 1e3:.1f} ms of {step * 1e3:.0f} ms: crop, flip, normalisation of {size} images"
         goal = None if toy else 0.05
-        rows.append(Row("augmentation of small images, of the step", ratio, "{:.1%}", goal, True, detail, True))
+        rows.append(Row("augmentation of small images, of the step", ratio, "{:.1%}", goal, True, detail))
     with prepared_photos(size * (photo_steps + 1)) as data:
         model = replace(net, variant="cifar" if toy else "paper")
         crop = 32 if toy else 224

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from itertools import combinations
+from pathlib import Path
 from pkgutil import iter_modules
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from alexnet.config.values import flatten
+from alexnet.config import DataConfig
+from alexnet.config.values import flatten, override
+from alexnet.data import sources
+from alexnet.data.splits import Published, Split
 from alexnet.paper import experiments as room
 from alexnet.paper.arms import Arms, judge_effect, paired
-from alexnet.paper.experiment import Row, Verdict
+from alexnet.paper.experiment import Job, Row, missing
 from alexnet.paper.experiments import bias, experiments, overfitting, overlap
+from alexnet.paper.statistics import detectable, interval_of_mean
+from alexnet.runs.folder import Run
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
+from made_up import around, made_up, states
 
 MODULES = [import_module(f"{room.__name__}.{module.name}") for module in iter_modules(room.__path__)]
 ARMED = {module.EXPERIMENT.id: module for module in MODULES if isinstance(getattr(module, "ARMS", None), Arms)}
@@ -24,26 +36,20 @@ ARMED = {module.EXPERIMENT.id: module for module in MODULES if isinstance(getatt
 def test_arms_differ_in_what_they_say_and_in_nothing_else(id: str):
     arms: Arms = ARMED[id].ARMS
     base = flatten(arms.base)
-    for arm, changes in arms.arms.items():
-        config = flatten(arms.config(arm))
-        differing = {name for name in config if config[name] != base[name]}
-        assert differing <= changes.keys()
-        assert {name: config[name] for name in changes} == {
-            name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()
-        }
-    named = [set(changes.items()) for changes in map(dict, arms.arms.values()) if not _unhashable(changes)]
-    assert len({frozenset(pairs) for pairs in named}) == len(named), "two arms are the same"
-
-
-def _unhashable(changes: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, list) for value in changes.values())
+    configs = {arm: flatten(arms.config(arm)) for arm in arms.arms}
+    for arm, config in configs.items():
+        changes = {name: list(new) if isinstance(new, tuple) else new for name, new in arms.arms[arm].items()}
+        assert {name: config[name] for name in changes} == changes
+        assert {name for name in config if config[name] != base[name]} <= changes.keys()
+    for (first, a), (second, b) in combinations(configs.items(), 2):
+        assert a != b, f"{first} and {second} are the same"
 
 
 @pytest.mark.parametrize("id", ARMED)
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_arm_has_the_same_seeds(id: str, quick: bool):
     arms: Arms = ARMED[id].ARMS
-    jobs = ARMED[id].EXPERIMENT.plan({}, quick)
+    jobs = arms.plan({}, quick)
     assert len({job.name for job in jobs}) == len(jobs)
     for arm in arms.arms:
         seeds = [job.config.seed for job in jobs if job.name.rpartition("-seed")[0] == arm]
@@ -70,14 +76,6 @@ def test_pairs_are_of_one_seed_and_whole():
     assert paired(rows, "a", "b", "x") == ([2.0, 1.0], [5.0, 6.0])
 
 
-SPREAD = np.array([-0.2, -0.1, 0.0, 0.1, 0.2, -0.15, 0.15, 0.05, -0.05])
-
-
-def differing(difference: float, spread: float = 1.0) -> Sequence[float]:
-    """Nine numbers around it, to be compared with zeros."""
-    return list(difference + spread * SPREAD)
-
-
 @pytest.mark.parametrize(
     ("difference", "spread", "state"),
     [
@@ -90,9 +88,23 @@ def differing(difference: float, spread: float = 1.0) -> Sequence[float]:
     ],
 )
 def test_effect(difference: float, spread: float, state: str):
-    verdict = judge_effect(differing(difference, spread), [0.0] * 9, 0.4, "errors")
+    verdict = judge_effect(around(difference, spread), [0.0] * 9, 0.4, "errors")
     assert verdict.state == state
     assert verdict.numbers["difference"] == pytest.approx(difference)
+
+
+def test_detectable_difference_is_found_four_times_in_five():
+    differences = [0.3, -0.1, 0.4, 0.0, -0.6]
+    smallest = detectable(differences, [0.0] * 5)
+    drawn = np.random.default_rng(0).normal(smallest, np.std(differences, ddof=1), size=(20_000, 5))
+    t = drawn.mean(axis=1) / (drawn.std(axis=1, ddof=1) / np.sqrt(5))
+    assert np.mean(np.abs(t) > 2.776) == pytest.approx(0.8, abs=0.01)  # Student's t, 4 degrees of freedom
+    assert detectable([1.0, 2.0], [0.0, 1.0]) == 0.0
+
+
+def test_interval_of_a_mean():
+    low, high = interval_of_mean([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (low, high) == pytest.approx((3 - 2.776 * np.sqrt(0.5), 3 + 2.776 * np.sqrt(0.5)), rel=1e-3)
 
 
 def test_effect_without_pairs_or_spread():
@@ -100,39 +112,22 @@ def test_effect_without_pairs_or_spread():
     assert judge_effect([1.0, 1.0], [0.0, 0.0], 0.4, "errors").state == "inconclusive"
 
 
-def made_up(arms: Mapping[str, Mapping[str, Any]], count: int = 9) -> list[Row]:
-    """Rows of arms: a list gives one value a seed, a function of the seed's number as well, else all seeds have it."""
-
-    def pick(value: Any, i: int) -> Any:
-        return value(i) if callable(value) else value[i] if isinstance(value, list) else value
-
-    return [
-        {"arm": arm, "seed": i + 1, **{name: pick(value, i) for name, value in figures.items()}}
-        for i in range(count)
-        for arm, figures in arms.items()
-    ]
-
-
 def overlap_rows(test: Sequence[float], train: Sequence[float]) -> list[Row]:
     return made_up(
         {
-            overlap.OVERLAPPING: {"test": 15.0, "train": 10.0},
-            overlap.APART: {"test": list(15 + np.array(test)), "train": list(10 + np.array(train))},
+            overlap.OVERLAPPING: {"test": [15.0] * 9, "train": [10.0] * 9},
+            overlap.APART: {"test": [15 + more for more in test], "train": [10 + more for more in train]},
         }
     )
-
-
-def states(verdicts: Mapping[int, Verdict]) -> dict[int, str]:
-    return {number: verdict.state for number, verdict in verdicts.items()}
 
 
 @pytest.mark.parametrize(
     ("test", "train", "expected"),
     [
-        (differing(0.4), differing(-0.1, -1), {13: "reproduced", 14: "reproduced"}),
-        (differing(-0.4), differing(0.1, 0.5), {13: "not reproduced", 14: "not reproduced"}),
-        (differing(0.05), differing(0.0, 0.5), {13: "direction only", 14: "direction only"}),
-        (differing(0.05, 5), differing(0.0), {13: "inconclusive", 14: "inconclusive"}),
+        (around(0.4), around(-0.1, -1), {13: "reproduced", 14: "reproduced"}),
+        (around(-0.4), around(0.1, 0.5), {13: "not reproduced", 14: "not reproduced"}),
+        (around(0.05), around(0.0, 0.5), {13: "direction only", 14: "direction only"}),
+        (around(0.05, 5), around(0.0), {13: "inconclusive", 14: "inconclusive"}),
     ],
 )
 def test_overlap(test: Sequence[float], train: Sequence[float], expected: dict[int, str]):
@@ -140,9 +135,10 @@ def test_overlap(test: Sequence[float], train: Sequence[float], expected: dict[i
 
 
 def test_overlap_of_diverged_runs():
-    rows = overlap_rows(differing(0.4), differing(0.0))
-    for row in rows[2:]:
-        row.update(test=None, train=None)
+    rows = overlap_rows(around(0.4), around(0.0))
+    for row in rows:
+        if row["seed"] > 1:
+            row.update(test=None, train=None)
     assert states(overlap.judge(rows)) == {13: "inconclusive", 14: "inconclusive"}
     assert overlap.table(rows).lines[0][:3] == (overlap.OVERLAPPING, "9", "15.00")
     overlap.draw(rows)
@@ -164,14 +160,17 @@ def test_epochs_to_converge():
 
 
 def overfitting_rows(gap: Sequence[float], slow: float) -> list[Row]:
-    shared: dict[str, Any] = {"train": 10.0, "training errors": falling(5)}
-    quick, slower = ({"validation errors": lambda i, e=epochs: falling(e + 0.05 * i)} for epochs in (5, slow))
+    def arm(test: Sequence[float], epochs: float) -> dict[str, Sequence[Any]]:
+        curves = [falling(epochs + 0.05 * i) for i in range(9)]
+        return {"test": test, "train": [10.0] * 9, "validation errors": curves, "training errors": curves}
+
+    worse = [15 + more for more in gap]
     return made_up(
         {
-            overfitting.BOTH: {"test": 15.0, **shared, **slower},
-            overfitting.CROPS: {"test": list(15 + np.array(gap)), **shared, **quick},
-            overfitting.DROPOUT: {"test": list(15 + np.array(gap)), **shared, **slower},
-            overfitting.NEITHER: {"test": 30.0, **shared, **quick},
+            overfitting.BOTH: arm([15.0] * 9, slow),
+            overfitting.CROPS: arm(worse, 5),
+            overfitting.DROPOUT: arm(worse, slow),
+            overfitting.NEITHER: arm([30.0] * 9, 5),
         }
     )
 
@@ -179,10 +178,10 @@ def overfitting_rows(gap: Sequence[float], slow: float) -> list[Row]:
 @pytest.mark.parametrize(
     ("gap", "slow", "expected"),
     [
-        (differing(8), 10, {17: "reproduced", 20: "reproduced", 21: "reproduced"}),
-        (differing(-8), 11, {17: "not reproduced", 20: "reproduced", 21: "not reproduced"}),
-        (differing(0.05), 5, {17: "direction only", 20: "not reproduced", 21: "direction only"}),
-        (differing(0.5, 30), 3, {17: "inconclusive", 20: "not reproduced", 21: "inconclusive"}),
+        (around(8), 10, {17: "reproduced", 20: "reproduced", 21: "reproduced"}),
+        (around(-8), 11, {17: "not reproduced", 20: "reproduced", 21: "not reproduced"}),
+        (around(0.05), 5, {17: "direction only", 20: "not reproduced", 21: "direction only"}),
+        (around(0.5, 30), 3, {17: "inconclusive", 20: "not reproduced", 21: "inconclusive"}),
     ],
 )
 def test_overfitting(gap: Sequence[float], slow: float, expected: dict[int, str]):
@@ -202,31 +201,63 @@ def bias_rows(later: Sequence[float], one: float) -> list[Row]:
         return [(step, 2.5 if step <= bias.FIRST else level) for step in range(50, 1001, 50)]
 
     arms = {f"{init}-{word}": extra for init in bias.INITS for word, extra in (("one", [0.0] * 9), ("zero", later))}
-    return made_up({arm: {"losses": lambda i, e=extra: curve(one + e[i])} for arm, extra in arms.items()})
+    return made_up({arm: {"losses": [curve(one + more) for more in extra]} for arm, extra in arms.items()})
 
 
 @pytest.mark.parametrize(
     ("later", "one", "state"),
     [
-        (differing(0.3), 1.8, "reproduced"),
-        (differing(-0.3), 1.8, "not reproduced"),
-        (differing(0.005, 0.1), 1.8, "direction only"),
-        (differing(0.005), 1.8, "inconclusive"),
-        (differing(0.01, 0.01), 2.302, "inconclusive"),  # neither learns
+        (around(0.3), 1.8, "reproduced"),
+        (around(-0.3), 1.8, "not reproduced"),
+        (around(0.005, 0.1), 1.8, "direction only"),
+        (around(0.005), 1.8, "inconclusive"),
+        (around(0.01, 0.01), 2.302, "inconclusive"),  # neither learns
     ],
 )
 def test_bias(later: Sequence[float], one: float, state: str):
     assert states(bias.judge(bias_rows(later, one))) == {24: state}
 
 
+def flat(job: Job, loss: float) -> Any:
+    """A run whose training loss stays where it is."""
+    steps = [{"kind": "step", "epoch": 1, "step": step, "train_loss": loss} for step in range(50, 301, 50)]
+    return SimpleNamespace(config=job.config, status={"state": "finished"}, epochs=[{"step": 300}], metrics=steps)
+
+
+def test_biases_are_compared_at_the_best_rate_of_each():
+    tried = bias.plan({}, quick=False)
+    assert len(tried) == len(bias.RATES) * len(bias.ARMS.arms)
+    best = dict(zip(bias.ARMS.arms, (0.02, 0.005, 0.01, 0.005), strict=True))
+    runs = {
+        job.name: flat(job, 1.0 if job.config.optim.lr == best[job.name.rpartition("-rate")[0]] else 2.0)
+        for job in tried
+    }
+    lost = next(name for name in runs if name.endswith("-rate0.01"))
+    assert bias.plan({name: run for name, run in runs.items() if name != lost}, quick=False) == tried
+    later = bias.plan(runs, quick=False)[len(tried) :]
+    assert {(job.name.rpartition("-seed")[0], job.config.optim.lr) for job in later} == set(best.items())
+    assert len(later) == bias.ARMS.seeds * len(best)
+    rows = bias.measure(runs, lambda name, compute: compute())
+    assert {row["arm"] for row in rows} == {job.name for job in tried}
+    assert states(bias.judge(rows)) == {24: "inconclusive"}, "the runs that try rates do not count"
+
+
+def test_losses_between_logged_steps():
+    """The log has means since the epoch began, in epochs of 120 steps."""
+    means = [(1, 50, 2.0), (1, 100, 1.5), (2, 150, 1.0), (2, 200, 0.7)]
+    steps = [{"kind": "step", "epoch": e, "step": s, "train_loss": m} for e, s, m in means]
+    run: Any = SimpleNamespace(epochs=[{"step": 120}, {"step": 240}], metrics=steps)
+    assert bias.losses(run) == [(50, 2.0), (100, 1.0), (150, 1.0), (200, pytest.approx(0.7 - 30 / 50 * 0.3, abs=1e-5))]
+
+
 PAINTED = {
-    "S3": overlap_rows(differing(0.4), differing(0.1)),
-    "S4": bias_rows(differing(0.3), 1.8),
-    "S5": overfitting_rows(differing(8), 10),
+    "S3": overlap_rows(around(0.4), around(0.1)),
+    "S4": bias_rows(around(0.3), 1.8),
+    "S5": overfitting_rows(around(8), 10),
 }
 
 
-@pytest.mark.parametrize("id", ARMED)
+@pytest.mark.parametrize("id", PAINTED)
 def test_figures_and_tables_show_every_arm(id: str, tmp_path: Any):
     experiment = experiments()[id]
     rows = PAINTED[id]
@@ -246,3 +277,43 @@ def test_texts_are_whole_sentences():
     for id, text in texts():
         assert text.strip().endswith("."), (id, text)
         assert "{" not in text, (id, text)
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random pictures in the place of both data sets."""
+
+    def read(_: DataConfig) -> Published:
+        rng = np.random.default_rng(0)
+        parts = {}
+        for part, count in (("train", 3000), ("test", 40)):
+            images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+            parts[part] = Split(images, np.arange(count) % 10, np.arange(count))
+        return Published(tuple("abcdefghij"), dict(parts))
+
+    for source in ("cifar10", "cifar100"):
+        monkeypatch.setitem(sources.SOURCES, source, sources.Source("made up", read))
+
+
+@pytest.mark.parametrize("id", [id if id in ("S5", "S7") else pytest.param(id, marks=pytest.mark.slow) for id in ARMED])
+def test_from_trainings_to_verdicts(id: str, tmp_path: Path, pictures: None, no_fsync: None, no_figures: None):
+    experiment = experiments()[id]
+    runs: dict[str, Run] = {}
+    while jobs := missing((job for job in experiment.plan(runs, True) if job.config.seed < 2), runs):
+        for job in jobs:
+            config = override(job.config, {"model.width": min(job.config.model.width or 1, 0.0625)})
+            runs[job.name] = train(config, tmp_path / job.name, reporter=Reporter(quiet=True))
+    asked: dict[str, Any] = {}
+
+    def recall(name: str, compute: Callable[[], Any]) -> Any:
+        assert name not in asked, "two measurements of one name"
+        return asked.setdefault(name, compute())
+
+    rows = json.loads(json.dumps(experiment.measure(runs, recall), allow_nan=False))
+    assert {row["arm"] for row in rows} >= set(ARMED[id].ARMS.arms)
+    assert all(number is not None for row in rows for number in row.values())
+    verdicts = experiment.judge(rows)
+    assert set(verdicts) == set(experiment.claims)
+    assert {verdict.state for verdict in verdicts.values()} == {"inconclusive"}, "of one seed"
+    assert experiment.table(rows).lines
+    experiment.draw(rows)

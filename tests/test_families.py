@@ -8,14 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from alexnet.errors import DataError, TrainingStopped, UsageError
-from alexnet.runs.folder import Run
-from alexnet.training import families
+from alexnet.config import TrainConfig
+from alexnet.errors import AlexNetError, DataError, UsageError
+from alexnet.runs.folder import Run, load_config
 from alexnet.training.families import family_configs, parse_seeds, spread, train_family
 from alexnet.training.loop import train
+from alexnet.training.processes import Training
 from alexnet.training.signals import SignalGuard
 from conftest import assert_same_run
 
@@ -83,14 +85,14 @@ class Process:
     """Stands for a training that ends at once, or never."""
 
     def __init__(self, code):
-        self.returncode, self.ended = code, []
+        self.code, self.ended = code, []
 
     def poll(self):
-        return self.returncode
+        return self.code
 
     def terminate(self):
         self.ended.append("terminate")
-        self.returncode = 75
+        self.code = 75
 
     def wait(self, _=None):
         self.ended.append("wait")
@@ -100,11 +102,11 @@ class Process:
 def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch, reporter):
     """Each training in this process, with the settings that its own would read."""
 
-    def start(path, config, jobs):
-        train(config, path, reporter=reporter)
+    def start(self, command):
+        train(load_config(Path(command[-3])), command[-1], reporter=reporter)
         return Process(0)
 
-    monkeypatch.setattr(families, "_start", start)
+    monkeypatch.setattr(Training, "_open", start)
     config = finished.path / "config.yaml"
     code, said, error = call("train", config, "--epochs", "1", "--seeds", "0-1", "--run", tmp_path / "f")
     assert code == 0, error
@@ -115,15 +117,28 @@ def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch
     assert all(f"{accuracy:.2f}%" in said for accuracy in accuracies)
 
 
-@pytest.mark.parametrize(("code", "kind"), [(3, DataError), (75, TrainingStopped), (2, UsageError)])
+@pytest.mark.parametrize(("code", "kind"), [(3, DataError), (2, UsageError), (1, AlexNetError)])
 def test_an_error_stops_the_others_and_a_divergence_does_not(tmp_path, monkeypatch, code, kind):
-    started = {tmp_path / "seed-0": Process(5), tmp_path / "seed-1": Process(None), tmp_path / "seed-2": Process(code)}
-    monkeypatch.setattr(families, "_start", lambda path, *_: started[path])
+    started = {"seed-0": Process(5), "seed-1": Process(None), "seed-2": Process(code)}
+
+    def start(self, command):
+        self.log.write_text("what it says\nerror: no such thing.\n")
+        return started[self.run.path.name]
+
+    monkeypatch.setattr(Training, "_open", start)
     said: list[str] = []
-    with pytest.raises(kind, match="seed-2 ended"):
-        train_family(dict.fromkeys(started), 2, SignalGuard(), said.append)
-    assert [process.ended for process in started.values()] == [[], ["terminate", "wait"], []]
+    with pytest.raises(kind, match=r"seed-2: no such thing\. All that it said: .*seed-2\.log"):
+        train_family({tmp_path / name: TrainConfig() for name in started}, 2, SignalGuard(), said.append)
+    assert [process.ended for process in started.values()] == [[], ["terminate", "wait"], ["wait"]]
     assert "seed-0: its loss diverged" in said
+
+
+def test_a_training_that_is_killed_starts_again_three_times(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(Training, "_open", lambda self, _: opened.append(self) or Process(-9))
+    with pytest.raises(AlexNetError, match=r"run: was killed 3 times without getting on \(signal 9\)"):
+        train_family({tmp_path / "run": TrainConfig()}, 1, SignalGuard())
+    assert len(opened) == 3
 
 
 @pytest.mark.parametrize(

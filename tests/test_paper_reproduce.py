@@ -18,8 +18,8 @@ from alexnet.paper import publishing, results
 from alexnet.paper.experiment import Job
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
-from alexnet.paper.workers import Worker, diverged_mark, has_ended, located, steps_made
 from alexnet.runs.folder import Run
+from alexnet.training.processes import Training
 from conftest import TINY, override
 from toy_experiment import TOY
 
@@ -64,7 +64,7 @@ def test_what_it_leaves(done):
 
 
 def test_the_same_again_trains_nothing(done, monkeypatch, no_fsync):
-    monkeypatch.setattr(Worker, "_start", lambda _: pytest.fail("a training was started"))
+    monkeypatch.setattr(Training, "_start", lambda _: pytest.fail("a training was started"))
     before = {f: f.read_bytes() for f in done.rglob("*.safetensors")}
     outcome = quiet(TOY, done)
     assert outcome.rows == table(done)
@@ -85,7 +85,7 @@ def test_measurements_are_made_once(done):
 
 def test_other_settings_are_refused(done):
     other = replace(TOY, plan=lambda finished, quick: [Job("rate0.001", override(TINY, {"seed": 7}))])
-    with pytest.raises(UsageError, match=r"another version of the experiment \(.*seed 0 there and 7 now"):
+    with pytest.raises(UsageError, match=r"holds another training \(.*seed 0 there and 7 now"):
         quiet(other, done)
 
 
@@ -135,77 +135,6 @@ def test_publishing_keeps_rows_and_not_the_host(tmp_path, monkeypatch):
 
 
 # Single trainings, without waiting for real ones: a process that ends as it is told to.
-
-
-class Ended:
-    """A process that has ended with a code."""
-
-    def __init__(self, code):
-        self.code = code
-
-    def poll(self):
-        return self.code
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for part in ("jobs", "runs"):
-        (tmp_path / part).mkdir()
-    return tmp_path
-
-
-def worker(folder, codes, monkeypatch):
-    left = list(codes)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Ended(left.pop(0)))
-    return Worker(located(Job("a", TINY), "data"), folder, 1)
-
-
-def test_a_killed_training_goes_on(folder, monkeypatch):
-    one = worker(folder, [-9, 75, 0], monkeypatch)
-    assert [one.poll(), one.poll(), one.poll()] == [False, False, True]
-
-
-def test_one_that_is_killed_again_and_again_is_given_up(folder, monkeypatch):
-    one = worker(folder, [-9] * 9, monkeypatch)
-    assert [one.poll(), one.poll()] == [False, False]
-    with pytest.raises(ValueError, match="was killed 3 times"):
-        one.poll()
-
-
-def test_one_that_gets_on_is_never_given_up(folder, monkeypatch):
-    one = worker(folder, [-9] * 9 + [0], monkeypatch)
-    one.run.path.mkdir(parents=True)
-    polls = []
-    for step in range(10):
-        (one.run.path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "epoch": 1, "step": step + 1}))
-        polls.append(one.poll())
-    assert polls == [False] * 9 + [True]
-    assert steps_made(one.run) == 10
-
-
-def test_divergence_is_a_result(folder, monkeypatch):
-    one = worker(folder, [5], monkeypatch)
-    assert one.poll()
-    assert diverged_mark(folder, one.job).exists()
-    one.run.path.mkdir(parents=True)
-    one.run.write_config(one.job.config)
-    assert has_ended(one.run, one.job)
-
-
-@pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DataError)])
-def test_other_errors_end_the_reproduction(folder, monkeypatch, code, kind):
-    one = worker(folder, [code], monkeypatch)
-    one.log.write_text("epoch 1\nerror: no such thing.\n")
-    with pytest.raises(kind, match=r"^a: no such thing\. All that it said: .*a\.log"):
-        one.poll()
-
-
-def test_what_another_process_trains_is_waited_for(folder, monkeypatch):
-    run = folder / "runs" / "a"
-    with holding(run, "x", "y"):
-        one = worker(folder, [0], monkeypatch)
-        assert (one.process, one.poll()) == (None, False)
-    assert (one.poll(), one.poll()) == (False, True)
 
 
 def test_command_names_what_there_is(call):

@@ -4,6 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.integrate import quad
 
 from alexnet.paper import statistics as s
@@ -115,14 +116,20 @@ def test_dunnett_holds_for_all_together():
 def test_permutation_test_against_all_permutations():
     from itertools import permutations
 
-    values, groups = [1.0, 4.0, 2.0, 9.0, 7.0], np.array([0, 0, 0, 1, 1])
+    values = [1.0, 4.0, 2.0, 9.0, 7.0]
 
-    def statistic(x, g):
-        return abs(x[g == 1].mean() - x[g == 0].mean())
+    def difference(x):
+        return abs(np.mean(x[3:]) - np.mean(x[:3]))
 
-    found = statistic(np.array(values), groups)
-    exact = np.mean([statistic(np.array(p), groups) >= found for p in permutations(values)])
-    assert s.permutation_test(values, groups, statistic) == pytest.approx(exact, abs=0.01)
+    exact = np.mean([difference(p) >= difference(values) for p in permutations(values)])
+    assert s.permutation_test(values[:3], values[3:]) == pytest.approx(exact)
+
+
+def test_permutation_test_of_more_numbers_is_near_the_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 48), rng.normal(0.4, 1, 48)
+    assert s.permutation_test(a, b) == pytest.approx(stats.ttest_ind(a, b).pvalue, abs=0.01)
+    assert s.permutation_test(a, b) == s.permutation_test(a, b)
 
 
 def test_power_is_how_often_the_test_finds_it():

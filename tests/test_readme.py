@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -22,9 +23,10 @@ README = (ROOT / "README.md").read_text()
 FLAGS = (ROOT / "docs" / "flags.md").read_text()
 DOCS = "\n".join(p.read_text() for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))])
 VERBS = {  # where each verb's work is done
-    "train": "alexnet.training.loop.train",
+    "train": "alexnet.training.loop.train alexnet.training.families.train_family",
     "evaluate": "alexnet.inference.evaluation.evaluate",
-    "figure": "alexnet.inference.trained.open_trained",
+    "figure": "alexnet.runs.folder.load_run alexnet.inference.trained.open_trained alexnet.inference.retrieval."
+    "retrieve",
     "benchmark": "alexnet.speed.networks.benchmark",
     "predict": "alexnet.inference.trained.open_trained",
     "features": "alexnet.cli.features.start_computing",
@@ -35,8 +37,10 @@ VERBS = {  # where each verb's work is done
     "sample": "alexnet.data.samples.write_samples",
     "info": "alexnet.models.describe.show",
     "list": "alexnet.cli.tables.show_names",
-    "claims": "alexnet.cli.claims.show_claim",
+    "claims": "alexnet.cli.claims.show_claim alexnet.cli.claims.show_claims",
     "reproduce": "alexnet.paper.reproduce.reproduce",
+    "ledger": "alexnet.cli.ledger.ledger_of",
+    "doctor": "alexnet.cli.doctor.examine",
 }
 
 
@@ -64,7 +68,7 @@ def test_file_tree_is_complete() -> None:
 
 
 def documented_commands() -> list[str]:
-    text = README + FLAGS + "".join(p.read_text() for p in (ROOT / "records").rglob("*.md"))
+    text = DOCS + "".join(p.read_text() for p in (ROOT / "records").rglob("*.md"))
     found = re.findall(r"(?:uv run |`|^\$ )(alexnet [a-z][^`#\n&]*)", text, re.M)
     bare = {f"alexnet {verb}" for verb in ("compare", "evaluate", "prepare", "predict", "preview", "features")}
     return sorted({c.strip() for c in found if "..." not in c and "MODEL" not in c} - bare)
@@ -89,7 +93,11 @@ def printed_commands() -> list[str]:
     flags = [f"alexnet train {flag}" for cell in cells for flag in re.findall(r"`(--[^`]*)`", cell)]
     commands = [(a or b).partition("#")[0].strip() for a, b in typed] + flags
     spelt = {c.replace("train ...", "train").replace("RECIPE", "digits").replace("MODEL", "paper") for c in commands}
-    return sorted(c for c in spelt if c.count(" ") > 1 or c.split()[1] in ("train", "list", "info", "benchmark"))
+    return sorted(
+        c
+        for c in spelt
+        if c.count(" ") > 1 or c.split()[1] in ("train", "list", "info", "benchmark", "claims", "doctor")
+    )
 
 
 class Reached(Exception):
@@ -107,7 +115,8 @@ def test_every_printed_command_reaches_its_work(command, monkeypatch, tmp_path) 
     def reach(*_, **__):
         raise Reached
 
-    monkeypatch.setattr(VERBS[verb], reach)
+    for work in VERBS[verb].split():
+        monkeypatch.setattr(work, reach)
     with pytest.raises(Reached) if "--help" not in arguments else nullcontext():
         main([verb, *arguments])
 
@@ -165,6 +174,54 @@ def test_two_commands_come_first() -> None:
     assert first == "pip install uv && uv run alexnet train"
     assert second == "pip install uv && uv run pytest"
     assert second in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_line_about_the_claims_is_what_the_code_counts() -> None:
+    from alexnet.paper.claims import CLAIMS
+    from alexnet.paper.publishing import put_claims
+    from alexnet.paper.results import findings
+
+    line = re.search(r"<!-- claims -->\n(.*)\n<!-- end of claims -->", README)[1]
+    scale, small = line.split("At its own scale: ")[1].removesuffix(".").split(". By small experiments: ")
+    count = {state: int(number) for state, number in re.findall(r"([^,]+?) (\d+)(?:, )?", scale)}
+    states = [one.imagenet.state for one in CLAIMS]
+    assert count == {state: states.count(state) for state in states}
+    verdicts = [finding.verdict.state for one in CLAIMS for finding in findings(one.number, own=False)]
+    count = {state: int(number) for state, number in re.findall(r"([^,]+?) (\d+)(?:, )?", small)}
+    assert count == {state: verdicts.count(state) for state in verdicts}
+    assert put_claims(README) == README
+    assert put_claims(README.replace(line, "old")) == README
+
+
+def test_api_page_is_made_from_the_docstrings(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = importlib.import_module("api").render()
+    assert page == (ROOT / "docs" / "api.md").read_text(), "uv run python docs/api.py makes it anew"
+    assert set(re.findall(r"^### (\w+)$", page, re.M)) == set(alexnet.__all__)
+    assert "| `epochs` | `int` | `10` | Passes over the training set" in page
+    assert "**`Run.best: Path`**: Weights of the best validation epoch." in page
+
+
+def test_links_inside_the_repository_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    dead = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert dead == []
+
+
+def test_every_network_is_in_the_table_of_networks() -> None:
+    table = README.partition("\n## Networks\n")[2].partition("\n## ")[0]
+    named = {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`([\w-]+)`", row.split("|")[1])
+    }
+    assert named == set(alexnet.list_models())
 
 
 def test_every_counterpart_flag_exists() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import get_args
 
@@ -295,6 +296,45 @@ def test_ablations_change_tables():
     assert resolve(NET145, groups=1).convs[1].groups == 1
     assert resolve(NET145, overlap=False).convs[0].then[1] == Pool(2)
     assert resolve(NET145, num_classes=3).num_classes == 3
+
+
+@pytest.mark.parametrize("scheme", ["text", "code", "modern"])
+def test_positive_biases_are_those_of_the_rows_that_ask_for_them(scheme: str):
+    model = build_model("cifar", width=0.125, init=scheme, positive_bias=0.5)
+    biases = {name: set(layer.bias.tolist()) for name, layer in model.named_children() if hasattr(layer, "bias")}
+    expected = {name: {0.5} for name in ("conv2", "conv4", "conv5", "fc6", "fc7")}
+    assert biases == {"conv1": {0.0}, "conv3": {0.0}, "fc8": {0.0}, **expected}
+
+
+def test_widths_of_single_layers():
+    table = resolve("convnet-11pct", widths=("local3=24", "conv1=16"))
+    assert [row.width for row in table.convs] == [16, 64, 24, 32]
+    assert resolve("cifar", width=0.25, widths=["fc7=40"]).hidden[1].width == 40, "after the whole width"
+    assert resolve("convnet-11pct", widths=("local3=32",), lrn="off").convs == VARIANTS["convnet-13pct"].convs
+
+
+@pytest.mark.parametrize(("layer", "expected"), [("conv2", 6), ("conv3", 6), ("conv5", 6)])
+def test_without_a_layer_the_rest_keeps_its_size(layer: str, expected: int):
+    whole, rest = resolve("paper"), resolve("paper", without=layer)
+    assert len(rest.convs) == len(whole.convs) - 1
+    last = [trace(table)[[layer.kind for layer in trace(table)].index("flatten")].in_shape for table in (whole, rest)]
+    assert last[0][1:] == last[1][1:] == (expected, expected)
+    build_model(replace(rest, input_size=224), width=0.0625)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"without": "conv1"}, "Known: conv2, conv3, conv4, conv5"),
+        ({"widths": ("fc8=10",)}, "unknown layer 'fc8'"),
+        ({"widths": ("conv2",)}, 'write a layer and its width as in "conv3=64"'),
+        ({"widths": ("conv2=0",)}, 'write a layer and its width as in "conv3=64"'),
+        ({"positive_bias": "one"}, "it takes a number or nothing"),
+    ],
+)
+def test_layers_that_cannot_be_changed(change: dict, said: str):
+    with pytest.raises(UsageError, match=re.escape(said)):
+        resolve("cifar", **change)
 
 
 def test_ceil_counts_the_places_of_a_padded_convolution():

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from alexnet.compute import configure_process
     from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from alexnet.data.packing import prepare
+    from alexnet.data.sources import register_source
+    from alexnet.data.transforms import Transforms
     from alexnet.errors import AlexNetError
     from alexnet.inference.comparison import Compared, compare
     from alexnet.inference.evaluation import evaluate
     from alexnet.inference.features import extract_features
     from alexnet.inference.prediction import Prediction, predict
-    from alexnet.inference.trained import load_weights
+    from alexnet.inference.trained import Trained, load_weights, open_trained
     from alexnet.metrics import Result
     from alexnet.models.int8 import quantize
     from alexnet.models.network import AlexNet, build_model
     from alexnet.models.variants import list_models
+    from alexnet.models.weights import torchvision_weights
     from alexnet.recipes import recipe
     from alexnet.runs.folder import Run, load_run
     from alexnet.training.loop import train
@@ -37,6 +40,8 @@ __all__ = [
     "Result",
     "Run",
     "TrainConfig",
+    "Trained",
+    "Transforms",
     "build_model",
     "compare",
     "configure_process",
@@ -45,10 +50,13 @@ __all__ = [
     "list_models",
     "load_run",
     "load_weights",
+    "open_trained",
     "predict",
     "prepare",
     "quantize",
     "recipe",
+    "register_source",
+    "torchvision_weights",
     "train",
 ]
 
@@ -59,12 +67,15 @@ _HOMES = {
     "alexnet.errors": ("AlexNetError",),
     "alexnet.inference.evaluation": ("evaluate",),
     "alexnet.data.packing": ("prepare",),
+    "alexnet.data.sources": ("register_source",),
+    "alexnet.data.transforms": ("Transforms",),
     "alexnet.inference.features": ("extract_features",),
     "alexnet.metrics": ("Result",),
     "alexnet.models.int8": ("quantize",),
     "alexnet.models.network": ("AlexNet", "build_model"),
     "alexnet.models.variants": ("list_models",),
-    "alexnet.inference.trained": ("load_weights",),
+    "alexnet.models.weights": ("torchvision_weights",),
+    "alexnet.inference.trained": ("Trained", "load_weights", "open_trained"),
     "alexnet.inference.prediction": ("Prediction", "predict"),
     "alexnet.recipes": ("recipe",),
     "alexnet.runs.folder": ("Run", "load_run"),

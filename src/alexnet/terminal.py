@@ -10,10 +10,11 @@ from rich.markup import escape
 
 class Terminal(Console):
     """Standard output as rich shows it, without colours for numbers; a pipe that its reader has closed raises
-    BrokenPipeError, as `print` does."""
+    BrokenPipeError, as `print` does. In a notebook it is plain text, line under line: rich would make a box of HTML of
+    each call, and scroll what is long."""
 
     def __init__(self, quiet: bool = False) -> None:
-        super().__init__(highlight=False, quiet=quiet)
+        super().__init__(highlight=False, quiet=quiet, force_jupyter=False)
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError

@@ -10,8 +10,20 @@ from contextlib import ExitStack, redirect_stdout, suppress
 
 from cyclopts import CycloptsError
 
-from alexnet.cli import facts, features, figures, ledger, paper, photographs, runs, verification  # noqa: F401 (each adds its verbs)
-from alexnet.cli.command import app, explain
+from alexnet.cli import (  # noqa: F401 (each adds its verbs)
+    doctor,
+    facts,
+    features,
+    figures,
+    ledger,
+    page,
+    paper,
+    photographs,
+    report,
+    runs,
+    verification,
+)
+from alexnet.cli.command import announce, app, explain
 from alexnet.errors import AlexNetError
 from alexnet.training.signals import Interrupt
 
@@ -23,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # names of classes and files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug, quiet = "--debug" in arguments, "--quiet" in arguments
     arguments = [a for a in arguments if a not in ("--debug", "--quiet")]
@@ -30,7 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
         with ExitStack() as stack:
             if quiet and "--json" not in arguments:
                 stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
-            app(arguments, exit_on_error=False, print_error=False, verbose=False)
+            verb, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False, verbose=False)
+            if own_process:
+                announce(verb, arguments)
+            verb(*bound.args, **bound.kwargs)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a full disk is an error that can be told
     except CycloptsError as problem:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from cyclopts import (
     Argument,
     ArgumentCollection,
     CycloptsError,
+    Group,
     Parameter,
     UnknownOptionError,
     ValidationError,
@@ -24,8 +26,15 @@ from cyclopts import (
 from alexnet.config.ranges import Range
 from alexnet.config.values import get
 from alexnet.errors import TrainingStopped, UsageError
-from alexnet.terminal import Terminal
+from alexnet.terminal import Terminal, printable
 from alexnet.training.signals import Interrupt
+
+# What `alexnet --help` groups its verbs by: what somebody wants.
+TRAIN, LOOK, DATA, PAPER, HAND_ON, MACHINE, OPTIONS = (
+    Group.create_ordered(name)
+    for name in ("Train and measure", "Look", "Data", "The paper", "Hand on", "This machine", "Options")
+)
+QUICK = ("info", "list", "claims", "doctor")  # verbs that answer, or begin to, before torch is imported
 
 app = App(
     name="alexnet",
@@ -33,9 +42,11 @@ app = App(
     "JSON and errors; --debug shows tracebacks.",
     version=lambda: version("alexnet"),
     console=Terminal(),
+    group_commands=OPTIONS,
     result_action="return_value",
     default_parameter=Parameter(consume_multiple=True),  # --data.mean .5 .5 .5
 )
+app.register_install_completion_command(help="Complete verbs and flags in this shell: bash, zsh, fish or PowerShell.")
 _given: list[str] = []
 
 
@@ -114,6 +125,15 @@ def given_fields(config: Any) -> dict[str, Any]:
     """The fields of a ModelConfig that stand on the command line."""
     known = asdict(config)
     return {name: known[name] for name in _given if name in known}
+
+
+def announce(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Say what begins before torch is imported, which takes seconds. JSON stays alone, and so does what is quick, and
+    of several processes one says it."""
+    ours = getattr(verb, "__module__", "").startswith("alexnet.")  # and not the help
+    if ours and arguments[0] not in QUICK and "--json" not in arguments and os.environ.get("RANK", "0") == "0":
+        with suppress(OSError):  # training goes on where nobody listens
+            print(f"alexnet {version('alexnet')}: {printable(shlex.join(arguments), 200)}", flush=True)
 
 
 def start_computing() -> None:

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, app, given_fields, note_load, print_json, start_computing, within
+from alexnet.cli.command import LOOK, MACHINE, Count, app, given_fields, note_load, print_json, start_computing, within
 from alexnet.config import ModelConfig
 from alexnet.config.ranges import Range
 
 
-@app.command
+@app.command(group=LOOK)
 def info(
     model: str = "paper",
     /,
@@ -52,7 +52,7 @@ def info(
         print(f"\n{summarise(points)}: alexnet ledger {model}")
 
 
-@app.command(name="list")
+@app.command(name="list", group=LOOK)
 def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> None:
     """List what there is: models, recipes, data sets.
 
@@ -66,7 +66,7 @@ def list_names(kind: Literal["models", "recipes", "data", "all"] = "all", /) -> 
     show_names(kind)
 
 
-@app.command
+@app.command(group=MACHINE)
 def benchmark(
     model: str = "paper",
     /,

@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, start_computing, stoppable
+from alexnet.cli.command import LOOK, app, start_computing, stoppable
 from alexnet.errors import UsageError
 from alexnet.files import write_atomically
 from alexnet.training.signals import SignalGuard
 
 
-@app.command
+@app.command(group=LOOK)
 def features(
     target: str,
     /,

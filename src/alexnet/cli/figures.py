@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from alexnet.cli.command import app, print_json, start_computing, within
+from alexnet.cli.command import LOOK, app, print_json, start_computing, within
 from alexnet.config.ranges import Range
 from alexnet.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-figure = App(name="figure", help="Draw one of the paper's figures of your own runs, as a PNG file.")
+figure = App(name="figure", group=LOOK, help="Draw one of the paper's figures of your own runs, as a PNG file.")
 app.command(figure)
 
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, print_json
+from alexnet.cli.command import PAPER, app, print_json
 from alexnet.errors import CheckpointError, UsageError, unknown
 
 if TYPE_CHECKING:
     from alexnet.config import TrainConfig
 
 
-@app.command
+@app.command(group=PAPER)
 def ledger(
     target: str,
     /,

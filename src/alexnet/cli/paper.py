@@ -7,10 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, app, note_load, print_json, start_computing
+from alexnet.cli.command import PAPER, Count, app, note_load, print_json, start_computing
 
 
-@app.command
+@app.command(group=PAPER)
 def claims(number: int | None = None, /, *, json: bool = False) -> None:
     """List what the paper claims, and whether it holds: by arithmetic, by the released logs, in small experiments.
 
@@ -33,7 +33,7 @@ def claims(number: int | None = None, /, *, json: bool = False) -> None:
         show_claim(*chosen)
 
 
-@app.command
+@app.command(group=PAPER)
 def reproduce(
     what: str,
     /,

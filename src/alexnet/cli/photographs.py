@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, Views, app, given_values, print_json, start_computing, stoppable, within
+from alexnet.cli.command import (
+    DATA,
+    LOOK,
+    TRAIN,
+    Count,
+    Views,
+    app,
+    given_values,
+    print_json,
+    start_computing,
+    stoppable,
+    within,
+)
 from alexnet.config import TrainConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
@@ -20,7 +32,7 @@ if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction
 
 
-@app.command
+@app.command(group=DATA)
 def prepare(
     source: str,
     /,
@@ -65,7 +77,7 @@ def prepare(
     show_preparation(report, source, out)
 
 
-@app.command
+@app.command(group=DATA)
 def sample(
     source: str,
     /,
@@ -100,7 +112,7 @@ def sample(
         print(printable(str(file)))
 
 
-@app.command
+@app.command(group=DATA)
 def preview(
     source: str,
     /,
@@ -139,7 +151,7 @@ def preview(
     print(f"written: {out}")
 
 
-@app.command
+@app.command(group=LOOK)
 def predict(
     target: str,
     /,
@@ -221,7 +233,7 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
             yield file
 
 
-@app.command
+@app.command(group=TRAIN)
 def compare(
     source: str,
     /,

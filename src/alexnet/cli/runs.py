@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import Count, Views, app, given_values, note_load, print_json, start_computing
+from alexnet.cli.command import TRAIN, Count, Views, app, given_values, note_load, print_json, start_computing
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
 from alexnet.training.signals import SignalGuard
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from alexnet.metrics import Result
 
 
-@app.command
+@app.command(group=TRAIN, sort_key=0)
 def train(
     recipe: str = "digits",
     /,
@@ -86,7 +86,7 @@ def _train_seeds(
     show_family(list(train_family(configs, jobs, guard).values()))
 
 
-@app.command
+@app.command(group=TRAIN)
 def evaluate(
     target: Path,
     /,

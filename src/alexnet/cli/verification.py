@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import app, print_json, start_computing
+from alexnet.cli.command import DATA, app, print_json, start_computing
 from alexnet.errors import CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 10  # damaged images that are named, of each file
 
 
-@app.command
+@app.command(group=DATA)
 def verify(
     target: str,
     /,
@@ -91,7 +91,7 @@ def _refuse_untrained(origin: str, state: State, scored: Scored | None) -> None:
         raise CheckpointError(f"{origin} looks UNTRAINED: every layer is what initial weights are.")
     if state == "barely trained":
         raise CheckpointError(
-            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are initial ones."
+            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are as initial ones."
         )
     if scored is not None and not scored.above_chance:
         raise CheckpointError(

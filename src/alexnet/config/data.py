@@ -19,7 +19,14 @@ class DataConfig:
     source: str = "digits"
     """Data set: see `alexnet list data`."""
     root: str = "data"
-    """Folder that holds the data set, or receives its download."""
+    """Folder that holds the data set, or receives its download; of source table the CSV file."""
+    path_column: str = "path"
+    """Source table: the column of paths, absolute or relative to the table's folder."""
+    label_column: str = "label"
+    """Source table: the column of labels."""
+    split_column: str | None = None
+    """Source table: the column that says train, val or test; without it the column "split" where there is one, and
+    where there is none the photographs are split anew."""
     download: bool = True
     """Download a data set that is not under the root."""
     val_fraction: float = 0.1

@@ -28,8 +28,8 @@ class Steps(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A training step's images, float32 [B, C, size, size], and labels [B], of one process's shard; and the `rows` of
-    the whole batch in the split. Images that cannot be read are missing from the first two."""
+    """A training step's images, float32 [B, C, size, size], and labels [B], or probabilities [B, K], of one process's
+    shard; and the `rows` of the whole batch in the split. Images that cannot be read are missing from the first two."""
 
     images: Tensor
     labels: Tensor

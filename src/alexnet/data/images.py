@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +27,11 @@ from alexnet.data.decode import (
 )
 from alexnet.data.folders import EXTENSIONS
 from alexnet.data.photos import file_size
+from alexnet.data.pixels import as_pixels, in_channels
 from alexnet.errors import DataError
 
 LARGEST = 50_000_000  # pixels
+TURNED = "turned upright (EXIF orientation)"
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,23 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
         raise DataError(f"cannot read {path}: {getattr(problem, 'strerror', None) or problem}.") from None
     try:
-        width, height = despite_warnings(lambda: _size(path))  # nothing large is decoded before this
-        if width * height > LARGEST:
-            raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
         content = path.read_bytes()
-    except DataError:
-        raise
-    except Exception:  # Pillow raises a dozen kinds; reading it again below names the reason
-        content = _bytes(path)
+    except OSError as problem:
+        raise DataError(f"cannot read {path}: {problem.strerror}.") from None
+    return decode_picture(content, path, channels)
+
+
+def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
+    """The image in these bytes, as `read_picture` has it of the file that they are of; `path` need not be there.
+
+    Raises BadImageError for bytes that are not an image, and DataError for one of more than 50 megapixels.
+    """
+    try:
+        width, height = despite_warnings(lambda: _size(content))  # nothing large is decoded before this
+    except Exception:  # Pillow raises a dozen kinds; decoding it below names the reason
+        width = height = 0
+    if width * height > LARGEST:
+        raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
     try:
         pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
@@ -98,9 +110,16 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
     return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
 
 
-def _size(path: Path) -> tuple[int, int]:
+def given_picture(image: object, channels: int, place: str) -> Picture:
+    """An image that a program holds (`arrays.as_pixels`), in grey if `channels` is 1. Raises DataError."""
+    turned_up = isinstance(image, Image.Image) and orientation(image) != 1
+    pixels = in_channels(as_pixels(image, place), channels, place)
+    return Picture(Path(place), pixels, (TURNED,) if turned_up else ())
+
+
+def _size(content: bytes) -> tuple[int, int]:
     """(width, height) from an image's header."""
-    with Image.open(path, formats=FORMATS) as header:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as header:
         return header.size
 
 
@@ -112,18 +131,11 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     if frames > 1:
         notes.append(f"the first of {frames} frames")
     if (how := orientation(image)) != 1:
-        notes.append("turned upright (EXIF orientation)")
+        notes.append(TURNED)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
     pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
     return turned(pixels, how), notes
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"cannot read {path}: {problem.strerror}.") from None
 
 
 def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:

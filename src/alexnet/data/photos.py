@@ -112,7 +112,7 @@ class _Originals:
 
 
 class FileStore(_Originals):
-    """Files under a folder; `names` are relative to it, with '/' on every system, `sizes` in bytes."""
+    """Files under a folder; `names` are relative to it, with '/' on every system, or absolute; `sizes` in bytes."""
 
     def __init__(self, root: Path, names: list[str], sizes: list[int]) -> None:
         super().__init__(names, sizes)
@@ -122,7 +122,7 @@ class FileStore(_Originals):
         return (self.root / self._names[number]).read_bytes()
 
     def place(self, number: int) -> str:
-        return f"{self.root.as_posix()}/{self._names[number]}"
+        return (self.root / self._names[number]).as_posix()  # which may be absolute
 
 
 class ArchiveStore(_Originals):

@@ -18,7 +18,8 @@ CHUNK = 4096  # images handled at a time where a whole split as floats would not
 
 
 class ResidentSplit(Loader):
-    """Images uint8 [N, C, H, W], resized once, and labels int64 [N] on one device."""
+    """Images uint8 [N, C, H, W], resized once, and labels int64 [N] on one device, which for training may be
+    probabilities [N, K]."""
 
     def __init__(self, split: Split, device: torch.device, data: DataConfig, prep: Preprocessing | None = None) -> None:
         super().__init__(device, data)
@@ -28,6 +29,7 @@ class ResidentSplit(Loader):
             images = torch.cat([resize_short_side(part, resize) for part in images.split(CHUNK)])
         self.images = images.to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
+        self.targets = self.labels if split.targets is None else torch.from_numpy(split.targets).to(device)
         self._axes: tuple[tuple[float, ...], ...] | None = None
         self.prep = prep or self._preprocessing()
 
@@ -50,13 +52,14 @@ class ResidentSplit(Loader):
     def _preprocessing(self) -> Preprocessing:
         """The configured crop and statistics, or the data's own."""
         data, (channels, height, width) = self.data, self.images.shape[1:]
-        size = data.crop or min(height, width)
-        if size > min(height, width):
+        short = min(height, width)  # a photograph is brought to it before it is cut, as these images are
+        size = data.crop or short
+        if size > short:
             raise UsageError(f"--data.crop {size} is larger than the images ({height}x{width}): set --data.resize.")
         self.check_channels(channels)
         mean, std = self.statistics()
         image = central_views(self._mean_image(), size)[0, 0].contiguous() if data.mean_image else None
-        return Preprocessing(size, data.resize, data.mean or mean, data.std or std, mean_image=image)
+        return Preprocessing(size, short, data.mean or mean, data.std or std, mean_image=image)
 
     def _mean_image(self) -> Tensor:
         """The mean of the images, float32 [1, C, H, W] on the CPU, on the 0-255 scale."""
@@ -69,7 +72,7 @@ class ResidentSplit(Loader):
         for rows in list(plan.order.split(steps.batch_size))[steps.start :]:
             mine = rows[steps.shard]
             crops = random_crops(self.images[mine], plan.draws[mine], self.prep.size, self.data.pad, self.data.flip)
-            yield Batch(self.prep.normalise(crops, plan.shift(mine), plan.divisor), self.labels[mine], rows)
+            yield Batch(self.prep.normalise(crops, plan.shift(mine), plan.divisor), self.targets[mine], rows)
 
     def noise(self) -> ColourNoise | None:
         if not self.data.colour_noise:
@@ -108,5 +111,5 @@ def resize_short_side(images: Tensor, size: int) -> Tensor:
     short = min(height, width)
     if short == size:
         return images
-    new = (round(height * size / short), round(width * size / short))
+    new = (max(size, int(height * size / short)), max(size, int(width * size / short)))  # torchvision's rounding
     return F.interpolate(images, new, mode="bilinear", antialias=True)

@@ -1,6 +1,7 @@
 """Data sets by name, cut into training, validation and test splits (no torch here).
 
-A new one is an entry of `SOURCES`, at the end of this file, and a function that reads it.
+A new one is an entry of `SOURCES`, at the end of this file, and a function that reads it; a program adds its own with
+`register_source`, or hands its data over as it is (`alexnet.data.arrays`).
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet.config import DataConfig
 from alexnet.data.splits import Dataset, Published, Split, stratify
@@ -19,6 +20,7 @@ from alexnet.errors import DataError, UsageError, unknown
 if TYPE_CHECKING:  # `alexnet list` shows the names below and does not wait for numpy
     from alexnet.data.photos import Photos
 
+MEMORY = "memory"  # the source of a run whose data was handed over
 PREPARED_NOTE = (
     "reading the original photographs, which is slower than a prepared copy: "
     "alexnet prepare {source} --data.root {root} --out DIR, then --data.root DIR"
@@ -31,12 +33,13 @@ class Source:
 
     about: str
     """One line for `alexnet list data`."""
-    reader: str | Callable[[DataConfig], Published]
-    """The function that reads it as it was published; by its name "package.module:function" it is imported when the
-    data set is first read, so that a list of all sources waits for none of them."""
-    photographs: bool = False
+    reader: str | Callable[[DataConfig], Any]
+    """The function that reads it as it was published, into that form or another that `read_given` takes; by its name
+    "package.module:function" it is imported when the data set is first read, so that a list of all sources waits for
+    none of them."""
+    photographs: bool | None = False
     """Whether it consists of encoded images of any size (`Photos`), which are decoded as they are needed; otherwise of
-    small images of one size in memory (`Split`)."""
+    small images of one size in memory (`Split`). None where that shows when it is read."""
     upright: bool = False
     """Whether photographs are turned upright as EXIF says unless --data.orientation decides it; published figures of
     published data sets were obtained without."""
@@ -44,16 +47,49 @@ class Source:
     def read(self, config: DataConfig) -> Published:
         """The data set as it was published. Raises DataError for files that are missing or damaged."""
         reader = pkgutil.resolve_name(self.reader) if isinstance(self.reader, str) else self.reader
-        published: Published = reader(config)
-        return published
+        found = reader(config)
+        if isinstance(found, Published):
+            return found
+        from alexnet.data.arrays import read_given
+
+        return read_given(found)
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """Read, check and split a data set.
+def register_source(
+    name: str, reader: Callable[[DataConfig], Any], about: str = "a data set of your own", *, replace: bool = False
+) -> None:
+    """Give a data set of one's own a name for `DataConfig.source`, in this process, with the checks, splits,
+    fingerprint and exact resume of all others.
+
+    `reader` gets the configuration, whose `root` says where to look, and returns the data in any form that `train`
+    takes: a pair of arrays, a dataset, or a dictionary of splits. `about` is what `alexnet list data` says. Raises
+    UsageError for a name that is taken, unless it is one's own and `replace` is given, as in a notebook whose cells run
+    again.
+    """
+    if not name.isprintable() or name != name.strip() or not name:
+        raise UsageError(f"a data source cannot be called {name!r}.")
+    if name in SOURCES and (name not in _REGISTERED or not replace):
+        mend = "replace=True puts this one in its place" if name in _REGISTERED else "choose another name"
+        raise UsageError(f"there is a data source {name!r} already; {mend}.")
+    SOURCES[name] = Source(about, reader, photographs=None, upright=True)
+    _REGISTERED.add(name)
+
+
+def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str] | None = None) -> Dataset:
+    """Read, check and split a data set: the configured one, or the `data` that a program hands over, whose classes are
+    called `classes` where it does not say (`alexnet.data.arrays.read_given`).
 
     Raises UsageError for an unknown source and DataError for files that are missing, damaged or do not fit together.
     """
-    published = _keep_top_classes(read_published(config), config)
+    if data is None:
+        published = read_published(config)
+    else:
+        from alexnet.data.arrays import read_given
+
+        published = read_given(data, classes)
+    if any(isinstance(part, Split) for part in published.parts.values()):
+        _refuse_photograph_settings(config)
+    published = _keep_top_classes(published, config)
     for name, part in published.parts.items():
         if len(part) == 0:
             raise DataError(f"{config.source}: the {name} split holds no images (under {config.root}).")
@@ -83,7 +119,8 @@ def turned_upright(config: DataConfig, prepared: bool | None = None) -> bool:
 def read_published(config: DataConfig) -> Published:
     """A data set as it was published, from a prepared folder if the root is one. Raises UsageError and DataError."""
     if config.source not in SOURCES:
-        raise UsageError(unknown("data source", config.source, SOURCES))
+        hint = " One of your own is known in programs that call alexnet.register_source."
+        raise UsageError(unknown("data source", config.source, SOURCES) + hint)
     if "\0" in config.root:
         raise DataError(f"--data.root {config.root!r} is no path: it holds a NUL.")
     try:
@@ -95,17 +132,23 @@ def read_published(config: DataConfig) -> Published:
 
 def _read(source: Source, config: DataConfig) -> Published:
     if not source.photographs:
-        if config.random_resized_crop or config.top_classes is not None or config.resplit:
-            raise UsageError(
-                "--data.random-resized-crop, --data.top-classes and --data.resplit are for photographs, "
-                f"not for {config.source}."
-            )
+        if source.photographs is False:  # before anything is downloaded
+            _refuse_photograph_settings(config)
         return source.read(config)
     from alexnet.data.packed import is_prepared, read_prepared
 
     if is_prepared(config.root):
         return read_prepared(config)
     return replace(source.read(config), note=PREPARED_NOTE.format(source=config.source, root=config.root))
+
+
+def _refuse_photograph_settings(config: DataConfig) -> None:
+    """Raise UsageError for settings that are for photographs alone."""
+    if config.random_resized_crop or config.top_classes is not None or config.resplit:
+        raise UsageError(
+            "--data.random-resized-crop, --data.top-classes and --data.resplit are for photographs, "
+            f"not for {config.source}."
+        )
 
 
 def _keep_top_classes(published: Published, config: DataConfig) -> Published:
@@ -135,10 +178,13 @@ def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Spli
     if config.resplit or "all" in parts:
         from alexnet.data.photos import Photos
 
-        whole = [p for name, p in parts.items() if name != "val" and isinstance(p, Photos)]
-        pool = whole[0] if len(whole) == 1 else Photos.pooled(whole)
+        whole = [part for name, part in parts.items() if name != "val"]
+        pool = whole[0] if len(whole) == 1 else Photos.pooled([p for p in whole if isinstance(p, Photos)])
         held, rest = stratify(pool.labels, config.test_fraction, np.random.default_rng([config.split_seed, 1]))
         parts = parts | {"train": pool.take(rest), "test": pool.take(held)}
+    if "train" not in parts:  # handed over to be measured on
+        none = next(iter(parts.values())).take(np.arange(0))
+        return none, parts.get("val", none), parts.get("test", none)
     rng = np.random.default_rng(config.split_seed)
     train = parts["train"]
     if config.fraction < 1:
@@ -154,6 +200,13 @@ def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Spli
             f"--data.fraction {config.fraction} and --data.val-fraction {config.val_fraction} leave no training images."
         )
     return train, val, parts["test"] if "test" in parts else train.take(np.arange(0))
+
+
+def _nowhere(config: DataConfig) -> NoReturn:
+    raise UsageError(
+        f"data of the source {config.source} is in no file: a program held it. Hand it over again from Python, as in "
+        "alexnet.train(config, run, data=...) or alexnet.evaluate(run, data=...)."
+    )
 
 
 SOURCES: dict[str, Source] = {
@@ -182,4 +235,17 @@ SOURCES: dict[str, Source] = {
         photographs=True,
         upright=True,
     ),
+    "table": Source(
+        "your photographs as a CSV file lists them: columns path, label and perhaps split (--data.root FILE.csv)",
+        "alexnet.data.tables:read_table",
+        photographs=True,
+        upright=True,
+    ),
+    MEMORY: Source(
+        "arrays or a dataset that a program holds: alexnet.train(config, data=...)",
+        "alexnet.data.sources:_nowhere",
+        photographs=None,
+        upright=True,
+    ),
 }
+_REGISTERED: set[str] = set()

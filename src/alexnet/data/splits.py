@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,22 @@ if TYPE_CHECKING:  # `alexnet list` does not wait for numpy
     from alexnet.data.photos import Photos
 
     Labels = NDArray[np.int64]
+    Targets = NDArray[np.float32]
     Rows = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Split:
     """Images of one size in memory: images [N, C, H, W] uint8, labels [N] int64, and each image's place in the
-    published files [N]."""
+    published files [N].
+
+    Where each image has a probability for every class, `targets` [N, K] float32, training aims at these, and `labels`
+    are the most probable classes, by which splits are drawn and accuracy is counted."""
 
     images: NDArray[np.uint8]
     labels: Labels
     sources: NDArray[np.int64]
+    targets: Targets | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,7 +43,8 @@ class Split:
 
     def take(self, rows: Rows) -> Split:
         """A split of the rows given, in that order."""
-        return Split(self.images[rows], self.labels[rows], self.sources[rows])
+        targets = None if self.targets is None else self.targets[rows]
+        return Split(self.images[rows], self.labels[rows], self.sources[rows], targets)
 
     def relabel(self, labels: Labels) -> Split:
         """A split of the same images with other labels."""
@@ -55,6 +61,8 @@ class Split:
 
         digest.update(np.ascontiguousarray(self.images).data)
         digest.update(self.labels.data)
+        if self.targets is not None:
+            digest.update(np.ascontiguousarray(self.targets).data)
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,17 @@ class Dataset:
             raise UsageError(f"the {name} split is empty; {mend}.")
         return name, split
 
+    def check_trained_on(self, fingerprint: object, what: object, mend: str) -> None:
+        """Raise DataError, which says how to `mend` it, unless this is the data of the given fingerprint, which `what`
+        was trained on."""
+        if fingerprint != self.fingerprint:
+            raise DataError(f"this data is not what {what} was trained on (its fingerprint differs): {mend}.")
+
     def check_trainable(self) -> None:
         """Raise DataError if there are no classes to tell apart, and UsageError if nothing was held out to measure the
-        trained network on: both would be found after the last epoch only."""
+        trained network on: both would be found after the last epoch only. Raise UsageError without training images."""
+        if len(self.train) == 0:
+            raise UsageError("there is nothing to train on: the data has no training split.")
         if len(self.classes) < 2:
             raise DataError(
                 f"{self.name} has a single class ({', '.join(self.names or self.classes)}): a network learns to tell "
@@ -123,6 +139,12 @@ def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple
         rows = rng.permutation(np.flatnonzero(labels == label))
         chosen[rows[: round(len(rows) * fraction)]] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
+
+
+def order_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Different class names in their order: alphabetical, or where all of them are numbers, by number."""
+    different = sorted({*names})
+    return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
 
 
 def unique_names(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:

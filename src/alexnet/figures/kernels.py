@@ -9,7 +9,7 @@ import numpy as np
 from alexnet.figures import new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 Array = np.ndarray[Any, np.dtype[np.floating[Any]]]
 ACROSS = 16
@@ -26,13 +26,19 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
     that has learned next to nothing, four times weaker than the median, stays faint. Raises UsageError without
     matplotlib.
     """
-    tiles = _tiles(kernels)
-    blocks = np.array_split(np.arange(len(tiles)), columns)
-    across = min(ACROSS, max(map(len, blocks)))
-    rows = [-(-len(block) // across) for block in blocks]
+    across, rows = _measure(len(kernels), columns)
     side = 0.62
     figure = new_figure(side * across + 0.2, (side + (0.12 if shares is not None else 0.0)) * sum(rows) + 0.3 * columns)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    fill_kernels(figure, kernels, columns, shares)
+    return figure
+
+
+def fill_kernels(figure: FigureBase, kernels: Array, columns: int = 1, shares: Array | None = None) -> None:
+    """Draw kernels, as `draw_kernels` does, into a figure or a part of one."""
+    tiles = kernel_tiles(kernels)
+    blocks = np.array_split(np.arange(len(tiles)), columns)
+    across, rows = _measure(len(tiles), columns)
     parts = figure.subfigures(columns, 1, squeeze=False, height_ratios=rows)[:, 0]
     first = 1
     for number, (part, block, height) in enumerate(zip(parts, blocks, rows, strict=True), 1):
@@ -51,11 +57,17 @@ def draw_kernels(kernels: Array, columns: int = 1, shares: Array | None = None) 
             title += f": on average {100 * shares[block].mean():.0f} % of the energy is colour"
         part.suptitle(title, fontsize=8, x=0.01, ha="left")
         first += len(block)
-    return figure
 
 
-def _tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pixels [N, h, w, 3] of the kernels."""
+def _measure(kernels: int, columns: int) -> tuple[int, list[int]]:
+    """How many kernels stand side by side, and in how many rows those of each column."""
+    blocks = np.array_split(np.arange(kernels), columns)
+    across = min(ACROSS, max(map(len, blocks)))
+    return across, [-(-len(block) // across) for block in blocks]
+
+
+def kernel_tiles(kernels: Array) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels [N, h, w, 3] of kernels [N, C, h, w], scaled as `draw_kernels` says."""
     colours = kernels if kernels.shape[1] == 3 else kernels.mean(axis=1, keepdims=True).repeat(3, axis=1)
     peaks = np.abs(colours).max(axis=(1, 2, 3), initial=0)
     scale = np.maximum(peaks, np.median(peaks) / FAINT)

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from alexnet.compute import Compute, resolve_compute
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
+from alexnet.data.arrays import is_settings
 from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split, typical_images
-from alexnet.data.sources import load_dataset
+from alexnet.data.sources import MEMORY, load_dataset
 from alexnet.data.splits import Dataset
 from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
@@ -125,7 +126,7 @@ def evaluate(
     split: str | None = None,
     *,
     config: TrainConfig | None = None,
-    data: dict[str, Any] | None = None,
+    data: object = None,
     views: int = 1,
     device: str = "auto",
     precision: str | None = None,
@@ -134,8 +135,14 @@ def evaluate(
     """Accuracy of a run, a run folder, a checkpoint, a weights file or a network.
 
     `split` is train, val or test; without it test, or val where the data has no test split. A run or checkpoint brings
-    its own data settings and preprocessing, of which `data` replaces single fields ({"root": "/elsewhere"}). A bare
-    weights file or a network needs `config` (a recipe) to say what it was trained on. Without `precision` it is
+    its own data settings and preprocessing. A bare weights file or a network needs `config` (a recipe) to say what it
+    was trained on.
+
+    `data` replaces single settings, as a dictionary of their names ({"root": "/elsewhere"}), or is the data itself, as
+    `train` takes it: with a part to train on it must be what the network was trained on, by its fingerprint, and is
+    cut as it was then; {"test": (images, labels)} alone may be any other data of the same classes.
+
+    Without `precision` it is
     computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
     training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
     """
@@ -158,7 +165,7 @@ def open_subject(
     split: str | None = None,
     *,
     config: TrainConfig | None = None,
-    data: dict[str, Any] | None = None,
+    data: object = None,
     device: str = "auto",
     precision: str | None = None,
     load: Callable[[DataConfig], Dataset] | None = None,
@@ -182,13 +189,13 @@ def open_subject(
     compute = resolve_compute(device, "fp32" if in_8_bits else precision or own or config.precision)
     if precision is None and own is not None:
         compute = replace(compute, reason=f"{own}: as it was trained")
-    config = override(config, {"data": data or {}})
-    dataset = (load or load_dataset)(config.data)
+    config, dataset = _load(config, data, trained, load or load_dataset)
     model: nn.Module
     if trained is not None:
         model, prep = trained.model, trained.preprocessing
         check_classes(trained, dataset)
     else:
+        _check_training_images(dataset, "the normalisation of a bare network's images")
         prep = open_split(dataset.train, torch.device("cpu"), config.data).prep
         model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep, blank=True)
         if not isinstance(target, AlexNet):
@@ -200,6 +207,7 @@ def open_subject(
             )
     name, chosen = dataset.split(split)
     if in_8_bits:
+        _check_training_images(dataset, "the scale of 8-bit numbers")
         with compute.settings():
             model = quantize(model, typical_images(dataset.train, config.data, prep, TYPICAL))
     measured = describe_measurement(config, dataset, compute, model)
@@ -210,6 +218,28 @@ def open_subject(
         measured = {"target": str(path.absolute())} | weights | measured
     loader = open_split(chosen, compute.device, config.data, prep)
     return Subject(model, loader, compute, name, dataset, measured, trained)
+
+
+def _load(
+    config: TrainConfig, data: object, trained: Trained | None, load: Callable[[DataConfig], Dataset]
+) -> tuple[TrainConfig, Dataset]:
+    """What a network is measured on: the configured data with other settings, or what a program holds."""
+    if data is None or is_settings(data):
+        config = override(config, {"data": data or {}})
+        return config, load(config.data)
+    config = override(config, {"data.source": MEMORY})
+    dataset = load_dataset(config.data, data, trained.classes if trained is not None else None)
+    if trained is not None and len(dataset.train):
+        mend = 'for other data of the same classes name it a test set, data={"test": ...}'
+        dataset.check_trained_on(trained.fingerprint, trained.origin, mend)
+    return config, dataset
+
+
+def _check_training_images(dataset: Dataset, purpose: str) -> None:
+    if not len(dataset.train):
+        raise UsageError(
+            f'{purpose} comes from training images: hand these over too, data={{"train": ..., "test": ...}}.'
+        )
 
 
 def mirror_notes(trained: Trained | None, views: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from alexnet.compute import resolve_compute
-from alexnet.data.images import as_views, find_images, read_picture
+from alexnet.data.images import Picture, as_views, find_images, given_picture, read_picture
 from alexnet.errors import DataError, UsageError
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.runs.folder import Run
@@ -21,6 +21,7 @@ class Prediction:
     """The most probable classes of one image, best first; or why it could not be read."""
 
     path: str
+    """Of its file, or "image 0", "image 1" ... by its place among those that a program handed over."""
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
@@ -35,17 +36,20 @@ class Prediction:
 
 def predict(
     target: Run | Trained | str | Path,
-    images: Sequence[str | Path] | str | Path,
+    images: object,
     *,
     top: int = 5,
     views: int = 1,
     model: str | None = None,
     device: str = "auto",
 ) -> list[Prediction]:
-    """The `top` classes of every image (files, folders, patterns), in float32, over 1 view or the paper's 10.
+    """The `top` classes of every image, in float32, over 1 view or the paper's 10.
 
-    `target` is a run, a checkpoint, a weights file or "torchvision". An image that cannot be read has an `error`, and
-    the others are still answered. Raises UsageError, DataError or CheckpointError.
+    `target` is a run, a checkpoint, a weights file or "torchvision". `images` are one or a list of: names of files,
+    folders and patterns; Pillow images; NumPy arrays or tensors uint8 [H, W, C], [C, H, W] or [H, W], not normalised;
+    or they are one array or tensor of a batch, [N, H, W, C] or [N, C, H, W]. All are resized, cut and normalised as the
+    network's evaluation does it. An image that cannot be read has an `error`, and the others are still answered.
+    Raises UsageError, DataError or CheckpointError.
     """
     trained = target if isinstance(target, Trained) else open_trained(target, model)
     count = len(trained.names)
@@ -54,16 +58,35 @@ def predict(
     compute = resolve_compute(device, "fp32")
     forward = compute.inference(trained.model)
     found: list[Prediction] = []
-    for path in find_images(images):
+    for place, image in _asked(images):
         try:
-            picture = read_picture(path, trained.model.variant.in_channels)
+            picture = _picture(place, image, trained.model.variant.in_channels)
         except DataError as problem:
-            found.append(Prediction(str(path), error=str(problem)))
+            found.append(Prediction(str(place), error=str(problem)))
             continue
         with torch.inference_mode(), compute.settings():
             mean = forward(as_views(picture, trained.preprocessing, views)).softmax(dim=1).mean(dim=0)
         best = mean.topk(min(top, count))
         names = tuple(trained.names[i] for i in best.indices.tolist())
-        truth = trained.known_class(path.absolute().parent.name)
-        found.append(Prediction(str(path), names, tuple(best.values.tolist()), picture.notes, truth))
+        truth = trained.known_class(place.absolute().parent.name) if isinstance(place, Path) else None
+        found.append(Prediction(str(place), names, tuple(best.values.tolist()), picture.notes, truth))
     return found
+
+
+def _asked(images: Any) -> list[tuple[Path | str, Any]]:
+    """Files by their path, and images that a program holds by their number."""
+    if isinstance(images, str | Path):
+        return [(path, None) for path in find_images(images)]
+    if not isinstance(images, Iterable) or len(getattr(images, "shape", ())) in (2, 3):  # an array is iterable too
+        images = [images]
+    found: list[tuple[Path | str, Any]] = []
+    for number, image in enumerate(images):
+        held = not isinstance(image, str | Path)
+        found += [(f"image {number}", image)] if held else [(path, None) for path in find_images(image)]
+    if not found:
+        raise DataError("no image was named.")
+    return found
+
+
+def _picture(place: Path | str, image: Any, channels: int) -> Picture:
+    return read_picture(place, channels) if isinstance(place, Path) else given_picture(image, channels, place)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from alexnet.config import TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
-from alexnet.config.data import LARGEST_SIDE
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names
@@ -21,11 +19,10 @@ from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.files import download, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
-from alexnet.models.summary import parameter_shapes
-from alexnet.models.table import Variant
-from alexnet.models.weights import apply_weights, build_from, read_foreign
-from alexnet.runs.checkpoint import Checkpoint, completed_epochs, is_checkpoint, load_checkpoint
+from alexnet.models.weights import apply_weights, build_from, read_foreign, rename
+from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
+from alexnet.runs.restoring import preprocessing_of, restore
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
 PUBLISHED = {
@@ -50,6 +47,8 @@ class Trained:
     """The number format that it was trained in, fp32 or bf16, where the file says so."""
     epoch: int | None = None
     """After how many epochs of training, where the file says so."""
+    fingerprint: str | None = None
+    """That of the data it was trained on, where the file says so (`Dataset.fingerprint`)."""
 
     def known_class(self, name: str) -> str | None:
         """The class to be read that a folder's name stands for, be it the identity (a WNID) or the readable name; None
@@ -72,12 +71,13 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
             str(path),
             meta["model"]["name"],
             network.eval(),
-            Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra),
+            preprocessing_of(checkpoint),
             tuple(meta.get("names", meta["classes"])),
             tuple(meta["classes"]),
             load(meta["config"]),
             meta.get("precision"),
             completed_epochs(meta),
+            meta.get("fingerprint"),
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)
@@ -91,78 +91,34 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
 
 
-def restore(path: Path) -> tuple[AlexNet, Checkpoint]:
-    """The network of a checkpoint with its weights, and the checkpoint. Raises CheckpointError."""
-    checkpoint = load_checkpoint(path)
-    return build_from(_described(checkpoint, path), checkpoint.evaluated, str(path)), checkpoint
-
-
-def _described(checkpoint: Checkpoint, path: Path) -> Variant:
-    """The table of a checkpoint's network. Raises CheckpointError if its description makes no sense: its checksum says
-    that nothing has changed since it was written, not that it was written by us."""
-    meta = checkpoint.meta
-    try:
-        table = resolve(**meta["model"])
-        parameter_shapes(table)  # can be built
-        sound = {
-            "preprocessing": _sees(Preprocessing.from_dict(meta["preprocessing"], checkpoint.extra), table)
-            and ("mean_image" in checkpoint.extra or not meta["preprocessing"].get("mean_image")),
-            "classes": _name_outputs(meta["classes"], table),
-            "names": _name_outputs(meta.get("names", meta["classes"]), table),
-        }
-        load(meta["config"])
-    except KeyError as missing:
-        problem = f"{missing} is missing"
-    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
-        problem = str(reason)
-    else:
-        wrong = [f"{what} {meta[what]!r:.80}" for what, holds in sound.items() if not holds]
-        if not wrong:
-            return table
-        problem = f"{wrong[0]} does not suit a network of {table.num_classes} classes on {table.input_size} pixels"
-    raise CheckpointError(f"{path} cannot be used: its description of the network makes no sense ({problem}).")
-
-
-def _sees(preprocessing: Preprocessing, table: Variant) -> bool:
-    """Whether what it makes of an image is what the network takes."""
-    seen, image = preprocessing, preprocessing.mean_image
-    sides = (seen.size, seen.size if seen.resize is None else seen.resize)
-    return (
-        seen.size == table.input_size
-        and all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides)
-        and {len(seen.mean), len(seen.std)} <= {1, table.in_channels}
-        and all(isinstance(value, int | float) and isfinite(value) for value in (*seen.mean, *seen.std))
-        and min(seen.std) > 0
-        and seen.upright in (True, False, None)
-        and (image is None or image.shape == (table.in_channels, seen.size, seen.size))
-        and (image is None or (image.dtype == torch.float32 and bool(image.isfinite().all())))
-    )
-
-
-def _name_outputs(names: Any, table: Variant) -> bool:
-    """Whether they are one name for each output."""
-    return isinstance(names, list) and len(names) == table.num_classes and all(isinstance(name, str) for name in names)
-
-
 def load_weights(
-    model: AlexNet, path: str | Path, replace_head: bool = False, classes: Sequence[str] | None = None
+    model: AlexNet,
+    source: str | Path | Mapping[str, torch.Tensor],
+    replace_head: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> None:
-    """Copy the weights of a file into a model; layer names and shapes must agree.
+    """Copy the weights of a file, or of a dictionary of tensors by name, into a model; layer names and shapes must
+    agree. The names are ours (conv1.weight ... fc8.bias) or torchvision's, also with the prefixes of wrapped modules.
 
     With `replace_head` the last layer keeps the model's own weights, whatever the file has there; without it, `classes`
     are what the outputs of the model stand for, and a checkpoint of other classes is refused. Raises CheckpointError
     naming what differs.
     """
-    weights, meta = _read(Path(path))
+    if isinstance(source, Mapping):
+        origin = "the dictionary of weights"
+        weights, meta = {name: t.detach().cpu() for name, t in rename(source, origin).items()}, None
+    else:
+        origin = str(source)
+        weights, meta = _read(Path(source))
     if meta is not None and classes is not None and not replace_head:
         theirs = meta.get("classes")
         if theirs != list(classes):
             shown = listed([str(name) for name in theirs]) if isinstance(theirs, list) else repr(theirs)
             raise CheckpointError(
-                f"{path} was trained on the classes {shown}, the data has {listed(classes)}: --replace-head "
+                f"{origin} was trained on the classes {shown}, the data has {listed(classes)}: --replace-head "
                 "starts the last layer afresh."
             )
-    apply_weights(model, weights, str(path), replace_head)
+    apply_weights(model, weights, origin, replace_head)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

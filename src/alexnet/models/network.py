@@ -21,8 +21,10 @@ from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Varia
 class AlexNet(nn.Sequential):
     """Images [N, C, H, W] to logits [N, num_classes]; modules are named conv1, relu1, norm1, pool1 ... fc8.
 
-    `variant` is the table that it was built from. Raises UsageError where the table does not fit its input (`trace`)
-    and, when called, ValueError for images of another shape than the table's.
+    `forward_features` and `forward_head` are its two parts, and `reset_classifier` gives it other classes, as the
+    methods of the same names of timm's networks do. `variant` is the table that it was built from. Raises UsageError
+    where the table does not fit its input (`trace`) and, when called, ValueError for images of another shape than the
+    table's.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -33,6 +35,56 @@ class AlexNet(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         _check_shape(images, self.variant.in_channels, self.variant.input_size)
         return super().forward(images)  # type: ignore[no-any-return, no-untyped-call]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the convolutional layers make of images [N, C, H, W]: maps [N, num_features, h, w], not yet pooled to a
+        fixed size or flattened."""
+        _check_shape(images, self.variant.in_channels, self.variant.input_size)
+        for module in list(self.children())[: self._head]:
+            images = module(images)
+        return images
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """What the fully connected layers make of the maps of `forward_features`: logits [N, num_classes], or with
+        `pre_logits` what goes into the last of them, [N, head_hidden_size]."""
+        for module in list(self.children())[self._head : -1 if pre_logits else None]:
+            features = module(features)
+        return features
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, which tells the classes apart."""
+        return self[-1]  # type: ignore[no-any-return]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a new last layer for other classes, with initial weights by the network's scheme, in the place of the old
+        one; all other weights stay. An optimiser must be made afterwards. Raises UsageError for no classes at all:
+        `forward_head(features, pre_logits=True)` is the network without its last layer."""
+        variant = resolve(self.variant, num_classes=num_classes)
+        layer, old = trace(variant)[-1], next(self[-1].parameters())
+        head = build_layer(layer)
+        initialise_layer(head, layer, variant.init, variant.positive_bias)
+        self[len(self) - 1] = head.to(old.device, old.dtype).train(self.training)
+        self.variant = variant
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits it gives."""
+        return self.variant.num_classes
+
+    @property
+    def num_features(self) -> int:
+        """Channels of `forward_features`."""
+        return trace(self.variant)[self._head].in_shape[0]
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Values that go into the last layer."""
+        return prod(trace(self.variant)[-1].in_shape)
+
+    @property
+    def _head(self) -> int:
+        """The place of the first layer behind the convolutional ones."""
+        return next(i for i, name in enumerate(self._modules) if name in ("avgpool", "flatten"))
 
     def __getitem__(self, index: int | slice) -> Any:
         """A layer; for a slice, those layers as a plain Sequential, since a part of the network has no table."""
@@ -125,25 +177,31 @@ def initialise(model: AlexNet, scheme: str) -> None:
     (2015) with zero biases, or by "modern": He's, but an output layer near zero, so that all classes are equally
     probable at first and the loss of K classes starts at ln K. A row's own start (`Start`) goes before the scheme."""
     for layer in trace(model.variant):
-        row, module = layer.row, model.get_submodule(layer.name)
-        if not isinstance(row, Conv | Local | Linear):
-            continue
-        assert isinstance(module, nn.Conv2d | LocalConv2d | nn.Linear)
-        assert module.bias is not None
-        if row.start is None and scheme == "torch":
-            module.reset_parameters()
-        elif row.start is None and scheme in ("he", "modern"):
-            gain = nn.init.calculate_gain(_nonlinearity(row))
-            nn.init.normal_(module.weight, std=gain / sqrt(layer.fan_in))
-            nn.init.zeros_(module.bias)
-            if scheme == "modern" and layer.role == "output":
-                module.weight.mul_(MODERN_HEAD)
-        else:
-            start = row.start or SCHEMES[scheme].start(layer)
-            nn.init.normal_(module.weight, std=start.std)
-            nn.init.constant_(module.bias, start.bias)
-        if row.start is None and row.positive_bias and model.variant.positive_bias is not None:
-            nn.init.constant_(module.bias, model.variant.positive_bias)
+        if isinstance(layer.row, Conv | Local | Linear):
+            initialise_layer(model.get_submodule(layer.name), layer, scheme, model.variant.positive_bias)
+
+
+@torch.no_grad()
+def initialise_layer(module: nn.Module, layer: Layer, scheme: str, positive_bias: float | None) -> None:
+    """Fill the weights and biases of one layer of `trace`; `positive_bias` is that of its network's table."""
+    row = layer.row
+    assert isinstance(row, Conv | Local | Linear)
+    assert isinstance(module, nn.Conv2d | LocalConv2d | nn.Linear)
+    assert module.bias is not None
+    if row.start is None and scheme == "torch":
+        module.reset_parameters()
+    elif row.start is None and scheme in ("he", "modern"):
+        gain = nn.init.calculate_gain(_nonlinearity(row))
+        nn.init.normal_(module.weight, std=gain / sqrt(layer.fan_in))
+        nn.init.zeros_(module.bias)
+        if scheme == "modern" and layer.role == "output":
+            module.weight.mul_(MODERN_HEAD)
+    else:
+        start = row.start or SCHEMES[scheme].start(layer)
+        nn.init.normal_(module.weight, std=start.std)
+        nn.init.constant_(module.bias, start.bias)
+    if row.start is None and row.positive_bias and positive_bias is not None:
+        nn.init.constant_(module.bias, positive_bias)
 
 
 def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:

@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.errors import CheckpointError, listed
+from alexnet.errors import CheckpointError, UsageError, listed
+from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model
 from alexnet.models.summary import Shape, parameter_shapes, trace
 from alexnet.models.table import Variant
@@ -72,6 +74,34 @@ def build_from(table: Variant, weights: Mapping[str, Tensor], origin: str) -> Al
     model = blank_model(table)
     model.load_state_dict(weights)
     return model
+
+
+def torchvision_weights(model: AlexNet) -> dict[str, Tensor]:
+    """The weights of a network of torchvision's shape under its names, features.0.weight ... classifier.6.bias, for
+    `torchvision.models.alexnet(num_classes=...).load_state_dict`. They share the model's memory.
+
+    Raises UsageError for any other network, also where the weights would fit: without the same strides, padding and
+    activations it answers otherwise.
+    """
+    table = model.variant
+    same = resolve(TORCHVISION, num_classes=table.num_classes)
+    wanted, found = (_computed(each) for each in (same, replace(table, input_size=same.input_size)))
+    if wanted != found:
+        first = next((f"{a} there and {b} here" for a, b in zip(wanted, found, strict=False) if a != b), "its length")
+        raise UsageError(f"this network is not of torchvision's shape ({first}): build_model('torchvision') is.")
+    state = model.state_dict()
+    kinds = ("weight", "bias")
+    return {f"{theirs}.{kind}": state[f"{our}.{kind}"] for our, theirs in TORCHVISION_NAMES.items() for kind in kinds}
+
+
+def _computed(table: Variant) -> list[str]:
+    """What every layer does to its input in evaluation, in words."""
+    return [
+        f"{layer.name} of {layer.in_shape} to {layer.out_shape} by {layer.kernel}, stride {layer.stride}, padding "
+        f"{layer.padding}, groups {layer.groups}"
+        for layer in trace(table)
+        if layer.kind != "dropout"
+    ]
 
 
 def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Shape], origin: str) -> None:
@@ -173,15 +203,15 @@ def _read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({reason}).") from None
 
 
-def rename(content: Any, path: Path) -> dict[str, Tensor]:
-    """A state dict in any known layout under our layer names. Raises CheckpointError for anything else, and where two
-    names come to the same."""
+def rename(content: Any, origin: object) -> dict[str, Tensor]:
+    """A state dict in any known layout, of the file or origin called `origin`, under our layer names. Raises
+    CheckpointError for anything else, and where two names come to the same."""
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"{path} is not a checkpoint: it holds no state dict of tensors.")
-    return {ours: content[theirs] for ours, theirs in _by_our_names(content, _our_name, path).items()}
+        raise CheckpointError(f"{origin} is not a checkpoint: it holds no state dict of tensors.")
+    return {ours: content[theirs] for ours, theirs in _by_our_names(content, _our_name, origin).items()}
 
 
 def _our_name(name: str) -> str:
@@ -190,13 +220,13 @@ def _our_name(name: str) -> str:
     return f"{ours.get(layer, layer)}{dot}{kind}"
 
 
-def _by_our_names(names: Iterable[Any], ours: Callable[[str], str], path: Path) -> dict[str, Any]:
+def _by_our_names(names: Iterable[Any], ours: Callable[[str], str], origin: object) -> dict[str, Any]:
     """The names of a file by our own. Raises CheckpointError where two of them stand for the same tensor."""
     found: dict[str, Any] = {}
     for name in names:
         our = ours(str(name))
         if our in found:
-            raise CheckpointError(f"{path} holds {our} twice, as {found[our]!r} and as {name!r}: which one counts?")
+            raise CheckpointError(f"{origin} holds {our} twice, as {found[our]!r} and as {name!r}: which one counts?")
         found[our] = name
     return found
 

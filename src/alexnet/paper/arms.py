@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,12 @@ def top5_error(run: Run, _: Recall) -> float:
     return 100 * (1 - float(run.test["top5"]))
 
 
+def lowest_validation_error(run: Run) -> float:
+    """In percent, of the epoch whose weights are tested; infinite for a run that diverged: the best of several learning
+    rates is the one for which this is lowest."""
+    return inf if has_diverged(run) else 100 * (1 - max(float(row["val_top1"]) for row in run.epochs))
+
+
 def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:
     """A figure of all runs of an arm that have it."""
     return [row[figure] for row in rows if row["arm"] == arm and row[figure] is not None]
@@ -139,8 +146,8 @@ def judge_effect(more: Sequence[float], less: Sequence[float], least: float, wha
     numbers |= {"low": found.low, "high": found.high, "p": found.p}
     paper = f"; the paper has {claimed}" if claimed else ""
     sentence = (
-        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, which would show {smallest:.2g} four times in five"
-        f"{paper}."
+        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, at whose spread a difference of {smallest:.2g} is "
+        f"found four times in five{paper}."
     )
     if found.p < LEVEL:
         return Verdict("reproduced" if found.value > 0 else "not reproduced", sentence, numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from alexnet.paper.claims import CLAIMS, Claim
@@ -107,3 +108,15 @@ def markdown_table(table: Table) -> str:
     """A table in Markdown."""
     lines = [table.head, tuple("---" for _ in table.head), *table.lines]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def summarise() -> str:
+    """The verdicts in a sentence of Markdown: how many claims are in which state at the paper's own scale, and how many
+    verdicts of the published small experiments there are of each kind. Raises UsageError without SciPy."""
+    scale = Counter(one.imagenet.state for one in CLAIMS)
+    small = Counter(finding.verdict.state for one in CLAIMS for finding in findings(one.number, own=False))
+    counted = [", ".join(f"{state} {count}" for state, count in states.most_common()) for states in (scale, small)]
+    return (
+        f"**The paper's {len(CLAIMS)} claims** ([docs/paper.md](docs/paper.md)). At its own scale: {counted[0]}. By "
+        f"small experiments: {counted[1]}."
+    )

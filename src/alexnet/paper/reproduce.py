@@ -7,15 +7,16 @@ evaluated afterwards), and at the end result.json, table.md and figure.png.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from alexnet.compute import usable_cores
 from alexnet.config import dump
+from alexnet.config.values import override
 from alexnet.errors import TrainingStopped, UsageError
 from alexnet.figures import save_figure
 from alexnet.files import holding, write_atomically
@@ -23,12 +24,10 @@ from alexnet.paper.document import markdown_table
 from alexnet.paper.experiment import Experiment, Job, Recall, missing
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.results import Outcome
-from alexnet.paper.workers import Worker, has_ended, located, stop
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import environment, now
+from alexnet.training.processes import GLANCE, Training, has_ended, stop
 from alexnet.training.signals import Interrupt, SignalGuard
-
-_GLANCE = 0.2  # seconds between two looks at the trainings
 
 
 def reproduce(
@@ -69,7 +68,7 @@ def default_jobs() -> int:
     """Trainings side by side: small networks use one core well; a GPU is shared by none."""
     import torch
 
-    return 1 if torch.cuda.is_available() else min(_cores(), 4)
+    return 1 if torch.cuda.is_available() else min(usable_cores(), 4)
 
 
 def _claim_folder(folder: Path, experiment: Experiment, quick: bool) -> None:
@@ -100,17 +99,16 @@ def _train(
     reporter: Reporter,
 ) -> dict[str, Run]:
     """All trainings of the plan, each ended, by name."""
-    threads = max(1, _cores() // side_by_side)
+    threads = max(1, usable_cores() // side_by_side)
     ended: dict[str, Run] = {}
-    workers: dict[str, Worker] = {}
+    trainings: dict[str, Training] = {}
 
     def wanted() -> list[Job]:
         """The plan as it is now, which grows as trainings end."""
         while True:
-            plan = [located(job, root) for job in experiment.plan(ended, quick)]
+            plan = [_located(job, root) for job in experiment.plan(ended, quick)]
             assert len({job.name for job in plan}) == len(plan), "two jobs of one name"
-            runs = {job.name: Run(folder / "runs" / job.name) for job in missing(plan, ended)}
-            new = {job.name: runs[job.name] for job in missing(plan, ended) if has_ended(runs[job.name], job)}
+            new = {job.name: run for job in missing(plan, ended) if (run := _ended(folder, job)) is not None}
             if not new:
                 return plan
             ended.update(new)
@@ -120,22 +118,39 @@ def _train(
         reporter.start(experiment, folder, plan, ended)
         while waiting := missing(plan, ended):
             for job in waiting:
-                if job.name not in workers and len(workers) < side_by_side:
+                if job.name not in trainings and len(trainings) < side_by_side:
                     with guard.critical():  # a process that nobody knows of could not be ended
-                        workers[job.name] = Worker(job, folder, threads)
+                        trainings[job.name] = Training(job.config, *_places(folder, job), threads)
                     reporter.started(job)
-            done = [name for name, worker in workers.items() if worker.poll()]
+            done = [name for name, training in trainings.items() if training.poll()]
             for name in done:
-                del workers[name]
+                del trainings[name]
             if done:
                 plan = wanted()
-            reporter.look(plan, ended, [worker.run for worker in workers.values()])
+            reporter.look(plan, ended, [training.run for training in trainings.values()])
             if not done:
-                time.sleep(_GLANCE)
+                time.sleep(GLANCE)
     except BaseException:
-        stop(workers.values())
+        stop(trainings.values())
         raise
     return ended
+
+
+def _located(job: Job, root: str) -> Job:
+    """The job with its data under `root`, and the run named after it."""
+    return replace(job, config=override(job.config, {"data.root": root, "name": job.name}))
+
+
+def _places(folder: Path, job: Job) -> tuple[Path, Path]:
+    """Where a job's run is, and beside what its settings and what it says."""
+    return folder / "runs" / job.name, folder / "jobs" / job.name
+
+
+def _ended(folder: Path, job: Job) -> Run | None:
+    """The run of a job if it has ended."""
+    path, beside = _places(folder, job)
+    run = Run(path)
+    return run if has_ended(run, job.config, beside) else None
 
 
 def _recall(folder: Path) -> Recall:
@@ -156,10 +171,6 @@ def _recall(folder: Path) -> Recall:
 
 def _hours(runs: Iterable[Run]) -> float:
     return round(sum(float(run.status.get("elapsed", 0)) for run in runs) / 3600, 2)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write(experiment: Experiment, outcome: Outcome, runs: dict[str, Run], folder: Path, reporter: Reporter) -> None:

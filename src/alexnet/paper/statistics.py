@@ -6,8 +6,9 @@ otherwise; what draws random numbers has a seed and gives the same figures each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -109,16 +110,37 @@ def dunnett(control: Sample, others: Mapping[str, Sample]) -> dict[str, Estimate
     }
 
 
-def permutation_test(
-    values: Sample, groups: Sequence[Any], statistic: Callable[[Any, Any], float], seed: int = 0
-) -> float:
-    """The p-value that which value belongs to which group does not matter: how often `statistic(values, groups)` is as
-    large as it is, or larger, when the values are shuffled (one-sided: take an absolute value for both sides)."""
-    rng = np.random.default_rng(seed)
-    numbers, labels = np.asarray(values, dtype=float), np.asarray(groups)
-    found = statistic(numbers, labels)
-    reached = sum(statistic(rng.permutation(numbers), labels) >= found for _ in range(_DRAWS))
-    return float((reached + 1) / (_DRAWS + 1))
+def successive(samples: Mapping[str, Sample]) -> dict[str, Estimate]:
+    """The mean of each of several samples less that of the sample before it, by name, with intervals and p-values of
+    its own (not of all together), from the variance that all samples are taken to have in common: Student's t.
+
+    A sample of fewer than two has no difference, and the next one is compared with the sample before it.
+    """
+    whole = {name: np.asarray(sample, dtype=float) for name, sample in samples.items() if len(sample) > 1}
+    freedom = sum(len(sample) - 1 for sample in whole.values())
+    squares = sum(float(((sample - sample.mean()) ** 2).sum()) for sample in whole.values())
+    found = {}
+    for before, name in pairwise(whole):
+        a, b = whole[name], whole[before]
+        error = np.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
+        value, half = float(a.mean() - b.mean()), float(_stats().t.ppf(0.975, freedom) * error)
+        p = 2 * float(_stats().t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+        found[name] = Estimate(value, value - half, value + half, p)
+    return found
+
+
+def permutation_test(a: Sample, b: Sample) -> float:
+    """The p-value that it does not matter which numbers stand in which of two samples: how often the difference of
+    their means is as large as it is, or larger, either way, when the numbers are shuffled."""
+    result = _stats().permutation_test(
+        (a, b),
+        lambda x, y, axis: np.abs(np.mean(x, axis=axis) - np.mean(y, axis=axis)),
+        vectorized=True,
+        n_resamples=_DRAWS,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.pvalue)
 
 
 def power(effect: float, sd: float, count: int, alpha: float = 0.05) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,6 +20,10 @@ from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atom
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
+
+if TYPE_CHECKING:  # the network is built where it is asked for
+    from alexnet.data.transforms import Transforms
+    from alexnet.models.network import AlexNet
 
 # How long a run goes on, which may change as far as that bends no schedule that is under way.
 LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
@@ -133,6 +137,22 @@ class Run:
             if file.exists():
                 return file
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
+
+    def model(self) -> AlexNet:
+        """Its trained network, that of `checkpoint`, on the CPU in evaluation mode: an ordinary module of torch, for
+        images as `preprocessing` makes them. Raises CheckpointError."""
+        from alexnet.runs.restoring import restore
+
+        return restore(self.checkpoint())[0].eval()
+
+    def preprocessing(self) -> Transforms:
+        """What makes of images what `model` takes: a module, for uint8 tensors [N, C, H, W], Pillow images and NumPy
+        arrays. Raises CheckpointError."""
+        from alexnet.data.transforms import Transforms
+        from alexnet.runs.restoring import preprocessing_of, restore
+
+        network, checkpoint = restore(self.checkpoint())
+        return Transforms(preprocessing_of(checkpoint), network.variant.in_channels)
 
     def resume_point(self) -> tuple[Checkpoint | None, str | None]:
         """The newest checkpoint that can be read, and a warning if that is not the last one.

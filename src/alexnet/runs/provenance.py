@@ -21,6 +21,7 @@ from torch import nn
 from alexnet.compute import Compute, cpu_description
 from alexnet.config import TrainConfig
 from alexnet.config.values import flatten
+from alexnet.data.sources import MEMORY
 from alexnet.data.splits import Dataset
 from alexnet.models.lrn import LocalResponseNorm, missing_kernel
 from alexnet.runs.folder import FREE
@@ -107,10 +108,10 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """On which data: the source, the folder, the SHA-256 over images, labels and class names, and how many images the
-    splits have."""
+    """On which data: the source, the folder (None where a program held the data), the SHA-256 over images, labels and
+    class names, and how many images the splits have."""
     counts = {name: len(getattr(dataset, name)) for name in ("train", "val", "test")}
-    root = str(Path(config.data.root).absolute())
+    root = None if config.data.source == MEMORY else str(Path(config.data.root).absolute())
     return {"source": config.data.source, "root": root, "fingerprint": dataset.fingerprint, "images": counts}
 
 
@@ -150,10 +151,11 @@ def introduce(session: dict[str, Any]) -> tuple[str, str]:
     lrn = f", normalisation by {session['lrn']}" if session["lrn"] else ""
     data = session["data"]
     counts = ", ".join(f"{count} {name}" for name, count in data["images"].items() if count)
+    root = "in memory" if data["root"] is None else f"root {data['root']}"
     return (
         f"on {session['host']} ({where}): {session['device']}, {session['reason']}{lrn}, "
         f"{many}{session['threads']} thread(s); alexnet {session['alexnet']}{revision}, torch {session['torch']}",
-        f"data: {data['source']} (root {data['root']}), images: {counts}; fingerprint {data['fingerprint'][:12]}",
+        f"data: {data['source']} ({root}), images: {counts}; fingerprint {data['fingerprint'][:12]}",
     )
 
 

@@ -56,7 +56,11 @@ def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, 
 
 def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preprocessing | None) -> Pixels:
     data = config.data
-    photographs = data.source in SOURCES and SOURCES[data.source].photographs
+    photographs = (
+        not isinstance(images, ResidentSplit)
+        if images is not None
+        else data.source in SOURCES and bool(SOURCES[data.source].photographs)
+    )
     side = data.resize or (RESIZE if photographs else size if data.crop is None else None)
     noise = images.noise() if images is not None else None
     if images is not None:

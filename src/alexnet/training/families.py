@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from alexnet.compute import usable_cores
-from alexnet.config import TrainConfig, dump
-from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
-from alexnet.files import write_atomically
+from alexnet.config import TrainConfig
+from alexnet.errors import TrainingStopped, UsageError
 from alexnet.runs.folder import Run, settled
+from alexnet.training.processes import GLANCE, Training, stop
 from alexnet.training.signals import Interrupt, SignalGuard
 
 MOST = 1000  # seeds of a family
-GLANCE = 0.2  # seconds between two looks at the trainings
-PATIENCE = 60.0  # seconds for a training to save and leave
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -68,70 +61,29 @@ def train_family(
     the cores. A run whose loss diverges leaves the others alone. Raises TrainingStopped when a signal ended it and the
     error that a training ended with, in both cases after all of them have saved.
     """
-    waiting, running = list(configs), dict[Path, subprocess.Popen[bytes]]()
+    threads = None if jobs == 1 else max(1, usable_cores() // jobs)
+    waiting, running = list(configs), list[Training]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 path = waiting.pop(0)
-                if jobs > 1:
-                    say(f"training {path.name}, which says more in {_beside(path, 'log')}")
                 with guard.critical():  # a process that nobody knows of could not be ended
-                    running[path] = _start(path, configs[path], jobs)
-            for path in [path for path, process in running.items() if process.poll() is not None]:
-                _judge(path, running.pop(path).returncode, jobs, say)
+                    running.append(Training(configs[path], path, path, threads))
+                if threads is not None:
+                    say(f"training {path.name}, which says more in {running[-1].log}")
+            for training in [training for training in running if training.poll()]:
+                running.remove(training)
+                name, test = training.run.path.name, training.run.test
+                if training.diverged:
+                    say(f"{name}: its loss diverged")
+                elif threads is not None and test:
+                    say(f"{name}: {test['split']} accuracy {test['top1']:.2%}")
             time.sleep(GLANCE)
     except Interrupt as signal:
         raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            _wait(process)
+        stop(running)
     return {path: Run(path) for path in configs}
-
-
-def _start(path: Path, config: TrainConfig, jobs: int) -> subprocess.Popen[bytes]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    settings = _beside(path, "yaml")
-    write_atomically(settings, yaml.safe_dump(dump(config), sort_keys=False).encode())
-    command = [sys.executable, "-m", "alexnet", "train", str(settings), "--run", str(path)]
-    if jobs == 1:
-        return subprocess.Popen(command)
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // jobs))
-    with _beside(path, "log").open("ab") as log:
-        return subprocess.Popen(
-            command,
-            env=os.environ | {"OMP_NUM_THREADS": threads},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f"{path.name}.{kind}")
-
-
-def _judge(path: Path, code: int, jobs: int, say: Callable[[str], None]) -> None:
-    """Say how a training ended. Raises its error, unless its loss diverged, which is a result."""
-    if code == 0:
-        test = Run(path).test or {}
-        if jobs > 1:
-            say(f"{path.name}: {test.get('split', 'test')} accuracy {test.get('top1', float('nan')):.2%}")
-    elif code == NumericsError.exit_code:
-        say(f"{path.name}: its loss diverged")
-    else:
-        kinds = {kind.exit_code: kind for kind in (UsageError, DataError, CheckpointError, TrainingStopped)}
-        why = f"see {_beside(path, 'log')}" if jobs > 1 else "as it says above"
-        raise kinds.get(code, AlexNetError)(f"{path} ended with code {code}, {why}; the same command goes on.")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @dataclass(frozen=True)

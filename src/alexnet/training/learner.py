@@ -54,6 +54,18 @@ class Counters:
     elapsed: float = 0.0
     """Wall-clock time of all sessions, with validation, saving and drawing."""
 
+    def status(self, validated: bool) -> dict[str, Any]:
+        """What status.json says of them; the best accuracy where there is a validation split."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "skipped": self.skipped,
+            "best_val_top1": self.best_top1 if validated else None,
+            "best_epoch": self.best_epoch,
+            "seconds": round(self.seconds, 3),
+            "elapsed": round(self.elapsed, 3),
+        }
+
 
 def freeze(model: AlexNet, last: str | None) -> None:
     """Exclude the layers up to the one called `last` from training. Raises UsageError for an unknown name."""

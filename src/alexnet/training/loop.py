@@ -17,7 +17,7 @@ from alexnet.config import TrainConfig
 from alexnet.config.values import override
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
-from alexnet.data.sources import load_dataset
+from alexnet.data.sources import MEMORY, load_dataset
 from alexnet.distributed import World, join_world
 from alexnet.errors import AlexNetError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.figures.curves import draw_curves
@@ -48,6 +48,7 @@ def train(
     config: TrainConfig,
     run_dir: str | Path | None = None,
     *,
+    data: object = None,
     given: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     guard: SignalGuard | None = None,
@@ -55,13 +56,16 @@ def train(
     """Train in `run_dir` (default runs/<name>), or go on there with the same configuration, of which `then` may have
     grown, and `epochs` where the learning rate does not depend on it.
 
-    With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it that is there
-    already goes on with its own configuration, changed by these alone, and says what differs from the recipe.
+    `data` takes the place of the configured source: a pair (images, labels) of NumPy arrays or tensors, a dataset of
+    torch or of Hugging Face, or a dictionary of these by split (`alexnet.data.arrays.read_given`); to go on, hand it
+    over again. With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it
+    that is there already goes on with its own configuration, changed by these alone, and says what differs.
 
     Kill it at any time: the same call ends with the same weights, to the bit (CPU, same machine and thread count).
-    Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError,
-    NumericsError after three non-finite losses in a row, and TrainingStopped when a signal ended it.
+    Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError, NumericsError
+    after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
+    config = override(config, {} if data is None else {"data.source": MEMORY})
     asked = override(config, given or {})
     path = Path(run_dir) if run_dir is not None else default_folder(asked.name)
     with ExitStack() as stack:
@@ -88,7 +92,7 @@ def train(
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)
-            _Session(config, run, compute, world, reporter, guard).work()
+            _Session(config, run, data, compute, world, reporter, guard).work()
         except Interrupt as signal:
             raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
         except torch.OutOfMemoryError:
@@ -107,9 +111,16 @@ class _Session:
     _processes: Sequence[dict[str, Any]] = ()  # what the latest epoch took of each
 
     def __init__(
-        self, config: TrainConfig, run: Run, compute: Compute, world: World, reporter: Reporter, guard: SignalGuard
+        self,
+        config: TrainConfig,
+        run: Run,
+        data: object,
+        compute: Compute,
+        world: World,
+        reporter: Reporter,
+        guard: SignalGuard,
     ) -> None:
-        self.config, self.run, self.compute = config, run, compute
+        self.config, self.run, self.data, self.compute = config, run, data, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world)
         self.saves = Saves(
@@ -189,13 +200,11 @@ class _Session:
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
-        self.dataset = self.world.main_first(lambda: load_dataset(config.data))  # which downloads what is not there
+        self.dataset = self.world.main_first(lambda: load_dataset(config.data, self.data))  # downloads what is missing
         self.dataset.check_trainable()
-        if point and point.meta.get("fingerprint") != self.dataset.fingerprint:
-            raise DataError(
-                f"the data under {config.data.root} is not what {self.run.path} was trained on "
-                "(its fingerprint differs); restore it or train into another folder with --run DIR."
-            )
+        if point:
+            seen = point.meta.get("fingerprint")
+            self.dataset.check_trained_on(seen, self.run.path, "bring it back, or use another --run DIR")
         if self.dataset.note:
             self.reporter.note_once(self.dataset.note)
         self.images = open_split(self.dataset.train, self.compute.device, config.data)
@@ -337,14 +346,5 @@ class _Session:
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:
-            counters = self.learner.counters
-            more |= {
-                "epoch": counters.epoch,
-                "step": counters.step,
-                "skipped": counters.skipped,
-                "best_val_top1": counters.best_top1 if len(self.dataset.val) else None,
-                "best_epoch": counters.best_epoch,
-                "seconds": round(counters.seconds, 3),
-                "elapsed": round(counters.elapsed, 3),
-            }
+            more |= self.learner.counters.status(validated=len(self.dataset.val) > 0)
         self.record.status(state=state, epochs=self.config.end, **more)

@@ -11,8 +11,9 @@ from alexnet.config import TrainConfig
 
 
 def mix(images: Tensor, labels: Tensor, classes: int, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Give each of the images [B, C, H, W] a part of another one of the batch, and each of the labels [B] the same part
-    of the other's: images of the same shape and probabilities [B, classes]. Without mixing both stay what they are.
+    """Give each of the images [B, C, H, W] a part of another one of the batch, and each of the labels [B], which may be
+    probabilities [B, classes], the same part of the other's: images of the same shape and probabilities [B, classes].
+    Without mixing both stay what they are.
 
     CutMix (Yun et al. 2019) puts in a rectangle, mixup (Zhang et al. 2018) fades in the whole image. All is drawn from
     torch's own generator, which training seeds anew for every step, and nothing waits for the device.
@@ -22,7 +23,7 @@ def mix(images: Tensor, labels: Tensor, classes: int, config: TrainConfig) -> tu
     partners = torch.randperm(len(images), device=images.device)
     shares = pixel_shares(images, config)
     weights = shares.mean(dim=(2, 3))  # [B, 1]: of a rectangle, the area that lies within the image
-    own = F.one_hot(labels, classes).float()
+    own = F.one_hot(labels, classes).float() if labels.ndim == 1 else labels
     return images.lerp(images[partners], shares), own.lerp(own[partners], weights)
 
 

@@ -28,6 +28,12 @@ QUERIES = 1000  # test images whose neighbours are looked for
 CLOSE = 0.01  # the part of the training images that counts as close in pixels
 EQUAL = 0.5  # points of error that are taken for none
 
+ALIKE = (
+    "Claim 31 is reproduced if more of the neighbours by the last hidden layer than of those by pixels show the "
+    "image's class, and more than half of them are not among the nearest 1 % in pixels, both by the interval and in "
+    'every network; "direction only" without the latter; "not reproduced" if fewer show the class, else '
+    '"inconclusive".'
+)
 # 28 of 32 pixels, flips and dropout: the paper's 224 of 256.
 NETWORK = TrainConfig(
     name="averages",
@@ -118,8 +124,9 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     if sum(row["kind"] == "masks" for row in rows) < 2:
         none = Verdict("inconclusive", "Fewer than two networks were trained to the end.")
         return dict.fromkeys(EXPERIMENT.claims, none)
-    judges: dict[int, Callable[[Sequence[Row]], Verdict]] = {19: _views, 22: _halving, 27: _ensemble, 31: _neighbours}
-    return {claim: judged(rows) for claim, judged in judges.items()}
+    judges: dict[int, Callable[[Sequence[Row]], Verdict]] = {19: _views, 22: _halving, 27: _ensemble}
+    near = judge_neighbours([row for row in rows if row["kind"] == "neighbours"])
+    return {**{claim: judged(rows) for claim, judged in judges.items()}, 31: near}
 
 
 def difference(rows: Sequence[Row], what: str) -> Estimate:
@@ -177,8 +184,8 @@ def _halving(rows: Sequence[Row]) -> Verdict:
     return Verdict("not reproduced" if beyond else "inconclusive", sentence, numbers)
 
 
-def _neighbours(rows: Sequence[Row]) -> Verdict:
-    found = [row for row in rows if row["kind"] == "neighbours"]
+def judge_neighbours(found: Sequence[Row]) -> Verdict:
+    """The verdict on claim 31 from what `averaging.compare` says of one network or several, by the rule `ALIKE`."""
     # The networks share their queries, but not which query is which row: each by itself, and the worst counts.
     far, more = ([_mean_sixth(row[name]) for row in found] for name in ("far", "more agree"))
     least, agree = min(far, key=lambda e: e.low), min(more, key=lambda e: e.low)
@@ -190,7 +197,7 @@ def _neighbours(rows: Sequence[Row]) -> Verdict:
         f"{hidden:.0%} of the six nearest by the last hidden layer show the image's class, {pixels:.0%} of "
         f"those by pixels. Not among the {CLOSE:.0%} nearest in pixels are {least.value:.0%} of the former (95 % "
         f"interval {least.low:.0%} to {least.high:.0%}, of the network with the fewest), and on average {rank:.0%} of "
-        f"the training images are nearer in pixels{_of(rows)}."
+        f"the training images are nearer in pixels, {len(found)} network{'s' if len(found) > 1 else ''}."
     )
     if agree.low <= 0:
         return Verdict("not reproduced" if agree.high < 0 else "inconclusive", sentence, numbers)
@@ -251,10 +258,9 @@ EXPERIMENT = Experiment(
     "that of the geometric mean of 100 masks differ by less than 0.5 points either way, by the whole interval, and the "
     "halved network's probabilities are nearer to that mean than to the arithmetic one, and than single masks are; "
     '"direction only" without the latter; "not reproduced" if the interval lies beyond 0.5 points, else '
-    '"inconclusive". Claim 31 is reproduced if more of the neighbours by the last hidden layer than of those by pixels '
-    "show the image's class, and more than half of them are not among the nearest 1 % in pixels, both by the interval "
-    'and in every network; "direction only" without the latter; "not reproduced" if fewer show the class, else '
-    '"inconclusive". Power: where 6 % of 10,000 images change sides, an interval reaches half a point to either side, '
+    '"inconclusive". '
+    + ALIKE
+    + " Power: where 6 % of 10,000 images change sides, an interval reaches half a point to either side, "
     "a third of what is claimed.",
     data="CIFAR-10, a substitute for ImageNet, whose ten classes leave no top-5 error to speak of: the test set. "
     "--data.root is the folder that holds cifar-10-batches-py, or receives the download.",

@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
     method="The `cifar` network, the paper's layers for images of 32 pixels, at a quarter of its width, with crops, "
     "reflections and dropout: whole, and without its second, third, fourth or fifth convolution. Where a layer with "
     "pooling goes, the pooling stays, so that all that follows keeps its size; nothing else makes up for the layer, as "
-    "in the paper. He's initial weights, 30 epochs, the rate divided by ten after 20 and 27, five seeds.",
+    "in the paper. He's initial weights, 30 epochs, a rate of 0.02 divided by ten after 20 and 27, five seeds.",
     rule="Each network without a layer is compared with the whole one by Dunnett's test, whose four p-values hold "
     'together. "Reproduced" if all four are worse with p < 0.05, "direction only" if some are and none is better, "not '
     'reproduced" if one is better with p < 0.05. If none differs, "inconclusive" where the paired spread of one of '

@@ -146,7 +146,9 @@ EXPERIMENT = Experiment(
     "images so that it overfits: with crops (of images with a frame of 4 pixels) and reflections, with dropout of a "
     "half in the two hidden layers, with both and with neither; five seeds. 100 epochs at a constant rate, ten more at "
     "each of two rates divided by ten; weight decay 0.0005 as in the paper, and He's initial weights, because the "
-    "paper's do not start a network so narrow.",
+    "paper's do not start a network so narrow. In pilots of 400 steps a rate of 0.02 had a lower training loss than "
+    "0.05 "
+    "with dropout (1.38 against 1.77) and without (1.17 against 1.31).",
     rule="Overfitting is the test error less the error on the training split, both of the last weights in evaluation "
     "mode. Claim 17 compares the network with dropout without and with crops and reflections, claim 21 that with crops "
     f"and reflections without and with dropout. {EFFECT.format(least=f'{SUBSTANTIAL:g} points')} Claim 20: the epochs "

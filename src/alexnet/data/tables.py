@@ -1,0 +1,98 @@
+"""Photographs as a table lists them: a CSV file with a column of paths, one of labels, and perhaps one of splits."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from alexnet.config import DataConfig
+from alexnet.config.values import flag
+from alexnet.data.folders import SPLITS
+from alexnet.data.photos import FileStore, Photos, file_size
+from alexnet.data.splits import Published, order_classes
+from alexnet.errors import DataError, listed, unknown
+
+SPLIT_COLUMN = "split"  # where none is named
+
+
+def read_table(config: DataConfig) -> Published:
+    """Read the photographs that a CSV file, `config.root`, names with their labels; .tsv files have tabs for commas.
+
+    The columns are called as `config.path_column`, `config.label_column` and `config.split_column` say; without a
+    column of splits the photographs are split anew. Paths are absolute, or relative to the file's folder. Raises
+    DataError for a table that cannot be read, columns that it does not have, rows that are not whole, and photographs
+    that are not there.
+    """
+    table = Path(os.path.expanduser(config.root))
+    rows: dict[str, list[tuple[str, str]]] = {}
+    sizes: dict[str, list[int]] = {}
+    missing: list[str] = []
+    for line, path, label, split in _read_rows(table, config):
+        where = f"{table}, line {line}"
+        if not path or not label:
+            raise DataError(
+                f"{where}: {'the path' if not path else f'the label of {path}'} is empty; mend or remove it."
+            )
+        name = "all" if split is None else SPLITS.get(split)
+        if name is None:
+            raise DataError(f"{where}: {unknown('split', split or '', SPLITS)}")
+        try:
+            sizes.setdefault(name, []).append(file_size(table.parent / path))
+        except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
+            missing.append(f"line {line}: {path} ({getattr(problem, 'strerror', None) or problem})")
+            continue
+        rows.setdefault(name, []).append((path, label))
+    if missing:
+        raise DataError(
+            f"{table} names photographs that cannot be read: {listed(missing)}; paths start from its folder."
+        )
+    if not rows:
+        raise DataError(f"{table} has no rows below its column names.")
+    if "train" not in rows and "all" not in rows:
+        raise DataError(f"{table} has no row of the split train: name one, or leave the splits out to have them drawn.")
+    classes = order_classes(label for part in rows.values() for _, label in part)
+    numbers = {name: number for number, name in enumerate(classes)}
+    parts: dict[str, Photos] = {}
+    for name, part in rows.items():
+        store = FileStore(table.parent, [path for path, _ in part], sizes[name])
+        parts["all" if len(rows) == 1 else name] = Photos.whole(store, [numbers[label] for _, label in part])
+    return Published(classes, dict(parts))
+
+
+def _read_rows(table: Path, config: DataConfig) -> Iterator[tuple[int, str, str, str | None]]:
+    """The line, path, label and split of every row."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True)
+            header = next(reader, [])
+            places = []
+            for field in ("path_column", "label_column", "split_column"):
+                name = getattr(config, field)
+                if name is None:
+                    places.append(header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None)
+                elif name not in header:
+                    raise DataError(
+                        f"{table}: {unknown('column', name, header)} {flag(f'data.{field}')} names another."
+                    )
+                else:
+                    places.append(header.index(name))
+            path, label, split = places
+            assert path is not None
+            assert label is not None
+            for row in reader:
+                if not row:  # an empty line
+                    continue
+                if len(row) != len(header):
+                    raise DataError(
+                        f"{table}, line {reader.line_num}: {len(row)} values for {len(header)} columns (a comma in a "
+                        'value? "quote it").'
+                    )
+                yield reader.line_num, row[path], row[label], None if split is None else row[split]
+    except OSError as problem:
+        raise DataError(
+            f"cannot read the table {table}: {problem.strerror}; point --data.root to the .csv file."
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"{table} is not a CSV file in UTF-8 ({problem}).") from None

@@ -1,0 +1,163 @@
+"""The report as a document: one HTML file that needs nothing else, and its machine-readable twin."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from alexnet.errors import UsageError
+from alexnet.files import write_atomically
+from alexnet.report import charts
+from alexnet.report.charts import Series
+from alexnet.report.contents import Family, RunContents, compare_runs, finite
+from alexnet.runs.provenance import now
+from alexnet.terminal import printable
+
+FORMAT = 1
+"""Of report.json."""
+NONE = "\N{EN DASH}"
+SPLITS = (("train", "training"), ("val", "validation"))
+
+
+def write_report(runs: Sequence[RunContents], out: Path) -> Path:
+    """Write a report of one run, or of several side by side, to an HTML file, and report.json's content beside it under
+    the same name with .json. Returns the second path. Raises UsageError where that cannot be done."""
+    twin = out.with_suffix(".json")
+    if twin == out:
+        raise UsageError(f"--out {out} is the page, and its .json twin would have the same name: end it in .html.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(twin, (json.dumps(as_dict(runs), indent=1, allow_nan=False) + "\n").encode())
+        write_atomically(out, render(runs).encode(errors="backslashreplace"))
+    except OSError as problem:
+        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
+    return twin
+
+
+def as_dict(runs: Sequence[RunContents]) -> dict[str, Any]:
+    """The report for JSON: its format, when and by which version it was written, each run (`RunContents.to_dict`), and
+    of several runs what they have together; numbers that JSON does not know are null."""
+    family = compare_runs(runs)
+    content: dict[str, Any] = finite(
+        {
+            "format": FORMAT,
+            "written": now(),
+            "alexnet": version("alexnet"),
+            "runs": [run.to_dict() for run in runs],
+            "family": family.to_dict() if family else None,
+        }
+    )
+    return content
+
+
+def render(runs: Sequence[RunContents]) -> str:
+    """The report as HTML. Nothing in it is loaded from elsewhere and nothing runs, which its content security policy
+    holds it to; text of any origin is escaped."""
+    page = jinja2.Environment(
+        loader=jinja2.PackageLoader("alexnet.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printed,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters |= {"percent": percent, "number": number, "lines": lines}
+    style = files("alexnet.report").joinpath("report.css").read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    family = compare_runs(runs)
+    return page.get_template("report.html").render(
+        runs=runs,
+        family=family,
+        style=Markup(style),
+        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        charts=charts,
+        curves=draw_curves,
+        overview=draw_overview,
+        again=again,
+        written=now(),
+        version=version("alexnet"),
+    )
+
+
+def draw_curves(run: RunContents) -> list[Markup]:
+    """Loss, accuracy and learning rate of a run over its epochs, as far as it has them."""
+    rows = run.epochs
+
+    def of(figure: str) -> list[Series]:
+        return [_series(name, split, rows, f"{split}_{figure}") for split, name in SPLITS]
+
+    return _drawn(
+        [
+            charts.draw_lines("loss", of("loss")),
+            charts.draw_lines("top-1 accuracy", of("top1"), percent=True),
+            charts.draw_lines("learning rate", [_series("it", "rate", rows, "lr")], log=True),
+        ]
+    )
+
+
+def draw_overview(family: Family, runs: Sequence[RunContents]) -> list[Markup]:
+    """Several runs in the same charts, each in the colour that it has in the table."""
+    named = [(f"s{n % 8}", run) for n, run in enumerate(runs)]
+    return _drawn(
+        [
+            charts.draw_lines("validation loss", [_series(r.name, s, r.epochs, "val_loss") for s, r in named]),
+            charts.draw_lines(
+                "validation top-1", [_series(r.name, s, r.epochs, "val_top1") for s, r in named], percent=True
+            ),
+            charts.draw_lines("training loss", [_series(r.name, s, r.epochs, "train_loss") for s, r in named]),
+        ]
+    )
+
+
+def again(run: RunContents) -> list[tuple[str, str]]:
+    """What to type to do it again: what each command is for, and the command."""
+    folder = str(run.run.path)
+    settings = str(run.run.path / "config.yaml")
+    typed = [str(run.sessions[0]["command"])] if run.sessions and "command" in run.sessions[0] else []
+    return [
+        *(("as it was typed", command) for command in typed),
+        ("the same training once more", shlex.join(["alexnet", "train", settings, "--run", f"{folder}-again"])),
+        ("its accuracy measured again", shlex.join(["alexnet", "evaluate", folder])),
+        ("this report", shlex.join(["alexnet", "report", folder])),
+    ]
+
+
+def percent(value: float | None, digits: int = 2) -> Markup:
+    """A fraction as percent, on one line; a dash stands for none."""
+    return Markup(NONE if value is None or value != value else f"{100 * value:.{digits}f}&nbsp;%")
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number as people write it; a dash stands for none."""
+    if not isinstance(value, int | float) or value != value:
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
+
+def lines(text: str) -> Markup:
+    """Text of several lines, each made printable, with its line breaks."""
+    return Markup("\n").join(escape(printable(line)) for line in text.splitlines())
+
+
+def _printed(value: Any) -> Any:
+    """What a template shows: text of any origin on one line, without control characters."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _series(name: str, style: str, rows: Sequence[dict[str, Any]], key: str) -> Series:
+    points = [(r["epoch"], r[key]) for r in rows if isinstance(r.get(key), int | float)]
+    return Series(name, style, [x for x, _ in points], [y for _, y in points])
+
+
+def _drawn(all_charts: Iterable[Markup]) -> list[Markup]:
+    return [chart for chart in all_charts if chart]

@@ -1,0 +1,175 @@
+"""Trainings as processes of their own, several side by side: each is `alexnet train` in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from alexnet.config import TrainConfig, dump
+from alexnet.config.values import flatten
+from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
+from alexnet.files import LOCK, write_atomically
+from alexnet.runs.folder import FREE, LENGTH, Run
+
+GLANCE = 0.2  # seconds between two looks at the trainings
+_PATIENCE = 60.0  # seconds for a training to save and leave
+_TRIES = 3  # deaths in a row without any progress in between
+
+
+class Training:
+    """One training as a process; or one that another process is at already, such as a child of a command that was
+    killed: that one is waited for. One that is killed itself starts again, from where it was."""
+
+    def __init__(self, config: TrainConfig, run: Path, beside: Path, threads: int | None) -> None:
+        """Settings are written to BESIDE.yaml, and what the training says to BESIDE.log. Without a number of `threads`
+        it is the only one: it has all of them, and this process's output."""
+        self.config, self.run, self.threads = config, Run(run), threads
+        self._beside = beside
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths = 0
+        if not has_ended(self.run, self.config, self._beside):
+            self._start()
+
+    @property
+    def log(self) -> Path:
+        """What the training says."""
+        return _file(self._beside, "log")
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss left the range of finite numbers: trying again would do the same."""
+        return _file(self._beside, "diverged").exists()
+
+    def _start(self) -> None:
+        self._step = _steps_made(self.run)
+        self._process = None
+        if _is_held(self.run.path):
+            return
+        self._beside.parent.mkdir(parents=True, exist_ok=True)
+        settings = _file(self._beside, "yaml")
+        write_atomically(settings, yaml.safe_dump(dump(self.config), sort_keys=False).encode())
+        command = [sys.executable, "-m", "alexnet", "train", str(settings), "--run", str(self.run.path)]
+        self._process = self._open(command)
+
+    def _open(self, command: list[str]) -> subprocess.Popen[bytes]:
+        # In a session of its own, because Ctrl-C is ours alone to hear: we tell the trainings.
+        if self.threads is None:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def poll(self) -> bool:
+        """Whether the training has ended; one that was killed is started again.
+
+        Raises the error that a training ended with, if it is not that its loss diverged: that is a result.
+        """
+        if self._process is None:
+            if _is_held(self.run.path):
+                return False
+            if not has_ended(self.run, self.config, self._beside):
+                self._start()
+                return False
+            return True
+        code = self._process.poll()
+        if code is None:
+            return False
+        if code == NumericsError.exit_code:
+            write_atomically(_file(self._beside, "diverged"), b"")
+        elif code < 0 or code == TrainingStopped.exit_code:
+            self._deaths = 0 if _steps_made(self.run) > self._step else self._deaths + 1
+            if self._deaths == _TRIES:
+                raise self._error(code)
+            self._start()
+            return False
+        elif code != 0:
+            raise self._error(code)
+        return True
+
+    def _error(self, code: int) -> AlexNetError:
+        name, kinds = self.run.path.name, {k.exit_code: k for k in (UsageError, DataError, CheckpointError)}
+        if code < 0:
+            said = f"was killed {_TRIES} times without getting on (signal {-code})."
+        elif self.threads is None:
+            said = "ended as it says above."
+        else:
+            lines = self.log.read_text(errors="replace").strip().splitlines() or [""]
+            said = next((x.removeprefix("error: ") for x in reversed(lines) if x.startswith("error: ")), lines[-1])
+        more = "" if self.threads is None else f" All that it said: {self.log}"
+        return kinds.get(code, AlexNetError)(f"{name}: {said}{more}")
+
+    def ask_to_stop(self) -> None:
+        """Let it save and leave; returns at once."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until it has left, and end it where it does not."""
+        if self._process is not None:
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def stop(trainings: Iterable[Training]) -> None:
+    """End trainings, all at once; what they have learned is saved."""
+    trainings = list(trainings)
+    for training in trainings:
+        training.ask_to_stop()
+    for training in trainings:
+        training.wait()
+
+
+def _file(beside: Path, kind: str) -> Path:
+    return beside.with_name(f"{beside.name}.{kind}")
+
+
+def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
+    """Whether a folder holds a training with these settings that is finished or has diverged (`Training`). Raises
+    UsageError where it holds one with other settings."""
+    if not (run.path / "config.yaml").is_file():
+        return False
+    there, wanted = flatten(run.config), flatten(config)
+    changed = [name for name in wanted if name not in FREE and there[name] != wanted[name]]
+    if changed:
+        shown = ", ".join(f"{name} {there[name]} there and {wanted[name]} now" for name in changed)
+        raise UsageError(f"{run.path} holds another training ({shown}); take another folder (--run DIR).")
+    if _file(beside, "diverged").exists():
+        return True
+    return run.status.get("state") == "finished" and all(there[name] == wanted[name] for name in LENGTH)
+
+
+def _steps_made(run: Run) -> int:
+    """The latest step that the run's log tells of."""
+    with suppress(OSError):
+        return max((row["step"] for row in run.metrics), default=0)
+    return 0
+
+
+def _is_held(path: Path) -> bool:
+    """Whether another process trains in a folder."""
+    if not (path / LOCK).exists():
+        return False
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

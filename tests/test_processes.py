@@ -1,0 +1,80 @@
+"""Trainings as processes: killed, waited for, given up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from alexnet.errors import DataError, UsageError
+from alexnet.files import holding
+from alexnet.recipes import recipe
+from alexnet.training.processes import Training, has_ended
+
+
+class Ended:
+    """A process that has ended with a code."""
+
+    def __init__(self, code):
+        self.code = code
+
+    def poll(self):
+        return self.code
+
+
+CONFIG = recipe("digits")
+
+
+def training(folder, codes, monkeypatch):
+    left = list(codes)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Ended(left.pop(0)))
+    return Training(CONFIG, folder / "runs" / "a", folder / "jobs" / "a", 1)
+
+
+def test_a_killed_training_goes_on(tmp_path, monkeypatch):
+    one = training(tmp_path, [-9, 75, 0], monkeypatch)
+    assert [one.poll(), one.poll(), one.poll()] == [False, False, True]
+
+
+def test_one_that_is_killed_again_and_again_is_given_up(tmp_path, monkeypatch):
+    one = training(tmp_path, [-9] * 9, monkeypatch)
+    assert [one.poll(), one.poll()] == [False, False]
+    with pytest.raises(ValueError, match="was killed 3 times"):
+        one.poll()
+
+
+def test_one_that_gets_on_is_never_given_up(tmp_path, monkeypatch):
+    one = training(tmp_path, [-9] * 9 + [0], monkeypatch)
+    one.run.path.mkdir(parents=True)
+    polls = []
+    for step in range(10):
+        (one.run.path / "metrics.jsonl").write_text(json.dumps({"kind": "step", "epoch": 1, "step": step + 1}))
+        polls.append(one.poll())
+    assert polls == [False] * 9 + [True]
+
+
+def test_divergence_is_a_result(tmp_path, monkeypatch):
+    one = training(tmp_path, [5], monkeypatch)
+    assert one.poll()
+    assert one.diverged
+    one.run.path.mkdir(parents=True)
+    one.run.write_config(CONFIG)
+    assert has_ended(one.run, CONFIG, tmp_path / "jobs" / "a")
+    assert not has_ended(one.run, CONFIG, tmp_path / "jobs" / "b")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DataError)])
+def test_other_errors_are_raised(tmp_path, monkeypatch, code, kind):
+    one = training(tmp_path, [code], monkeypatch)
+    one.log.write_text("epoch 1\nerror: no such thing.\n")
+    with pytest.raises(kind, match=r"^a: no such thing\. All that it said: .*a\.log"):
+        one.poll()
+
+
+def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "a"
+    with holding(run, "x", "y"):
+        one = training(tmp_path, [0], monkeypatch)
+        assert not one.poll()
+    assert (one.poll(), one.poll()) == (False, True)

@@ -1,0 +1,314 @@
+"""Reports: what is measured, what stands in them, and that nothing in them runs or is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import json
+import re
+import shutil
+import statistics
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet.compute import resolve_compute
+from alexnet.data.loading import open_split
+from alexnet.data.sources import load_dataset
+from alexnet.errors import DataError
+from alexnet.inference.forward import collect_logits
+from alexnet.inference.trained import open_trained
+from alexnet.metrics import Result
+from alexnet.report import contents
+from alexnet.report.calibration import calibrate
+from alexnet.report.charts import Axis, Series, draw_confusion, draw_lines
+from alexnet.report.contents import compare_runs, gather, names_of
+from alexnet.report.document import render, write_report
+from alexnet.report.measuring import MISTAKES, measure, most_confused
+from alexnet.runs.folder import Run
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'; DROP TABLE {{ 7 * 7 }} {% raw %}",
+    "</title></style></svg>",
+    "caf\udce9 \x1b[31m \u202e\0",
+    "&lt;b&gt; &amp;",
+    "javascript:alert(1)",
+    "a" * 300,
+    "\n\n<br>",
+    "zebra",
+)
+
+
+class Page(HTMLParser):
+    """A page's elements with their attributes, its text, and how its headings follow one another."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.words = [], []
+        self.feed(html)
+        self.text = " ".join(self.words).replace("\xa0", " ")
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def told(finished):
+    return gather(finished, "a run")
+
+
+def hostile(told):
+    """The same run, with classes whose names attack."""
+    again = replace(told.result, classes=HOSTILE)
+    pairs = [replace(pair, truth=HOSTILE[n % 10], answer=HOSTILE[0]) for n, pair in enumerate(told.pairs)]
+    mistakes = [replace(one, truth=HOSTILE[1], place=HOSTILE[4]) for one in told.measured.mistakes]
+    measured = replace(told.measured, result=again, mistakes=tuple(mistakes))
+    return replace(told, name=HOSTILE[0], result=again, pairs=tuple(pairs), measured=measured, notes=HOSTILE)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), min_size=1, max_size=60))
+def test_calibration_is_that_of_its_definition(answers):
+    confidence, correct = (np.array(values) for values in zip(*answers, strict=True))
+    found = calibrate(confidence, correct)
+    expected = 0.0
+    for n in range(15):
+        inside = [(c, ok) for c, ok in answers if n / 15 < c <= (n + 1) / 15]
+        # The edges themselves are a matter of rounding.
+        if any(abs(c * 15 - round(c * 15)) < 1e-9 for c, _ in answers):
+            return
+        if inside:
+            gap = statistics.fmean(c for c, _ in inside) - statistics.fmean(ok for _, ok in inside)
+            expected += len(inside) / len(answers) * abs(gap)
+    assert found.error == pytest.approx(expected, abs=1e-12)
+    assert found.counts.sum() == len(answers)
+    assert found.surplus == pytest.approx(confidence.mean() - correct.mean(), abs=1e-12)
+
+
+def test_mistakes_are_those_of_the_network(finished):
+    found = measure(finished)
+    trained, config = open_trained(finished), finished.config
+    test = load_dataset(config.data).test
+    compute = resolve_compute("cpu", "fp32")
+    loader = open_split(test, compute.device, config.data, trained.preprocessing)
+    logits, labels = collect_logits(trained.model, loader, compute)
+    probabilities = logits[:, 0].softmax(1).double().numpy()
+    answers, labels = probabilities.argmax(1), labels.numpy()
+    wrong = sorted(np.flatnonzero(answers != labels), key=lambda n: -probabilities[n].max())[:MISTAKES]
+    assert [one.place for one in found.mistakes] == [str(test.sources[n]) for n in wrong]
+    for one, n in zip(found.mistakes, wrong, strict=True):
+        assert (one.truth, one.answer) == (str(labels[n]), str(answers[n]))
+        assert one.confidence == pytest.approx(probabilities[n, answers[n]], abs=1e-5)
+        assert one.of_truth == pytest.approx(probabilities[n, labels[n]], abs=1e-5)
+    assert found.result.top1 == finished.test["top1"]
+    assert found.calibration.counts.sum() == len(labels)
+    for pair in found.pairs:
+        chosen = (labels == int(pair.truth)) & (answers == int(pair.answer))
+        assert pair.count == chosen.sum()
+        assert pair.share == pytest.approx(pair.count / (labels == int(pair.truth)).sum())
+        assert 1 <= len(pair.examples) <= min(4, pair.count)
+        assert {(one.truth, one.answer) for one in pair.examples} == {(pair.truth, pair.answer)}
+    picture = Image.open(io.BytesIO(base64.b64decode(found.mistakes[0].picture.partition(",")[2])))
+    assert picture.size == (trained.preprocessing.size,) * 2
+
+
+def test_most_confused_pairs_come_in_order():
+    confusion = np.random.default_rng(0).integers(0, 9, (7, 7))
+    result = result_of(confusion)
+    pairs = [(a, b) for a in range(7) for b in range(7) if a != b and confusion[a, b]]
+    assert most_confused(result) == sorted(pairs, key=lambda pair: -confusion[pair])[:10]
+    assert most_confused(result_of(np.diag([3, 4]))) == []
+
+
+def result_of(confusion):
+    classes, count = tuple(map(str, range(len(confusion)))), int(confusion.sum())
+    return Result("test", float(np.trace(confusion)) / count, 1.0, 0.5, count, 1, classes, confusion)
+
+
+def test_command_writes_page_and_twin(finished, call, tmp_path):
+    code, out, err = call("report", finished.path, "--out", tmp_path / "new" / "page.html")
+    assert (code, err) == (0, "")
+    assert f"written: {tmp_path / 'new' / 'page.html'}" in out
+    twin = json.loads((tmp_path / "new" / "page.json").read_text())
+    (told,) = twin["runs"]
+    assert told["result"]["top1"] == finished.test["top1"]
+    assert told["epochs"] == finished.epochs
+    assert told["ledger"] == finished.ledger
+    assert told["calibration"]["ece"] >= 0
+    assert "picture" not in json.dumps(twin)
+    page = Page((tmp_path / "new" / "page.html").read_text())
+    low, high = told["result"]["top1_interval"]
+    for shown in (f"{told['result']['top1']:.2%}", f"{low:.2%}", f"{high:.2%}"):
+        assert shown.replace("%", " %") in page.text
+    again = f"alexnet train {finished.path / 'config.yaml'} --run {finished.path}-again"
+    assert again in page.text
+    for row in finished.ledger:
+        assert (f"{row['number']}. {row['name']}" in page.text) == bool(row["departs_from_paper"])
+
+
+@pytest.mark.parametrize("names", ["harmless", "hostile"])
+def test_page_runs_nothing_and_is_read_by_everybody(told, names):
+    run = told if names == "harmless" else hostile(told)
+    html = render([run]).encode(errors="backslashreplace").decode()
+    page = Page(html)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "iframe", "object", "embed", "link", "form", "base"}
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], tag
+        for name in ("src", "href"):
+            assert re.match(r"#|data:image/(png|jpeg);base64,[\w+/=]+$", attributes.get(name, "#")), tag
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") for svg in page.all("svg"))
+    assert all(cell.get("scope") in ("row", "col") for cell in page.all("th"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = page.all("meta")[1]["content"]
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert len(html) < 500_000
+
+
+def test_hostile_names_are_shown_as_text(told):
+    page = Page(render([hostile(told)]))
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[1] in page.text
+    assert HOSTILE[2] in page.text  # no template of ours
+    assert "49" not in page.text.partition("DROP TABLE")[2][:12]
+    assert "\x1b" not in page.text
+    assert "\u202e" not in page.text
+    assert r"\x1b[31m \u202e\x00" in page.text
+
+
+def test_without_its_data_a_report_has_what_the_run_wrote(finished, monkeypatch):
+    def lost(*_, **__):
+        raise DataError("the data is on another machine")
+
+    monkeypatch.setattr(contents, "measure", lost)
+    told = gather(finished, "a run")
+    stored = told.result.to_dict()
+    assert {name: stored[name] for name in finished.test} == finished.test
+    assert told.measured is None
+    assert told.kernels is not None
+    assert "the data is on another machine" in Page(render([told])).text
+    assert told.pairs
+
+
+@pytest.mark.parametrize(
+    "damage", ["test.json", "test-confusion.csv", "best.safetensors", "status.json", "ledger.json"]
+)
+def test_damaged_folders_are_reported_on(finished, tmp_path, monkeypatch, damage):
+    run = Run(shutil.copytree(finished.path, tmp_path / "run"))
+    (run.path / damage).write_text('{"count": NaN, "top1"')
+    if damage == "best.safetensors":
+        run.last.unlink()
+    else:
+        monkeypatch.setattr(contents, "measure", lambda *_, **__: (_ for _ in ()).throw(DataError("none")))
+    told = gather(run, "a run")
+    assert (told.result is None) == damage.startswith("test")
+    assert Page(render([told])).all("h1")
+    json.dumps(told.to_dict(), default=str)
+
+
+def test_a_family_has_mean_and_spread(told, tmp_path):
+    accuracies = (0.5, 0.625, 0.75)
+    runs = [
+        replace(
+            told,
+            name=f"seed-{n}",
+            config=replace(told.config, seed=n),
+            result=replace(told.result, top1=accuracy, confusion=told.result.confusion),
+        )
+        for n, accuracy in enumerate(accuracies)
+    ]
+    family = compare_runs(runs)
+    assert family.spreads["top1"].mean == pytest.approx(statistics.fmean(accuracies))
+    assert family.spreads["top1"].deviation == pytest.approx(statistics.stdev(accuracies))
+    assert family.differing == {"--seed": [0, 1, 2]}
+    twin = write_report(runs, tmp_path / "family.html")
+    page = Page((tmp_path / "family.html").read_text())
+    assert "62.50 %" in page.text
+    assert f"{100 * statistics.stdev(accuracies):.2f} %" in page.text
+    assert json.loads(twin.read_text())["family"]["spreads"]["top1"]["count"] == 3
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    untested = replace(told, name="new", result=None, measured=None)
+    assert compare_runs([runs[0], untested]).spreads["top1"].count == 1
+    render([untested, untested])
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [Run(tmp_path / path) for path in ("a/seed-0", "b/seed-0", "b/seed-1")]
+    assert names_of(runs) == [str(tmp_path / "a/seed-0"), str(tmp_path / "b/seed-0"), "seed-1"]
+
+
+def test_thousand_classes_are_condensed():
+    rng = np.random.default_rng(0)
+    confusion = np.diag(rng.integers(1, 50, 1000))
+    confusion[3, 998] = 40
+    svg = draw_confusion(result_of(confusion))
+    assert len(svg) < 200_000
+    content = re.search(r"base64,([^\"]+)", svg)[1]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGBA"))
+    assert pixels.shape == (125, 125, 4)
+    blocks = confusion.reshape(125, 8, 125, 8).sum((1, 3))
+    expected = 255 * np.sqrt(blocks / blocks.sum(1, keepdims=True))
+    np.testing.assert_allclose(pixels[..., 3], expected, atol=0.51)
+    assert pixels[0, 124, 3] > 100
+    assert svg.count("<text") < 40
+
+
+def test_few_classes_have_their_numbers():
+    confusion = np.array([[8, 2, 0], [0, 5, 5], [1, 0, 0]])
+    svg = draw_confusion(result_of(confusion))
+    cells = dict(re.findall(r"<title>(\d taken for \d): (\d+ \([\d.]+%\))</title>", svg))
+    assert cells["0 taken for 1"] == "2 (20.0%)"
+    assert cells["2 taken for 0"] == "1 (100.0%)"
+    assert re.findall(r'class="count[^"]*"[^>]*>([^<]+)<', svg) == ["80", "20", "50", "50", "100"]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_lie_on_their_axis(low, span):
+    axis = Axis(low, low + span, 0, 300)
+    if axis.high - axis.low < 1e-9 * abs(low):
+        return
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 11
+    assert all(-0.1 <= axis(tick) <= 300.1 for tick in ticks)
+
+
+def test_lines_leave_out_what_is_no_number():
+    nan, inf = float("nan"), float("inf")
+    svg = draw_lines("loss", [Series("training", "train", [1, 2, 3, 4], [1.0, nan, inf, 0.5])])
+    assert len(re.findall("<circle", svg)) == 2
+    assert "nan" not in svg
+    assert draw_lines("loss", [Series("training", "train", [1], [nan])]) == ""
+
+
+def test_out_must_leave_room_for_the_twin(finished, call, tmp_path):
+    code, _, err = call("report", finished.path, "--out", tmp_path / "page.json")
+    assert code == 2
+    assert "--out" in err
+    code, _, err = call("report")
+    assert code == 2
+    code, _, err = call("report", tmp_path)
+    assert (code, "not a run folder" in err) == (2, True)

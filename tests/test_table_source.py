@@ -1,0 +1,150 @@
+"""The source table: photographs as a CSV file lists them."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import alexnet
+from alexnet.config import DataConfig
+from alexnet.data.sources import load_dataset
+from alexnet.errors import DataError
+
+NAMES = ("a, b", 'the "best"', "plain")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Thirty photographs in one folder with names that want quotes; only to be read."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        pixels = rng.integers(0, 100, (40, 44, 3)) + 70 * (number % 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "in" / f"{number}, {NAMES[number % 3][:1]}.png")
+    return folder
+
+
+def rows_of(photos, split=None):
+    """(path, label) or (path, label, split) of each photograph."""
+    found = sorted((photos / "in").iterdir(), key=lambda p: int(p.name.partition(",")[0]))
+    rows = [(f"in/{path.name}", NAMES[number % 3]) for number, path in enumerate(found)]
+    return rows if split is None else [(*row, split(number)) for number, row in enumerate(rows)]
+
+
+def write(path, header, rows, **options):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, **options).writerows([header, *rows])
+    return str(path)
+
+
+def config(root, **fields):
+    return DataConfig(source="table", root=root, resize=36, crop=32, workers=1, **fields)
+
+
+def listed(split):
+    return sorted((split.place(row), int(split.labels[row])) for row in range(len(split)))
+
+
+def test_a_table_without_splits_is_cut_as_a_folder_is(photos):
+    root = write(photos / "plain.csv", ("path", "label"), rows_of(photos))
+    data = load_dataset(config(root))
+    assert data.classes == tuple(sorted(NAMES))
+    assert (len(data.train), len(data.val), len(data.test)) == (24, 3, 3)
+    found = listed(data.train) + listed(data.val) + listed(data.test)
+    wanted = [(f"{photos.as_posix()}/{path}", data.classes.index(label)) for path, label in rows_of(photos)]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_columns_by_name_splits_and_absolute_paths(photos, tmp_path):
+    split = ("train", "validation", "test")
+    rows = [(s, "x", label, photos / path) for path, label, s in rows_of(photos, lambda number: split[number % 5 % 3])]
+    root = write(tmp_path / "named.tsv", ("part", "other", "kind", "file"), rows, delimiter="\t")
+    data = load_dataset(config(root, path_column="file", label_column="kind", split_column="part"))
+    counts = [sum(row[0] == name for row in rows) for name in split]
+    assert [len(data.train), len(data.val), len(data.test)] == counts
+    assert data.train.place(0) == (photos / rows_of(photos)[0][0]).as_posix()
+    assert data.train.read(0)[:4] == b"\x89PNG"
+
+
+def test_a_column_called_split_counts_unless_another_is_named(photos):
+    rows = [(*row, "train" if n < 9 else "test") for n, row in enumerate(rows_of(photos, lambda n: "train"))]
+    root = write(photos / "both.csv", ("path", "label", "split", "fold"), rows)
+    assert len(load_dataset(config(root, split_column="fold")).test) == 21
+    assert len(load_dataset(config(root)).test) == 3  # all are for training: some of them are drawn
+
+
+def test_numbers_as_labels_are_in_their_order(photos):
+    rows = [(path, str(number % 12)) for number, (path, _) in enumerate(rows_of(photos))]
+    assert load_dataset(config(write(photos / "n.csv", ("path", "label"), rows))).classes == tuple(map(str, range(12)))
+
+
+def test_a_mark_of_the_order_of_bytes_and_empty_lines_do_no_harm(photos):
+    root = write(photos / "plain2.csv", ("path", "label"), rows_of(photos))
+    text = (photos / "plain2.csv").read_text()
+    (photos / "plain2.csv").write_text("\ufeff" + text.replace("\r\n", "\n\n"), encoding="utf-8")
+    again = write(photos / "plain3.csv", ("path", "label"), rows_of(photos))
+    assert load_dataset(config(root)).fingerprint == load_dataset(config(again)).fingerprint
+
+
+def test_trained_and_resumed(photos, tiny, tmp_path, reporter, no_figures):
+    root = write(photos / "run.csv", ("path", "label"), rows_of(photos))
+    data = {"source": "table", "root": root, "resize": 36, "crop": 32, "workers": 1, "fraction": 1.0}
+    short, whole = (tiny(epochs=2, stop_after=end, batch_size=8, data=data) for end in (1, 2))
+    run = alexnet.train(short, tmp_path / "run", reporter=reporter)
+    assert alexnet.train(whole, run.path, reporter=reporter).status["epoch"] == 2
+    assert alexnet.evaluate(run).top1 == run.test["top1"]
+    write(photos / "run.csv", ("path", "label"), rows_of(photos)[1:])
+    longer = tiny(epochs=2, then=("1",), batch_size=8, data=data)
+    with pytest.raises(DataError, match="fingerprint"):
+        alexnet.train(longer, run.path, reporter=reporter)
+
+
+HEADER = "path,label\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "message"),
+    [
+        (b"", {}, r"unknown column 'path'"),
+        (HEADER.encode(), {}, "no rows below its column names"),
+        (
+            b"paht,label\nx.png,a\n",
+            {},
+            r"unknown column 'path'\. Did you mean 'paht'.*--data\.path-column names another",
+        ),
+        (b"path,kind\nx.png,a\n", {"label_column": "knd"}, r"unknown column 'knd'\. Did you mean 'kind'.*label-column"),
+        (HEADER.encode() + b"x.png,a\n", {"split_column": "part"}, r"unknown column 'part'.*--data\.split-column"),
+        (HEADER.encode() + b"x.png,a\n../y.png,b\n", {}, r"line 2: x\.png \(No such.*line 3: \.\./y\.png .*its folder"),
+        (HEADER.encode() + b"/,a\n", {}, "it is not a file but a folder"),
+        (HEADER.encode() + b"x\0y.png,a\n", {}, "null byte|NUL"),
+        (HEADER.encode() + b"x.png,a,b\n", {}, r"line 2: 3 values for 2 columns"),
+        (HEADER.encode() + b"x.png\n", {}, r"line 2: 1 values for 2 columns"),
+        (HEADER.encode() + b'"x.png,a\n', {}, "not a CSV file in UTF-8"),
+        (HEADER.encode() + b"x.png,\n", {}, r"line 2: the label of x\.png is empty"),
+        (HEADER.encode() + b",a\n", {}, "line 2: the path is empty"),
+        (b"path,label,split\nx.png,a,tran\n", {}, r"line 2: unknown split 'tran'\. Did you mean 'train'"),
+        (b"path,label\nx.png,\xff\n", {}, "not a CSV file in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_table(tmp_path, content, fields, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(config(str(tmp_path / "t.csv"), **fields))
+    assert "t.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_splits_without_training(photos):
+    root = write(photos / "only.csv", ("path", "label", "split"), rows_of(photos, lambda _: "test"))
+    with pytest.raises(DataError, match="no row of the split train"):
+        load_dataset(config(root))
+
+
+def test_no_table(tmp_path):
+    for root in (tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(DataError, match=r"cannot read the table .*point --data\.root to the \.csv file"):
+            load_dataset(config(str(root)))
