@@ -1,5 +1,8 @@
 """Activations of every layer: torchvision's own extractor on the same weights, and what the command writes."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,11 @@ from alexnet.data.images import as_views, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference.features import BATCH, extract_features, torchvision_layers
 from alexnet.inference.trained import open_trained
+from alexnet.models.ablations import resolve
 from alexnet.models.network import build_model
-from alexnet.models.weights import TORCHVISION_NAMES
+from alexnet.models.summary import trace
+from alexnet.models.variants import list_models
+from alexnet.models.weights import TORCHVISION_LAYERS, TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
 
@@ -264,3 +270,13 @@ def test_unreadable_image_is_named(checkpoint, images, tmp_path):
 def test_wrong_target(images):
     with pytest.raises(CheckpointError, match=r"nothing\.pth"):
         extract_features("nothing.pth", [images], device="cpu")
+
+
+def test_the_documented_layers_are_those_of_the_networks():
+    text = (Path(__file__).parents[1] / "docs" / "layers.md").read_text()
+    rows = {
+        name: layers.split() for name, layers in re.findall(r"^\| `([a-z0-9-]+)` \| (conv.*|pad.*) \|$", text, re.M)
+    }
+    assert rows == {name: [layer.name for layer in trace(resolve(name))] for name in list_models()}
+    theirs = dict(re.findall(r"^\| (\w+) \| ((?:features|classifier)\.\d+|avgpool) \|", text, re.M))
+    assert theirs == TORCHVISION_LAYERS

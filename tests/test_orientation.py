@@ -170,7 +170,7 @@ def first_image(config: DataConfig, prep=None) -> torch.Tensor:
 
 def test_rule_of_every_source():
     rules = {name: turned_upright(DataConfig(source=name)) for name, source in SOURCES.items() if source.photographs}
-    assert rules == {"imagenet": False, "stanford-dogs": False, "folder": True}
+    assert rules == {"imagenet": False, "stanford-dogs": False, "folder": True, "table": True}
     for name in rules:
         assert turned_upright(DataConfig(source=name, orientation="apply"))
         assert not turned_upright(DataConfig(source=name, orientation="ignore"))

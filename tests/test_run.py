@@ -657,7 +657,7 @@ def test_refusal_before_training_leaves_a_killed_run_no_longer_running(tiny, tmp
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     finished = run.status
     run.write_status(**finished | {"state": "running"})
-    monkeypatch.setattr(loop, "load_dataset", lambda _: 1 / 0)
+    monkeypatch.setattr(loop, "load_dataset", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(epochs=3), run.path, reporter=reporter)
     assert run.status["state"] == "failed"

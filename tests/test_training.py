@@ -361,10 +361,10 @@ def poison(monkeypatch, calls):
     """From these calls of the normalisation (one a batch, training and evaluation alike) come images of nan."""
     normalise, called = Preprocessing.normalise, 0
 
-    def poisoned(self, images, shift=None):
+    def poisoned(self, images, *more):
         nonlocal called
         called += 1
-        return normalise(self, images, shift) * (math.nan if called in calls else 1.0)
+        return normalise(self, images, *more) * (math.nan if called in calls else 1.0)
 
     monkeypatch.setattr(Preprocessing, "normalise", poisoned)
 

@@ -124,7 +124,7 @@ def _show_state(origin: str, layers: list[LayerWeights], state: State) -> None:
     if state != "trained":
         return
     fresh = ", ".join(layer.name for layer in layers if not layer.learned)
-    print(f"{origin}: trained{f'; as initialised: {fresh}' if fresh else ', every layer'}")
+    print(f"{origin}: trained{f'; nothing beyond noise in the weights of {fresh}' if fresh else ', every layer'}")
 
 
 def _show_score(scored: Scored) -> None:
