@@ -56,7 +56,7 @@ def picture(path):
         (["benchmark", "cifar", "--batch-size", "1000000000000"], 2, "more memory than there is"),
         (["train", "digits", "--epochs", "--seed", "1"], 2, "--epochs requires an argument"),
         (["evaluate", "{run}/config.yaml"], 4, "is not a checkpoint"),
-        (["verify", "{run}"], 3, "holds no prepared photographs"),
+        (["verify", "{run}/missing"], 4, "there is no run, checkpoint or weights file"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )  # fmt: skip
@@ -112,7 +112,7 @@ def test_a_backend_that_matplotlib_does_not_know(run_cli):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has none")
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(call, finished, tmp_path):
     """Root could: /dev/null would be a file from then on."""
-    out = tmp_path / "out"
+    out = tmp_path / "out.npz"
     os.mkfifo(out)
     image = picture(tmp_path / "a.png")
     for command in (("features", finished.path, image, "--out"), ("preview", "digits", "--out")):

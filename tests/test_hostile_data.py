@@ -214,7 +214,7 @@ def test_recipes_of_imagenet_take_the_classes_that_are_there(name, tmp_path):
         ("prepare folder --data.root {long} --out {out}", 3, "File name too long"),
         ("train folder --data.root {long}", 3, "File name too long"),
         ("verify {root}", 3, "holds no prepared photographs"),
-        ("verify {long}", 3, "holds no prepared photographs"),
+        ("verify {long}", 4, "there is no run, checkpoint or weights file"),
     ],
 )  # fmt: skip
 def test_commands_refuse_in_one_line(tmp_path, call, monkeypatch, arguments, code, text):

@@ -31,7 +31,7 @@ VERBS = {  # where each verb's work is done
     "predict": "alexnet.inference.trained.open_trained",
     "export": "alexnet.cli.exporting.start_computing",
     "features": "alexnet.cli.features.start_computing",
-    "report": "alexnet.cli.report.start_computing",
+    "report": "alexnet.runs.folder.load_run alexnet.cli.report.start_computing",
     "page": "alexnet.cli.page.start_computing",
     "compare": "alexnet.inference.comparison.compare",
     "prepare": "alexnet.data.packing.prepare",

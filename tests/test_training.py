@@ -538,7 +538,7 @@ def test_init_that_is_not_there(tiny, tmp_path, reporter):
 
 def test_other_data_is_refused_on_resume(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(), tmp_path / "run", reporter=reporter)
-    monkeypatch.setattr(loop, "load_dataset", lambda c: replace(load_dataset(c), fingerprint="0" * 64))
+    monkeypatch.setattr(loop, "load_dataset", lambda c, *_: replace(load_dataset(c), fingerprint="0" * 64))
     with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
         train(tiny(epochs=3), run.path, reporter=reporter)
 

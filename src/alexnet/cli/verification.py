@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -53,7 +54,8 @@ def verify(
         Print what is found of a run or of weights as JSON.
     """
     data = {name: value for name, value in (("root", root), ("source", source)) if value is not None}
-    if Path(target).is_dir() and not (Path(target) / "config.yaml").is_file():
+    is_folder = os.path.isdir(target)  # not Path.is_dir, which raises for names of more than 255 bytes
+    if is_folder and not (Path(target) / "config.yaml").is_file():
         if split or data or model or json:
             raise UsageError("--split, --data, --model and --json are for runs and weights.")
         return _verify_prepared(Path(target))
@@ -63,7 +65,7 @@ def verify(
     from alexnet.inference.trust import inspect_weights, judge
     from alexnet.runs.folder import load_run
 
-    files = verify_run(load_run(target)) if Path(target).is_dir() else [verify_weights(weights_file(target))]
+    files = verify_run(load_run(target)) if is_folder else [verify_weights(weights_file(target))]
     if not json:
         _show_files(files)
     damaged = [file.damaged for file in files if file.damaged]

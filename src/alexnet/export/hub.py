@@ -38,7 +38,7 @@ def export_hub(
     data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a run or a checkpoint as a folder for the Hugging Face Hub, which must not be there yet: model.safetensors,
-    config.json, recipe.yaml (`alexnet train recipe.yaml` repeats the training) and README.md, the model card.
+    config.json, recipe.yaml (which `alexnet train` takes, to repeat the training) and README.md, the model card.
 
     The card's results are the run's own test, or, where that is of other weights or missing, measured now on its data,
     of which `data` replaces single settings ({"root": "/elsewhere"}). `licence` is the identifier that the Hub knows
