@@ -55,6 +55,7 @@ def single(tmp_path_factory):
     return train(override(TINY, OVERRIDES), path, reporter=Reporter(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_two_processes_stopped_and_resumed_equal_one(single, tmp_path):
     path, log = tmp_path / "run", tmp_path / "log"
@@ -252,6 +253,7 @@ def test_processes_agree(tmp_path):
     assert {f.name for f in tmp_path.glob("done-*")} == {"done-0", "done-1"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_the_main_process_alone_reads_and_writes_the_run(single, tmp_path):
     """Begun from weights, gone on with, and tested."""
@@ -335,6 +337,7 @@ def photographs(root, bad):
                 file.write_bytes(b"no picture")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("limit", "code"), [(0.45, "0"), (0.15, "3")])
 def test_unreadable_photographs_are_counted_over_all_processes(tmp_path, limit, code):

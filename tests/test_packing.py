@@ -432,6 +432,7 @@ def driven(tmp_path_factory):
     return results, ended.stderr
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(driven):
     """The same call, until it is done, ends with the same bytes and nothing besides."""
     result = driven[0]["at_any_moment"]

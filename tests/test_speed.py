@@ -67,6 +67,7 @@ def test_torchvisions_own_network_is_its_peer():
     assert isinstance(_torchvision(), torchvision.models.AlexNet)
 
 
+@pytest.mark.slow
 def test_command(run_cli):
     done = run_cli(
         "benchmark", "cifar", "--batch-size", "4", "--rounds", "1", "--steps", "1", "--device", "cpu", "--json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 from contextlib import ExitStack, redirect_stdout, suppress
@@ -25,7 +26,7 @@ from alexnet.cli import (  # noqa: F401 (each adds its verbs)
     verification,
 )
 from alexnet.cli.command import announce, app, explain
-from alexnet.errors import AlexNetError
+from alexnet.errors import AlexNetError, TrainingStopped
 from alexnet.training.signals import Interrupt
 
 
@@ -52,9 +53,12 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stdout.flush()  # here, where a full disk is an error that can be told
     except CycloptsError as problem:
         _fail(explain(problem), 2)
-    except Interrupt as signal:
-        _fail(f"stopped by {signal} before training began; the same command starts again.", 75)
+    except Interrupt as struck:
+        _fail(f"stopped by {struck} before training began; the same command starts again.", 75)
     except AlexNetError as problem:
+        if isinstance(problem, TrainingStopped) and os.environ.get("WORLD_SIZE", "1") != "1":
+            # torchrun sends the signal again to those that the first one leaves behind, and these are leaving, too.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if debug:
             raise
         if problem.told:
