@@ -36,7 +36,8 @@ def test_it_draws_the_three_figures(tmp_path, monkeypatch):
     assert len(pictures) == 3
     names = {"relu-0.01", "relu-0.02", "tanh-0.01", "tanh-0.02"}
     assert {path.parent.name for path in (tmp_path / "runs").glob("*/test.json")} == names
-    # What training says is plain text in one block, no box of HTML for each line.
+    # What training says is plain text, no box of HTML for each line.
     assert not [output for output in outputs if "text/html" in output.get("data", {})]
-    (said, *_) = [output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert "\x1b" not in said
     assert said.count("training digits: ") == len(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 from rich.console import Console
@@ -14,7 +15,8 @@ class Terminal(Console):
     each call, and scroll what is long."""
 
     def __init__(self, quiet: bool = False) -> None:
-        super().__init__(highlight=False, quiet=quiet, force_jupyter=False)
+        notebook = type(sys.stdout).__module__.startswith("ipykernel")  # which says that it is a terminal
+        super().__init__(highlight=False, quiet=quiet, force_jupyter=False, force_terminal=False if notebook else None)
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
