@@ -148,6 +148,7 @@ def single(tmp_path_factory):
     return train(override(TINY, SETTINGS), path, reporter=Reporter(quiet=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_run_goes_on_without_columns(single, tmp_path):
     """Begun by two processes, it is ended by one: with the numbers of the run of one process."""

@@ -145,6 +145,7 @@ def test_published_figures_and_verdict(photos, theirs, monkeypatch):
     assert comparison.PUBLISHED[("torchvision", 1)] == (0.56522, 0.79066)
 
 
+@pytest.mark.slow
 def test_command(run_cli, photos, theirs):
     done = run_cli("compare", "folder", theirs[1], "--data.root", photos, "--json", "--device", "cpu")
     assert done.returncode == 0, done.stderr

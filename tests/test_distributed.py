@@ -96,6 +96,7 @@ def test_two_processes_stopped_and_resumed_equal_one(single, tmp_path):
     assert run.epochs[-1]["step"] == 2 * STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_uneven_shards_in_parts(single, tmp_path):
     """A last batch of 17 images: shards of 9 and 8, which torch.chunk cuts into 3 and 4 parts."""
@@ -301,9 +302,9 @@ def test_what_one_process_raises_reaches_the_other(tmp_path, culprit, kind):
         ("both", ["--device", "cuda:7"], 2, "error: --device cuda:7 cannot be used"),
         ("both", ["--data.source", "digitz"], 2, "error: unknown data source 'digitz'"),
         ("both", ["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),
-        ("config", [], 2, "No space left on device"),
-        ("step", [], 3, "error: the second process cannot go on"),
-        ("stop", [], 75, "stopped: stopped by "),
+        pytest.param("config", [], 2, "No space left on device", marks=pytest.mark.slow),
+        pytest.param("step", [], 3, "error: the second process cannot go on", marks=pytest.mark.slow),
+        pytest.param("stop", [], 75, "stopped: stopped by ", marks=pytest.mark.slow),
     ],
 )
 def test_a_refusal_is_one_line_and_one_exit_code(single, tmp_path, place, arguments, code, line):

@@ -46,6 +46,7 @@ def logits_of(target, images):
         return trained.model(trained.preprocessing.normalise(images))
 
 
+@pytest.mark.slow
 def test_program_runs_without_this_package(finished, tmp_path):
     alexnet.export_program(finished, tmp_path / "net.pt2")
     for count in (1, 7):

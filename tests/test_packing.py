@@ -440,18 +440,21 @@ def test_killed_at_any_moment(driven):
     assert result["wrong"] == []
 
 
+@pytest.mark.slow
 def test_killed_before_each_change_to_the_disk(driven):
     result = driven[0]["before_each_change"]
     assert result["count"] >= 12
     assert result["wrong"] == []
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_write(driven):
     result = driven[0]["in_the_middle_of_a_write"]
     assert result["count"] == 3
     assert result["wrong"] == []
 
 
+@pytest.mark.slow
 def test_file_size_limit(driven):
     """The parts fit, the file does not; with more room it goes on without a second decoding."""
     result = driven[0]["with_a_limit"]

@@ -137,6 +137,7 @@ def kill_and_resume(launch, whole, path, kills, draw):
     finish(launch, whole, path)
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(whole, tmp_path):
     kill_and_resume(Forked, whole, tmp_path / "run", 5, random.Random(0))
 
