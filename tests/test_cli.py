@@ -106,6 +106,7 @@ def test_pipe_that_closes(verb):
     assert (end.returncode, end.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's full disk")
 @pytest.mark.parametrize("where", ["full disk", "closed pipe"])
 def test_training_goes_on_where_nobody_hears_of_it(run_cli, finished, tmp_path, where):

@@ -284,6 +284,7 @@ for folder, epochs in (("whole", 2), ("again", 2), ("halves", 1), ("halves", 2))
 """
 
 
+@pytest.mark.slow
 def test_training_on_two_threads_repeats_and_goes_on_to_the_bit(finished, tmp_path):
     run_python(TRAINING.format(config=str(finished.path / "config.yaml"), out=str(tmp_path)), OMP_NUM_THREADS="2")
     whole, again, halves = (alexnet.load_run(tmp_path / name) for name in ("whole", "again", "halves"))

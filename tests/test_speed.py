@@ -53,6 +53,7 @@ def test_bound_is_the_slower_of_arithmetic_and_memory():
     assert training_bound(layers, 128, 6e12, 1e9) < training_bound(layers, 128, 6e12, 2e9)
 
 
+@pytest.mark.slow
 def test_peer_process_answers_again_and_again():
     request = Request("cifar", training=True, count=2, steps=1, device="cpu")
     with Baseline() as baseline:
