@@ -121,6 +121,13 @@ class Subject:
     measured: dict[str, Any]
     trained: Trained | None
 
+    def score(self, **options: Any) -> Result:
+        """Evaluate it; the options are those of `score`: views, skip_bad, on_logits."""
+        classes = self.dataset.names
+        with self.compute.settings():
+            result = score(self.model, self.loader, self.compute, name=self.split, classes=classes, **options)
+        return self.finish(result, options.get("skip_bad", False))
+
     def finish(self, result: Result, skip_bad: bool = False) -> Result:
         """A result of this network with what was measured on what, and with notes."""
         bad = len(self.loader.bad)
@@ -150,22 +157,12 @@ def evaluate(
     `train` takes it: with a part to train on it must be what the network was trained on, by its fingerprint, and is
     cut as it was then; {"test": (images, labels)} alone may be any other data of the same classes.
 
-    Without `precision` it is
-    computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with scales from images of the
-    training split. `Result.measured` says what was measured on what. Raises UsageError, DataError or CheckpointError.
+    Without `precision` it is computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with
+    scales from images of the training split. `Result.measured` says what was measured on what. Raises UsageError,
+    DataError or CheckpointError.
     """
     subject = open_subject(target, split, config=config, data=data, device=device, precision=precision)
-    with subject.compute.settings():
-        result = score(
-            subject.model,
-            subject.loader,
-            subject.compute,
-            name=subject.split,
-            classes=subject.dataset.names,
-            views=views,
-            skip_bad=skip_bad,
-        )
-    return subject.finish(result, skip_bad)
+    return subject.score(views=views, skip_bad=skip_bad)
 
 
 def open_subject(

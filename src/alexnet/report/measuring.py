@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alexnet.figures.bitmaps import thumbnail
-from alexnet.inference.evaluation import Subject, log_probabilities, open_subject, score
+from alexnet.inference.evaluation import Subject, log_probabilities, open_subject
 from alexnet.inference.neighbours import split_pixels
 from alexnet.metrics import Result
 from alexnet.report.calibration import Calibration, calibrate
@@ -98,16 +98,7 @@ def measure(
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         kept.append((labels.cpu(), answer.cpu(), of_truth.double().cpu(), confidence.double().cpu()))
 
-    with subject.compute.settings():
-        result = score(
-            subject.model,
-            subject.loader,
-            subject.compute,
-            name=subject.split,
-            classes=subject.dataset.names,
-            skip_bad=skip_bad,
-            on_logits=keep,
-        )
+    result = subject.score(skip_bad=skip_bad, on_logits=keep)
     rows = np.setdiff1d(np.arange(len(subject.loader)), list(subject.loader.bad))
     answers = _Answers(rows, *(torch.cat(parts).numpy() for parts in zip(*kept, strict=True)))
     worst = answers.surest(answers.truth != answers.answer, MISTAKES)
@@ -115,7 +106,7 @@ def measure(
     of_pairs = [answers.surest((answers.truth == a) & (answers.answer == b), EXAMPLES) for a, b in pairs]
     shown = _show(subject, answers, sorted({*worst, *(number for some in of_pairs for number in some)}))
     return Measured(
-        subject.finish(result, skip_bad),
+        result,
         calibrate(answers.confidence, answers.truth == answers.answer),
         tuple(shown[number] for number in worst),
         tuple(

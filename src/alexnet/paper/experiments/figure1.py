@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
+from alexnet.figures.errors import ErrorCurve
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, missing, seeded
 from alexnet.paper.statistics import Estimate, ratio_of_medians
 
@@ -99,19 +100,16 @@ def _rank(run: Run) -> tuple[float, float]:
 
 def training_errors(run: Run) -> list[tuple[float, float]]:
     """Epochs, and the error on the whole training split after them."""
-    return [(row["epoch"], 1 - row["train_top1"]) for row in run.metrics if row["kind"] == "train-score"]
+    from alexnet.runs.scores import SCORE  # imports torch
+
+    return [(row["epoch"], 1 - row["train_top1"]) for row in run.metrics if row["kind"] == SCORE]
 
 
 def epochs_to(curve: Sequence[tuple[float, float]], target: float = TARGET) -> float | None:
     """The epochs after which a curve comes down to an error, on the straight line between two of its points; None where
     it does not."""
-    before = (0.0, 0.9)  # of ten classes
-    for epoch, error in curve:
-        if error <= target:
-            part = (before[1] - target) / (before[1] - error) if before[1] > error else 1.0
-            return before[0] + part * (epoch - before[0])
-        before = (epoch, error)
-    return None
+    epochs, errors = zip((0.0, 0.9), *curve, strict=True)  # untrained, of ten classes
+    return ErrorCurve("", epochs, errors, "").crossing(target)
 
 
 def measure(nets: Sequence[Net], runs: Mapping[str, Run], _: Recall) -> list[Row]:
