@@ -194,9 +194,15 @@ def test_what_is_wrong_is_said_in_one_line(data, message):
     assert "\n" not in str(caught.value)
 
 
-def test_settings_for_photographs(tiny):
-    with pytest.raises(UsageError, match="are for photographs, not for memory"):
-        load_dataset(DataConfig(source="memory", top_classes=2), pictures())
+def test_settings_for_photographs_make_photographs_of_images_of_one_size():
+    images, labels = pictures()
+    data = load_dataset(DataConfig(source="memory", top_classes=2), (images, labels))
+    assert isinstance(data.train, Photos)
+    assert data.classes == ("0", "1")
+    for row in range(5):
+        assert np.array_equal(decode(data.train.read(row)), images[int(data.train.rows[row])])
+    with pytest.raises(DataError, match="probabilities for labels, which photographs cannot have"):
+        load_dataset(DataConfig(source="memory", resplit=True), (images, np.full((60, 3), 1 / 3)))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +261,13 @@ def test_evaluated_on_the_same_data_or_on_a_test_set_of_its_own(trained):
         alexnet.evaluate(trained, data={"test": data_of_trained()["test"]}, precision="int8")
     with pytest.raises(UsageError, match=r"Did you mean 'data\.root'"):
         alexnet.evaluate(trained, data={"rot": "/elsewhere"})
+
+
+def test_a_recipe_for_photographs_trains_and_is_evaluated_on_arrays(tmp_path):
+    photographs = override(_config({}), {"data": {"random_resized_crop": True, "resize": 32, "crop": 32}})
+    run = alexnet.train(photographs, tmp_path / "run", data=data_of_trained())
+    again = alexnet.evaluate(run, data={"test": data_of_trained()["test"]})
+    assert (again.top1, again.loss) == (run.test["top1"], run.test["loss"])
 
 
 def test_without_the_data_one_line_says_what_to_do(trained, call, tmp_path):

@@ -40,7 +40,7 @@ def is_settings(data: object) -> bool:
     return isinstance(data, Mapping) and not any(key in SPLITS or key == CLASSES for key in data)
 
 
-def read_given(data: Any, classes: Sequence[str] | None = None) -> Published:
+def read_given(data: Any, classes: Sequence[str] | None = None, *, photographs: bool = False) -> Published:
     """Bring data that a program holds into the form that all sources have, and check it.
 
     `data` is one of the `FORMS`; a dictionary may hold the names of the classes too ("classes"). Arrays of images are
@@ -49,9 +49,10 @@ def read_given(data: Any, classes: Sequence[str] | None = None) -> Published:
     axis, or Pillow's, which are turned upright as EXIF says. Labels are [N], integers from 0 or names, or probabilities
     [N, K].
 
-    Images of one size are held in memory, and those of a dataset with images of several sizes are photographs, which
-    it is asked for whenever they are needed. Without splits the data is cut anew, as a folder is. Classes are called as
-    the data says, else by `classes`, else by their labels. Raises DataError with what is wrong with which split.
+    Images of one size are held in memory unless `photographs` are asked for; those of a dataset with images of several
+    sizes are photographs, which it is asked for whenever they are needed. Without splits the data is cut anew, as a
+    folder is. Classes are called as the data says, else by `classes`, else by their labels. Raises DataError with what
+    is wrong with which split.
     """
     parts: dict[Any, Any] = dict(data) if isinstance(data, Mapping) else {"all": data}
     names: Sequence[str] | None = parts.pop(CLASSES, None)
@@ -72,7 +73,7 @@ def read_given(data: Any, classes: Sequence[str] | None = None) -> Published:
     elif isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
         raise DataError(f'"classes" in the data that was given is {names!r:.80}, not a list of different names.')
     known, numbers = _number_classes(found, names, classes)
-    return Published(known, _splits(found, numbers))
+    return Published(known, _splits(found, numbers, photographs))
 
 
 @dataclass(frozen=True)
@@ -200,12 +201,17 @@ def _same_channels(images: Sequence[Pixels], what: str) -> list[Pixels]:
     return [np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image for image in images]
 
 
-def _splits(parts: dict[str, _Part], numbers: dict[str, tuple[Labels, Targets | None]]) -> dict[str, Split | Photos]:
+def _splits(
+    parts: dict[str, _Part], numbers: dict[str, tuple[Labels, Targets | None]], photographs: bool
+) -> dict[str, Split | Photos]:
     """All of them in memory, or all of them photographs."""
-    if not all(part.images is not None for part in parts.values()):
+    if photographs or not all(part.images is not None for part in parts.values()):
         for part in parts.values():
             if numbers[part.what][1] is not None:
-                raise DataError(f"{part.what} has probabilities for labels, which go with images of one size only.")
+                raise DataError(
+                    f"{part.what} has probabilities for labels, which photographs cannot have: give images of one "
+                    "size, without --data.random-resized-crop, --data.top-classes and --data.resplit."
+                )
         return {name: part.photographs(numbers[part.what][0]) for name, part in parts.items()}
     found: dict[str, Split | Photos] = {}
     held = [part.images for part in parts.values() if part.images is not None]

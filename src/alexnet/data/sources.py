@@ -52,7 +52,7 @@ class Source:
             return found
         from alexnet.data.arrays import read_given
 
-        return read_given(found)
+        return read_given(found, photographs=_for_photographs(config))
 
 
 def register_source(
@@ -86,9 +86,7 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
     else:
         from alexnet.data.arrays import read_given
 
-        published = read_given(data, classes)
-    if any(isinstance(part, Split) for part in published.parts.values()):
-        _refuse_photograph_settings(config)
+        published = read_given(data, classes, photographs=_for_photographs(config))
     published = _keep_top_classes(published, config)
     for name, part in published.parts.items():
         if len(part) == 0:
@@ -132,8 +130,11 @@ def read_published(config: DataConfig) -> Published:
 
 def _read(source: Source, config: DataConfig) -> Published:
     if not source.photographs:
-        if source.photographs is False:  # before anything is downloaded
-            _refuse_photograph_settings(config)
+        if source.photographs is False and _for_photographs(config):  # before anything is downloaded
+            raise UsageError(
+                "--data.random-resized-crop, --data.top-classes and --data.resplit are for photographs, "
+                f"not for {config.source}."
+            )
         return source.read(config)
     from alexnet.data.packed import is_prepared, read_prepared
 
@@ -142,13 +143,9 @@ def _read(source: Source, config: DataConfig) -> Published:
     return replace(source.read(config), note=PREPARED_NOTE.format(source=config.source, root=config.root))
 
 
-def _refuse_photograph_settings(config: DataConfig) -> None:
-    """Raise UsageError for settings that are for photographs alone."""
-    if config.random_resized_crop or config.top_classes is not None or config.resplit:
-        raise UsageError(
-            "--data.random-resized-crop, --data.top-classes and --data.resplit are for photographs, "
-            f"not for {config.source}."
-        )
+def _for_photographs(config: DataConfig) -> bool:
+    """Whether there are settings that only photographs have."""
+    return config.random_resized_crop or config.top_classes is not None or config.resplit
 
 
 def _keep_top_classes(published: Published, config: DataConfig) -> Published:
