@@ -256,6 +256,27 @@ def test_a_family_has_mean_and_spread(told, tmp_path):
     render([untested, untested])
 
 
+def test_runs_that_differ_in_more_than_their_seed_have_no_mean(told):
+    other = replace(told, name="slow", config=replace(told.config, optim=replace(told.config.optim, lr=1e-4)))
+    family = compare_runs([told, other])
+    assert family.spreads == {}
+    assert family.differing == {"--optim.lr": [told.config.optim.lr, 1e-4]}
+    text = Page(render([told, other])).text
+    assert "accuracy, mean of" not in text
+    assert "between runs" not in text
+
+
+def test_values_are_shown_as_words(told):
+    config = replace(told.config, data=replace(told.config.data, flip=True, mean=(0.5,)))
+    text = Page(render([told, replace(told, config=config)])).text
+    assert not re.search(
+        r"None|True|False|[{}]|\[\d", text.split("How it was made")[1].split("The whole configuration")[0]
+    )
+    assert "data: images train " in " ".join(text.split())
+    assert re.search(r"--data\.flip\s+no\s+yes", text)
+    assert re.search("--data.mean\\s+\N{EN DASH}\\s+0.5", text)
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [Run(tmp_path / path) for path in ("a/seed-0", "b/seed-0", "b/seed-1")]
     assert names_of(runs) == [str(tmp_path / "a/seed-0"), str(tmp_path / "b/seed-0"), "seed-1"]

@@ -24,7 +24,7 @@ from alexnet.metrics import Result
 from alexnet.models.summary import trace
 from alexnet.recipes import RECIPES
 from alexnet.report.measuring import Measured, Pair, describe_pair, measure, most_confused
-from alexnet.runs.folder import Run
+from alexnet.runs.folder import FREE, LENGTH, Run
 from alexnet.training.facts import ledger_of_run
 from alexnet.training.families import Spread, spread
 
@@ -113,8 +113,8 @@ class RunContents:
 
 @dataclass(frozen=True)
 class Family:
-    """Several runs side by side: how their results spread, of those that were measured on one split, and which settings
-    tell them apart."""
+    """Several runs side by side: which settings tell them apart, and, where that is the seed alone, how their results
+    spread, of those that were measured on one split."""
 
     split: str
     spreads: dict[str, Spread]
@@ -182,14 +182,12 @@ def compare_runs(runs: Sequence[RunContents]) -> Family | None:
     tested = [run.result for run in runs if run.result is not None]
     split = tested[0].split if tested else ""
     alike = [result for result in tested if result.split == split]
-    spreads = {name: spread([getattr(result, name) for result in alike]) for name in FIGURES} if alike else {}
     flat = [flatten(run.config) for run in runs]
-    differing = {
-        flag(name): [settings[name] for settings in flat]
-        for name in flat[0]
-        if any(settings[name] != flat[0][name] for settings in flat)
-    }
-    return Family(split, spreads, differing)
+    differing = [name for name in flat[0] if any(settings[name] != flat[0][name] for settings in flat)]
+    # A mean over different data or networks means nothing.
+    of_seeds = {*differing} <= (FREE - LENGTH - {"data.root"}) | {"seed"}
+    spreads = {name: spread([getattr(r, name) for r in alike]) for name in FIGURES} if alike and of_seeds else {}
+    return Family(split, spreads, {flag(name): [settings[name] for settings in flat] for name in differing})
 
 
 def finite(value: Any) -> Any:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -159,7 +159,13 @@ def lines(text: str) -> Markup:
 
 
 def _printed(value: Any) -> Any:
-    """What a template shows: text of any origin on one line, without control characters."""
+    """What a template shows: text of any origin on one line, without control characters, and other values as words."""
+    if isinstance(value, Mapping):
+        return printable(", ".join(f"{key} {_printed(item)}" for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return printable(", ".join(str(_printed(item)) for item in value)) or NONE
+    if value is None or isinstance(value, bool):
+        return {None: NONE, True: "yes", False: "no"}[value]
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
