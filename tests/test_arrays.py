@@ -23,7 +23,7 @@ from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
 from alexnet.runs.folder import load_run
-from conftest import TINY, assert_same_run, without_figures
+from conftest import TINY, assert_same_run, text, without_figures
 
 IN_MEMORY = DataConfig(source="memory")
 
@@ -278,6 +278,17 @@ def test_without_the_data_one_line_says_what_to_do(trained, call, tmp_path):
     assert code == 2
     assert "alexnet.evaluate(run, data=...)" in err
     assert err.count("\n") <= 3
+
+
+def test_going_on_needs_the_data_again(trained, config):
+    with pytest.raises(UsageError, match=r"a program held: to go on there, hand it over again, .*data=\.\.\."):
+        alexnet.train(config, trained.path)
+
+
+def test_what_is_said_next_can_be_typed(config, tmp_path, reporter, no_figures):
+    alexnet.train(override(config, {"epochs": 1}), tmp_path / "run", data=data_of_trained(), reporter=reporter)
+    assert f'next: alexnet.evaluate("{tmp_path / "run"}", data=...), in Python' in text(reporter)
+    assert ", 1 epoch, in " in text(reporter)
 
 
 def test_nothing_to_train_on(config, tmp_path):

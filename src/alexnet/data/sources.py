@@ -75,6 +75,11 @@ def register_source(
     _REGISTERED.add(name)
 
 
+def known_to_programs_alone(source: str) -> bool:
+    """Whether the command cannot read a source: data that was handed over, or a registered one."""
+    return source == MEMORY or source in _REGISTERED
+
+
 def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str] | None = None) -> Dataset:
     """Read, check and split a data set: the configured one, or the `data` that a program hands over, whose classes are
     called `classes` where it does not say (`alexnet.data.arrays.read_given`).

@@ -15,6 +15,7 @@ import yaml
 
 from alexnet.config import TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, override
+from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
@@ -268,6 +269,11 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
     if _has_config(path):
         old, new = flatten(run.config), flatten(config)
         changed = [n for n in new if n not in FREE and old[n] != new[n]]
+        if "data.source" in changed and run.config.data.source == MEMORY:
+            raise UsageError(
+                f"{path} was trained on data that a program held: to go on there, hand it over again, "
+                "alexnet.train(config, run, data=...); else train into another folder with --run DIR."
+            )
         if changed:
             shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
             raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")

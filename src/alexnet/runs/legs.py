@@ -50,7 +50,7 @@ def describe_end(path: Path, config: TrainConfig, epochs: int, stopped: str | No
         more = _then((*config.then, str(config.legs[-1].epochs)))
     else:
         more = f"{flag('epochs')} {2 * epochs}"
-    done = stopped or f"{epochs} epochs"
+    done = stopped or f"{epochs} epoch{'' if epochs == 1 else 's'}"
     return f"{path} is finished ({done}) and stays as it is. To go on: {more}. To start another: --run DIR."
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from alexnet.config import TrainConfig
+from alexnet.data.sources import MEMORY, known_to_programs_alone
 from alexnet.metrics import Result
 from alexnet.terminal import Terminal
 from alexnet.training.learner import Counters
@@ -155,15 +156,18 @@ class Reporter:
         self._say(
             f"took {_duration(self.elapsed())}, of which this session {session}" if self._earlier else f"took {session}"
         )
-        self._say(
-            f"run folder: {path}\nnext: alexnet evaluate {path}\n      tensorboard --logdir {path.parent}",
-        )
+        source = self._config.data.source
+        following = f"alexnet evaluate {path}"
+        if known_to_programs_alone(source):
+            following = f'alexnet.evaluate("{path}"{", data=..." if source == MEMORY else ""}), in Python'
+        self._say(f"run folder: {path}\nnext: {following}\n      tensorboard --logdir {path.parent}")
 
 
 def _planned(config: TrainConfig) -> str:
     """The epochs of a run: "30 epochs", "30 + 10 epochs", "5 of 30 epochs"."""
     part = f"{config.end} of " if config.end < config.horizon else ""
-    return f"{part}{' + '.join(str(leg.epochs) for leg in config.legs)} epochs"
+    legs = " + ".join(str(leg.epochs) for leg in config.legs)
+    return f"{part}{legs} epoch{'' if legs == '1' else 's'}"
 
 
 def _rate(start: tuple[float, int], end: tuple[float, int]) -> float:
