@@ -169,7 +169,7 @@ def test_killed_processes_end_with_the_same_bytes(finished, few, tmp_path):
     ("change", "message"),
     [
         ({"split": "val"}, r"features of other layers|features of other splits"),
-        ({"layers": "fc8"}, "features of other layers"),
+        ({"layers": "fc8"}, r"features of other layers \([\w, ]+ there, fc8 now\)"),
         ({"dtype": "float16"}, "features of other number formats"),
         ({"weights": "last"}, "features of other weights"),
     ],

@@ -18,7 +18,7 @@ from alexnet.data.sources import load_dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.models.network import build_model
 from alexnet.models.weights import torchvision_weights
-from conftest import tensors
+from conftest import tensors, text
 
 
 @pytest.fixture
@@ -132,6 +132,10 @@ def test_preprocessing_refuses_what_it_would_spoil():
             transforms(wrong)
     with pytest.raises(DataError, match="the image has 2 channel"):
         transforms(np.zeros((60, 60, 2), np.uint8))
+    for none in ("photo.jpg", 3, None):
+        with pytest.raises(DataError, match="the image is of type"):
+            transforms(none)
+    assert repr(transforms) == f"Transforms(channels=3, resize={PREP.resize}, size={PREP.size})"
 
 
 # Predictions without files.
@@ -164,8 +168,10 @@ def test_an_image_that_is_none_says_so_and_the_others_are_answered(finished):
     good = np.array(photograph())
     found = alexnet.predict(finished, [good, good * 1.0, good[:0], good], device="cpu")
     assert [each.error is None for each in found] == [True, False, False, True]
-    assert "image 1 are float64, not uint8" in found[1].error
+    assert "the pixels of image 1 are float64, not uint8" in found[1].error
     assert "image 2 is empty" in found[2].error
+    (number,) = alexnet.predict(finished, 42, device="cpu")
+    assert number.error.startswith("image 0 is of type int: give an image")
     with pytest.raises(DataError, match="no image was named"):
         alexnet.predict(finished, [], device="cpu")
 
@@ -306,6 +312,7 @@ def test_a_registered_source_is_one_like_all_others(registry, tiny, tmp_path, re
     alexnet.register_source("mine", read_mine, about="squares")
     run = alexnet.train(tiny(epochs=1, data={"source": "mine", "fraction": 1.0}), tmp_path / "run", reporter=reporter)
     assert run.test["count"] == 4
+    assert f'next: alexnet.evaluate("{run.path}"), in Python' in text(reporter)
     assert alexnet.evaluate(run).count == 4
     assert "squares" in call("list", "data")[1]
 

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,11 @@ def test_a_damaged_run_ends_with_3(call, finished, tmp_path, file):
     assert code == 3
     assert f"{copy / file}: DAMAGED" in said
     assert "SHA-256" in err
+    known = {
+        Path(state["path"]).name: state["known"] for state in json.loads(call("verify", copy, "--json")[1])["files"]
+    }
+    assert known[file] is None
+    assert known["config.yaml"] == "can be read"
 
 
 def test_damaged_records_are_found(finished, tmp_path):

@@ -65,7 +65,7 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
         else:
             raise DataError(f"there is no image, folder or match for {name}.")
     if not found:
-        raise DataError("no image was named.")
+        raise DataError("no image was named: give files, folders or patterns.")
     return found
 
 
@@ -111,7 +111,7 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
 
 
 def given_picture(image: object, channels: int, place: str) -> Picture:
-    """An image that a program holds (`arrays.as_pixels`), in grey if `channels` is 1. Raises DataError."""
+    """An image that a program holds (`pixels.as_pixels`), in grey if `channels` is 1. Raises DataError."""
     turned_up = isinstance(image, Image.Image) and orientation(image) != 1
     pixels = in_channels(as_pixels(image, place), channels, place)
     return Picture(Path(place), pixels, (TURNED,) if turned_up else ())

@@ -27,7 +27,12 @@ def as_pixels(image: Any, what: str) -> Pixels:
         grey = image.mode in ("1", "L")
         pixels = np.array(image.convert("L" if grey else "RGB"))
         return turned(pixels[..., None] if grey else pixels, orientation(image))
-    pixels = channels_last(as_uint8(image, what), what, leading=0)
+    array = as_array(image, what)
+    if array.ndim == 0:  # a file's name, a number, an object
+        raise DataError(
+            f"{what} is of type {type(image).__name__}: give an image of Pillow, or an array or a tensor of its pixels."
+        )
+    pixels = channels_last(as_uint8(array, f"the pixels of {what}"), f"the pixels of {what}", leading=0)
     if pixels.size == 0:
         raise DataError(f"{what} is empty: {list(pixels.shape)}.")
     return pixels

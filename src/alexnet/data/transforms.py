@@ -39,9 +39,14 @@ class Transforms(nn.Module):
         """Raises DataError for an image that is none, and ValueError for a tensor that does not fit."""
         if isinstance(images, Tensor):
             return self._of_tensor(images)
-        if isinstance(images, Sequence):
+        if isinstance(images, Sequence) and not isinstance(images, str | bytes):
             return torch.stack([self._of_image(image) for image in images])
         return self._of_image(images)
+
+    def extra_repr(self) -> str:
+        """What a network's printed description says of it."""
+        prep = self.preprocessing
+        return f"channels={self.channels}, resize={prep.resize or prep.size}, size={prep.size}"
 
     def _of_tensor(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim not in (3, 4) or images.shape[-3] != self.channels:

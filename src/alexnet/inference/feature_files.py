@@ -103,9 +103,10 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], out: Path) -> None:
         for key in keys:
             there, now = there[key], now[key]
         if there != now:
+            shown = [", ".join(value) if what == "layers" else str(value)[:80] for value in (there, now)]
             raise UsageError(
-                f"{out} holds features of other {what} ({str(there)[:80]} there, {str(now)[:80]} now): choose another "
-                "--out, or delete that folder."
+                f"{out} holds features of other {what} ({shown[0]} there, {shown[1]} now): choose another --out, or "
+                "delete that folder."
             )
 
 

@@ -30,7 +30,7 @@ class FileState:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"path": str(self.path)}
+        return asdict(self) | {"path": str(self.path), "known": None if self.damaged else self.known}
 
 
 def verify_weights(file: Path) -> FileState:

@@ -84,7 +84,7 @@ def _asked(images: Any) -> list[tuple[Path | str, Any]]:
         held = not isinstance(image, str | Path)
         found += [(f"image {number}", image)] if held else [(path, None) for path in find_images(image)]
     if not found:
-        raise DataError("no image was named.")
+        raise DataError("no image was named: give files, folders or patterns.")
     return found
 
 

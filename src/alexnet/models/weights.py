@@ -197,7 +197,9 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:  # torch.load raises a dozen kinds for damaged or foreign files
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = "torch cannot read it"
+        if isinstance(problem, RuntimeError | OSError) and str(problem):  # not "pop from empty list", of a text file
+            reason = str(problem).splitlines()[0]
         if "weights_only" in str(problem) or "Unsupported" in str(problem):
             reason = "it holds more than tensors, and loading that would execute code from the file"
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({reason}).") from None
