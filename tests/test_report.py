@@ -322,6 +322,17 @@ def test_ticks_lie_on_their_axis(low, span):
     assert all(-0.1 <= axis(tick) <= 300.1 for tick in ticks)
 
 
+@pytest.mark.parametrize(
+    "values", [[1.3795, 1.4], [6e-5, 1.2e-4], [0.0, 3e-7], [0.991, 0.9925], [2.0, 2.001], [0.3, 2.3]]
+)
+def test_numbers_beside_an_axis_differ_and_fit(values):
+    svg = draw_lines("learning rate", [Series("it", "rate", [1, 2], values)])
+    shown = re.findall(r'class="tick" text-anchor="end">([^<]+)<', svg)
+    assert len({*shown}) == len(shown) >= 2
+    assert all(len(number) <= 6 for number in shown)  # the room left of the axis
+    assert all(min(values) - 1 <= float(number) <= max(values) + 1 for number in shown)
+
+
 def test_lines_leave_out_what_is_no_number():
     nan, inf = float("nan"), float("inf")
     svg = draw_lines("loss", [Series("training", "train", [1, 2, 3, 4], [1.0, nan, inf, 0.5])])

@@ -84,7 +84,7 @@ def draw_lines(title: str, series: Sequence[Series], *, percent: bool = False, l
     ends = ", ".join(f"{s.name} ends at {_number(s.y[-1], percent)}" for s in drawn[:8] if s.y)
     svg = _svg(WIDTH, HEIGHT, f"{title} over epochs: {ends}.")
     _text(svg, 0, 14, title + (", %" if percent else ""), "title")
-    _frame(svg, x, y, lambda value: _number(value, percent).removesuffix(" %"))
+    _frame(svg, x, y, percent)
     _text(svg, (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "epoch", "label", anchor="middle")
     for s in drawn:
         points = [(x(a), y(b)) for a, b in zip(s.x, s.y, strict=True)]
@@ -109,9 +109,9 @@ def draw_intervals(names: Sequence[str], results: Sequence[Result | None]) -> Ma
     x = Axis(max(0, min(ends) - margin), min(1, max(ends) + margin), left, 560 - RIGHT)
     svg = _svg(560, height, "top-1 accuracy of every run with its 95 % interval; the table has the same numbers.")
     _text(svg, 0, 14, "top-1 accuracy with its 95 % interval, %", "title")
-    for tick in x.ticks():
+    for tick, shown in _ticks(x, percent=True):
         _add(svg, "line", x1=x(tick), x2=x(tick), y1=TOP - 4, y2=height - BOTTOM, class_="grid")
-        _text(svg, x(tick), height - BOTTOM + 16, _number(tick, True).removesuffix(" %"), "tick", anchor="middle")
+        _text(svg, x(tick), height - BOTTOM + 16, shown, "tick", anchor="middle")
     for place, (n, name, result) in enumerate(tested):
         middle, style = TOP + row * (place + 0.5), f"s{n % 8}"
         low, high = (x(end) for end in result.interval)
@@ -199,7 +199,7 @@ def draw_reliability(calibration: Calibration) -> Markup:
     said = f"expected calibration error {calibration.error:.1%}; the table has the bins."
     svg = _svg(WIDTH, height, f"Accuracy against confidence: {said}")
     _text(svg, 0, 14, "accuracy, %, of answers by confidence", "title")
-    _frame(svg, x, y, lambda value: f"{100 * value:.0f}")
+    _frame(svg, x, y, percent=True)
     edges = np.linspace(0, 1, len(calibration.counts) + 1).tolist()
     most = int(calibration.counts.max())
     bins = zip(pairwise(edges), calibration.accuracy.tolist(), calibration.confidence.tolist(), strict=True)
@@ -220,15 +220,15 @@ def draw_reliability(calibration: Calibration) -> Markup:
     return _markup(svg)
 
 
-def _frame(svg: Tree.Element, x: Axis, y: Axis, shown: Any) -> None:
+def _frame(svg: Tree.Element, x: Axis, y: Axis, percent: bool) -> None:
     """Grid lines and numbers of both axes."""
-    for tick in y.ticks():
+    for tick, shown in _ticks(y, percent):
         _add(svg, "line", x1=x.start, x2=x.end, y1=y(tick), y2=y(tick), class_="grid")
-        _text(svg, x.start - 6, y(tick) + 4, shown(tick), "tick", anchor="end")
-    for tick in x.ticks():
+        _text(svg, x.start - 6, y(tick) + 4, shown, "tick", anchor="end")
+    for tick, shown in _ticks(x, percent):
         if x.high > 1 and tick != int(tick):  # epochs
             continue
-        value = f"{tick:.0f}" if x.high > 1 else shown(tick)
+        value = f"{tick:.0f}" if x.high > 1 else shown
         _text(svg, x(tick), y.start + 15, value, "tick", anchor="middle")
     _add(svg, "line", x1=x.start, x2=x.end, y1=y.start, y2=y.start, class_="axis")
 
@@ -256,6 +256,24 @@ def _strength(share: float) -> float:
 
 def _number(value: float, percent: bool) -> str:
     return f"{100 * value:.4g} %" if percent else f"{value:.3g}"
+
+
+def _ticks(axis: Axis, percent: bool) -> list[tuple[float, str]]:
+    """An axis's round values with what stands there: as many digits as tell them apart."""
+    ticks, shown = axis.ticks(), [""]
+    for digits in range(3, 18):
+        shown = [_short(100 * tick if percent else tick, digits) for tick in ticks]
+        if len({*shown}) == len(shown):
+            break
+    return list(zip(ticks, shown, strict=True))
+
+
+def _short(value: float, digits: int) -> str:
+    """A number that fits beside an axis: 0.00012 is 1.2e-4."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.{digits}g}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):.{digits}g}e{int(exponent)}"
 
 
 def _svg(width: float, height: float, said: str) -> Tree.Element:
