@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from alexnet import doctor
+from alexnet.cli.doctor import _show
 from alexnet.compute import resolve_compute
+from alexnet.doctor import Finding
 from alexnet.models import lrn
 from alexnet.models.lrn import fused, native
 
@@ -156,3 +160,19 @@ def test_torch_that_does_not_load(run_cli):
     assert "libcudart.so.13" in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
     assert sys.executable in ended.stdout
+
+
+def test_on_a_narrow_terminal_the_mend_is_wrapped_beside_its_label(monkeypatch):
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=60, highlight=False)
+    monkeypatch.setattr("alexnet.cli.doctor.Terminal", lambda: screen)
+    _show(
+        Finding(
+            "data cifar10", "missing", "not under data", "ten classes", "alexnet train cifar10 " + "fetches it, " * 6
+        )
+    )
+    lines = screen.file.getvalue().splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[0].split() == ["missing", "data", "cifar10", "not", "under", "data"]
+    (start,) = [number for number, line in enumerate(lines) if "mend:" in line]
+    assert len(lines) > start + 2
+    assert all(line[:28].isspace() and line[28:29].strip() for line in lines[start + 1 :] if line.strip())

@@ -51,7 +51,10 @@ def show_claims(chosen: Sequence[Claim]) -> None:
     for experiment in experiments().values():
         if not experiment.claims:
             console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
-    console.print("\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.", soft_wrap=True)
+    console.print(
+        "\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.",
+        soft_wrap=not console.is_terminal,
+    )
 
 
 def _short(finding: Finding) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.table import Table
 
 from alexnet.cli.command import MACHINE, app, print_json
 from alexnet.doctor import Finding, examine
@@ -44,7 +45,17 @@ def _show(finding: Finding) -> None:
     """A line as soon as it is known, with what it would bring and the mend beneath."""
     console = Terminal()
     state = f"[{COLOURS[finding.state]}]{finding.state:7}[/]"
-    console.print(f"{state}  {finding.name:18} {markup(finding.found)}", soft_wrap=True)
+    rows = [(f"{state}  {finding.name:18} ", finding.found)]
     for label, text in (("brings", finding.brings), ("mend", finding.mend)):
         if text and finding.state != "ok":
-            console.print(f"{'':9}{label + ':':>18} {markup(text)}", soft_wrap=True)
+            rows.append((f"{'':9}{label + ':':>18} ", text))
+    if not console.is_terminal:  # whole lines for a log
+        for head, text in rows:
+            console.print(head + markup(text), soft_wrap=True)
+        return
+    grid = Table.grid()
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for head, text in rows:
+        grid.add_row(head, markup(text))
+    console.print(grid)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from alexnet.cli.command import DATA, app, print_json, start_computing
 from alexnet.errors import CheckpointError, DataError, UsageError
+from alexnet.terminal import Terminal
 
 if TYPE_CHECKING:
     from alexnet.inference.integrity import FileState, Scored
@@ -119,14 +120,17 @@ def _show_layers(layers: list[LayerWeights]) -> None:
 def _show_state(origin: str, layers: list[LayerWeights], state: State) -> None:
     from alexnet.inference.trust import EDGE
 
-    print(
+    console = Terminal()
+    console.print(
         f"\nbeyond noise: the largest singular value, in standard units; independent numbers stay below {EDGE:.0f}. "
-        "kurtosis: 0 normal, -1.2 uniform."
+        "kurtosis: 0 normal, -1.2 uniform.",
+        soft_wrap=not console.is_terminal,
     )
     if state != "trained":
         return
     fresh = ", ".join(layer.name for layer in layers if not layer.learned)
-    print(f"{origin}: trained{f'; nothing beyond noise in the weights of {fresh}' if fresh else ', every layer'}")
+    learned = f"; nothing beyond noise in the weights of {fresh}" if fresh else ", every layer"
+    console.print(f"{origin}: trained{learned}", soft_wrap=not console.is_terminal, markup=False)
 
 
 def _show_score(scored: Scored) -> None:
