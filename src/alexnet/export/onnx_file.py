@@ -45,9 +45,11 @@ def export_onnx(
     `target` is a run, a checkpoint, a weights file (of the network `model` where its shapes do not tell), "torchvision"
     for its published weights, or a name of `list_models` for a network with random weights. What the images must be
     (crop, scale, mean) is in the file's metadata beside classes, run and the weights' SHA-256, and with `form` as it is
-    by default also in the graph: pixels of 0 to 255 go in. With `int8` weights and activations are integers of 8 bits
-    between QuantizeLinear and DequantizeLinear, whose scales are of the run's training images, and what that costs is
-    measured on a split of its data and written into the metadata.
+    by default also in the graph: pixels of 0 to 255 go in. `alexnet.export.graph.Form` has others (raw, layout, lrn).
+    With `int8`, an `alexnet.export.integers.Measurement`, weights and activations are integers of 8 bits between
+    QuantizeLinear and DequantizeLinear, whose scales are of the run's training images, and what that costs is measured
+    on a split of its data and written into the metadata. Returns the path, how far the logits are from the network's
+    own, and with `int8` that cost.
 
     Raises ExportError, and leaves nothing, if onnxruntime does not compute the network's own logits; UsageError,
     DataError or CheckpointError.
