@@ -444,6 +444,11 @@ def test_config_comes_back_from_yaml(tiny, tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
 
 
+def test_a_configuration_that_is_not_there_is_named_once(call):
+    code, _, err = call("train", "nowhere/config.yaml")
+    assert (code, err) == (2, "error: cannot read nowhere/config.yaml: No such file or directory.\n")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -222,7 +222,8 @@ def load_config(path: Path) -> TrainConfig:
     try:
         values = yaml.load(path.read_bytes(), _Plain)
     except (OSError, RecursionError, yaml.YAMLError, *_IMPOSSIBLE) as problem:
-        raise UsageError(f"cannot read {path}: {' '.join(str(problem).split())[:300]}.") from None
+        reason = getattr(problem, "strerror", None) or " ".join(str(problem).split())[:300]
+        raise UsageError(f"cannot read {path}: {reason}.") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} is not a configuration: it holds no settings.")
     return load(values)
