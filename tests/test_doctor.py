@@ -16,8 +16,8 @@ from PIL import Image
 
 from alexnet import doctor
 from alexnet.compute import resolve_compute
-from alexnet.models import lrn
-from alexnet.models.lrn import fused, native
+from alexnet.models import lrn, native
+from alexnet.models.lrn import fused
 
 NO_TORCH = """
 import sys
