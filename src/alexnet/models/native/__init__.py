@@ -50,7 +50,8 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
         reason, mend = str(error), "install one or set CC"
     except (OSError, RuntimeError, AttributeError, ImportError) as error:  # no home, no room, no library, no ctypes
         reason, mend = f"the C kernel could not be kept or loaded ({error})", "set XDG_CACHE_HOME to a folder of yours"
-    return None, f"{reason}: local response normalisation runs as a convolution, several times slower; {mend}."
+    cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
+    return None, f"{reason}: {cost}; {mend}."
 
 
 class _NoCompiler(Exception):

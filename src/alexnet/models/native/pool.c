@@ -42,8 +42,9 @@ static inline void put(void *to, long i, float value, int type) {
         ((uint16_t *)to)[i] = (uint16_t)(bits_of(value) >> 16);
 }
 
-INLINE void greatest(const void *restrict x, void *restrict y, uint16_t *restrict at, const Shape *s, long from, long to,
-                     long rows, long columns, long lanes, int type) {
+/* Some channels of one window's maximum, over rows x columns pixels: it begins at `from` in x and lies at `to` in y. */
+INLINE void greatest(const void *restrict x, void *restrict y, uint16_t *restrict at, const Shape *s, long from,
+                     long to, long rows, long columns, long lanes, int type) {
     float best[BLOCK];
     int where[BLOCK];
     for (long i = 0; i < lanes; i++) best[i] = -INFINITY, where[i] = 0;
@@ -162,14 +163,17 @@ INLINE void average_gradients(const void *g, void *d, Shape s, int type) {
 #define ARGUMENTS(a, b)                                                                                          \
     (const void *a, void *b, uint16_t *at, long n, long h, long w, long c, long oh, long ow, long size, long stride, \
      int threads)
-#define PARALLEL                              \
+#define PARALLEL                                  \
     Shape s = {n, h, w, c, oh, ow, size, stride}; \
     _Pragma("omp parallel num_threads(threads)")
-#define ENTRIES(name, type)                                                                \
-    void max_##name ARGUMENTS(x, y) {                                                      \
-        PARALLEL { if (at) maxima(x, y, at, s, type); else maxima(x, y, 0, s, type); }     \
-    }                                                                                      \
+#define ENTRIES(name, type)                                                                 \
+    void max_##name ARGUMENTS(x, y) {                                                       \
+        PARALLEL { if (at) maxima(x, y, at, s, type); else maxima(x, y, 0, s, type); }      \
+    }                                                                                       \
     void max_gradient_##name ARGUMENTS(g, d) { PARALLEL max_gradients(g, at, d, s, type); } \
-    void average_gradient_##name ARGUMENTS(g, d) { PARALLEL average_gradients(g, d, s, type); (void)at; }
+    void average_gradient_##name ARGUMENTS(g, d) {                                          \
+        (void)at;                                                                           \
+        PARALLEL average_gradients(g, d, s, type);                                          \
+    }
 ENTRIES(fp32, FP32)
 ENTRIES(bf16, BF16)
