@@ -45,7 +45,7 @@ class AvgPool2d(nn.AvgPool2d):
 
 def use_kernels(model: nn.Module) -> None:
     """Let the pooling of a network run on the kernels. For networks that nobody else holds: some tools, as captum's
-    DeepLift, go by a module's exact class and would take these for layers that they do not know."""
+    LRP, go by a module's exact class, and torch.fx by its package: to these the modules would be unknown."""
     ours: dict[type, type] = {nn.MaxPool2d: MaxPool2d, nn.AvgPool2d: AvgPool2d}
     for module in model.modules():
         module.__class__ = ours.get(type(module), type(module))
