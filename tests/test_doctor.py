@@ -20,8 +20,8 @@ from alexnet import doctor
 from alexnet.cli.doctor import _show
 from alexnet.compute import resolve_compute
 from alexnet.doctor import Finding
-from alexnet.models import lrn
-from alexnet.models.lrn import fused, native
+from alexnet.models import lrn, native
+from alexnet.models.lrn import fused
 
 NO_TORCH = """
 import sys

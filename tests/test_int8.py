@@ -16,9 +16,9 @@ from torch import nn
 
 import alexnet
 from alexnet.errors import UsageError
-from alexnet.models import onednn
+from alexnet.models import native, onednn
 from alexnet.models.int8 import _Fold, _MaxPool, computes_int8, quantize
-from alexnet.models.lrn import LocalResponseNorm, fused, native
+from alexnet.models.lrn import LocalResponseNorm, cpu, fused
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.table import Conv, Linear, Norm, Pool
 from alexnet.models.variants import VARIANTS
@@ -121,7 +121,7 @@ def test_normalisation_to_integers(memory, size, beta):
     x = torch.rand(2, 9, 6, 7).mul(40).bfloat16().contiguous(memory_format=memory)
     exact = LocalResponseNorm(size, 0.1, beta, 1.0)(x.double())
     unit = exact.max().item() / 300  # some lie beyond the last integer
-    ours = native.rounded(x, unit, size, 0.1, beta, 1.0)
+    ours = cpu.rounded(x, unit, size, 0.1, beta, 1.0)
     assert ours.dtype == torch.uint8
     assert ours.stride() == x.stride()
     assert ours.max() == 255

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from alexnet.models import native, tracing
 from alexnet.models.lrn import (
     LocalResponseNorm,
     MapResponseNorm,
+    cpu,
     fused,
     local_response_norm,
     missing_kernel,
-    native,
-    tracing,
 )
 
 CASES = [  # size, alpha, beta, k, columns
@@ -83,13 +83,13 @@ def form(request, monkeypatch):
 @pytest.fixture
 def launches(monkeypatch):
     """Gets "forward" or "backward" whenever the kernel in C is launched."""
-    names, real = [], native.launch
+    names, real = [], cpu.launch
 
     def launch(x, g, *rest):
         names.append("forward" if g is None else "backward")
         real(x, g, *rest)
 
-    monkeypatch.setattr(native, "launch", launch)
+    monkeypatch.setattr(cpu, "launch", launch)
     return names
 
 

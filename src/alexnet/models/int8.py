@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.errors import UsageError
-from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm, native
+from alexnet.models import native, pooling
+from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
+from alexnet.models.lrn.cpu import rounded
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.onednn import Geometry, Grid, Product, has_vnni
 from alexnet.models.table import Variant
 
 _IN_CACHE = 2**19  # real numbers that become integers at a time
 _ON_INTEGERS = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.ZeroPad2d)  # these give the same of integers as of real numbers
-_IN_REAL_NUMBERS = (LocalResponseNorm, MapResponseNorm, nn.Tanh, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_IN_REAL_NUMBERS = (LocalResponseNorm, MapResponseNorm, nn.Tanh, nn.AvgPool2d, pooling.AvgPool2d, nn.AdaptiveAvgPool2d)
 _KNOWN = (nn.Conv2d, nn.Linear, nn.Dropout, *_ON_INTEGERS, *_IN_REAL_NUMBERS)
 _Weighted = nn.Conv2d | nn.Linear
 
@@ -100,7 +102,7 @@ def _is_known(module: nn.Module) -> bool:
         return type(module) is nn.Conv2d and square and module.dilation == (1, 1) and module.padding_mode == "zeros"
     if isinstance(module, nn.MaxPool2d):
         plain = (module.padding, module.dilation, module.return_indices) == (0, 1, False)
-        return type(module) is nn.MaxPool2d and plain and isinstance(module.kernel_size, int)
+        return type(module) in (nn.MaxPool2d, pooling.MaxPool2d) and plain and isinstance(module.kernel_size, int)
     return type(module) in _KNOWN  # one derived from these may compute something else
 
 
@@ -189,7 +191,7 @@ class _RoundedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         norm = self.norm
         if native.library() is not None:
-            return native.rounded(x, self.unit, norm.size, norm.alpha, norm.beta, norm.k, norm.columns)
+            return rounded(x, self.unit, norm.size, norm.alpha, norm.beta, norm.k, norm.columns)
         integers: Tensor = self.quantize(norm(x))
         return integers
 

@@ -14,6 +14,7 @@ from alexnet.compute import Compute, set_in_place
 from alexnet.config import OptimConfig
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
+from alexnet.models.pooling import use_kernels
 from alexnet.models.table import Variant
 from alexnet.training.optim import Optimizer
 
@@ -39,6 +40,7 @@ def batch(variant: Variant, count: int, device: torch.device) -> tuple[Tensor, T
 def training_step(model: nn.Module, compute: Compute, images: Tensor, labels: Tensor, compiled: bool = False) -> Step:
     """A step of SGD with momentum on a fixed batch; the model is ours alone."""
     set_in_place(model)
+    use_kernels(model)
     optimizer = Optimizer(OptimConfig(), model.train())
     forward = torch.compile(model) if compiled else model
 

@@ -17,6 +17,7 @@ from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet, blank_model
+from alexnet.models.pooling import use_kernels
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
 from alexnet.training.growing import AnySize, Growth
@@ -90,6 +91,7 @@ class Learner:
         """`model` is on its device already. Raises UsageError where it cannot be shared among the processes."""
         self.config, self.compute = config, compute
         self.data, self.column = world.split(config.columns)
+        use_kernels(model)
         self.model: AlexNet | ColumnNetwork = model
         self.growth = Growth(config, model, steps_per_epoch)
         network: nn.Module = model if config.grow_from is None else AnySize(model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.models.lrn import banded, derivatives, fused
-from alexnet.models.lrn.tracing import takes_plain_operations
+from alexnet.models.tracing import takes_plain_operations
 
 __all__ = ["LocalResponseNorm", "MapResponseNorm", "local_response_norm", "map_response_norm", "missing_kernel"]
 

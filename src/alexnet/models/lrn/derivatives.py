@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alexnet.models.lrn import banded, fused
-from alexnet.models.lrn.tracing import is_called_plainly
+from alexnet.models.tracing import is_called_plainly
 
 _CONSTANTS = (None,) * 5  # size, alpha, beta, k, columns have no gradient
 

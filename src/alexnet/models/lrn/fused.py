@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.models.lrn import native
-from alexnet.models.lrn.tracing import constant, runs_elsewhere
+from alexnet.models import native
+from alexnet.models.lrn.cpu import Geometry
+from alexnet.models.tracing import constant, runs_elsewhere
 
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -107,6 +108,6 @@ def _launch(x: Tensor, g: Tensor | None, y: Tensor, *constants: Any) -> None:
     if x.device.type == "cuda":
         from alexnet.models.lrn.gpu import launch  # Triton takes seconds to import
     else:
-        from alexnet.models.lrn.native import launch
+        from alexnet.models.lrn.cpu import launch
     *numbers, columns = constants
-    launch(x, g, y, native.Geometry.of(x, columns), *numbers)
+    launch(x, g, y, Geometry.of(x, columns), *numbers)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet.models.lrn.native import Geometry
+from alexnet.models.lrn.cpu import Geometry
 
 BLOCK = 512
 

@@ -1,4 +1,4 @@
-"""The kernel in C: compiled once for this processor, kept in the user's cache, called without a copy."""
+"""The kernels in C (lrn.c, pool.c): compiled once for this processor and kept in the user's cache, as one library."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ import subprocess
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from alexnet.compute import cpu_description
 from alexnet.files import replacing
@@ -26,45 +23,11 @@ if TYPE_CHECKING:
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
 # With the first of these that the compiler knows; Apple's has no OpenMP, and for some processors no -march=native.
 EXTRAS = [["-march=native", "-fopenmp"], ["-march=native"], ["-fopenmp"], []]
-
-
-class Geometry(NamedTuple):
-    """A dense tensor as the kernels see it: [outer, channels, inner], windows over the middle."""
-
-    outer: int
-    channels: int
-    inner: int
-
-    @classmethod
-    def of(cls, x: Tensor, columns: int) -> Geometry:
-        """From [N, C, H, W], dense in either layout: every column is an item of its own in `outer`."""
-        channels, inner = x.shape[1] // columns, x.shape[2] * x.shape[3] if x.is_contiguous() else 1
-        return cls(x.numel() // (channels * inner), channels, inner)
-
-
-def launch(
-    x: Tensor, g: Tensor | None, y: Tensor, geometry: Geometry, size: int, alpha: float, beta: float, k: float
-) -> None:
-    """y from x or, with g, the gradient of x; dense tensors of one layout, seen as `geometry` says."""
-    loaded = library()
-    assert loaded is not None
-    function = loaded.lrn_bf16 if x.dtype == torch.bfloat16 else loaded.lrn_fp32
-    gradient = None if g is None else g.data_ptr()
-    function(x.data_ptr(), gradient, y.data_ptr(), *geometry, size, alpha, beta, k, torch.get_num_threads())
-
-
-def rounded(x: Tensor, unit: float, size: int, alpha: float, beta: float, k: float, columns: int = 1) -> Tensor:
-    """bf16 [N, C, H, W], dense, normalised, as whole units from 0 to 255 in uint8."""
-    loaded = library()
-    assert loaded is not None
-    y = torch.empty_like(x, dtype=torch.uint8)
-    constants = (*Geometry.of(x, columns), size, alpha, beta, k, torch.get_num_threads())
-    loaded.lrn_rounded(x.data_ptr(), unit, y.data_ptr(), *constants)
-    return y
+SOURCES = ["lrn.c", "pool.c"]  # in this order: the second uses what the first defines
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled kernel; None where it cannot be compiled or loaded."""
+    """The compiled kernels; None where it cannot be compiled or loaded."""
     return _found()[0]
 
 
@@ -87,7 +50,8 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
         reason, mend = str(error), "install one or set CC"
     except (OSError, RuntimeError, AttributeError, ImportError) as error:  # no home, no room, no library, no ctypes
         reason, mend = f"the C kernel could not be kept or loaded ({error})", "set XDG_CACHE_HOME to a folder of yours"
-    return None, f"{reason}: local response normalisation runs as a convolution, several times slower; {mend}."
+    cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
+    return None, f"{reason}: {cost}; {mend}."
 
 
 class _NoCompiler(Exception):
@@ -116,14 +80,15 @@ def _opened(compiler: list[str]) -> ctypes.CDLL:
 
 def _compiled(compiler: list[str]) -> Path:
     """The library's file, made if it is not there yet; of two processes that make it, the last one's stays."""
-    source = files("alexnet.models.lrn").joinpath("lrn.c").read_bytes()
+    folder = files("alexnet.models.native")
+    source = b"".join(folder.joinpath(name).read_bytes() for name in SOURCES)
     # A home directory may be shared by machines with other processors.
     flags = [*FLAGS, *(flag for extras in EXTRAS for flag in extras)]
     key = hashlib.sha256(source + " ".join([*compiler, *flags, _processor()]).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
-    path = folder / f"lrn-{key}.so"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+    path = cache / f"kernels-{key}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
             _compile(compiler, source, made)
     return path
@@ -155,4 +120,9 @@ def _load(path: Path) -> ctypes.CDLL:
     for function, second in ((loaded.lrn_fp32, pointer), (loaded.lrn_bf16, pointer), (loaded.lrn_rounded, real)):
         function.argtypes = [pointer, second, pointer] + [long] * 4 + [real] * 3 + [ctypes.c_int]
         function.restype = None
+    for kind in ("max", "max_gradient", "average_gradient"):
+        for dtype in ("fp32", "bf16"):
+            function = getattr(loaded, f"{kind}_{dtype}")
+            function.argtypes = [pointer] * 3 + [long] * 8 + [ctypes.c_int]
+            function.restype = None
     return loaded

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -72,3 +74,29 @@ def _peek() -> Callable[[], object] | None:
 def _traced() -> bool:
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return traced
+
+
+def is_left_to_us(x: object) -> bool:
+    """Whether a kernel may read the memory of `x` in the place of torch's own operator: nothing records, compiles,
+    transforms or overrides the call, and x is a plain tensor without a tangent."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor or not is_called_plainly():
+        return False
+    if torch.overrides.has_torch_function((x,)) or _dispatched():
+        return False
+    return x.layout == torch.strided and _has_memory(x) and forward_ad.unpack_dual(x).tangent is None
+
+
+def _has_memory(x: Tensor) -> bool:
+    """Not so where many gradients are computed at once (torch.autograd.grad with is_grads_batched), of which nothing
+    else tells."""
+    try:
+        return x.data_ptr() != 0
+    except (RuntimeError, NotImplementedError):
+        return False
+
+
+def _dispatched() -> bool:
+    """Whether a mode (fake tensors, a count of operations, make_fx) sees every operator; where a torch has another name
+    for the question, the answer is yes."""
+    count = getattr(torch._C, "_len_torch_dispatch_stack", None)
+    return count is None or count() > 0
