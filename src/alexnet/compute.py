@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +81,8 @@ class Compute:
             return twins[id(module)]
 
         replica = twin_of(model)
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-        set_in_place(replica, in_place and not hooked)
+        set_in_place(replica, in_place and not is_watched(model))
         return replica
-
-    def inference(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """A function from images [N, C, H, W] to logits [N, K] in float32, by a `replica` of the model."""
-        replica = self.replica(model)
-
-        def forward(images: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, enabled=False):  # a caller's
-                logits: Tensor = replica(self.fit(images))
-                return logits.float()
-
-        return forward
 
 
 @contextlib.contextmanager
@@ -127,6 +115,11 @@ def _true_float32() -> Iterator[None]:
         yield
     finally:
         put(allowed, precisions, deterministic)
+
+
+def is_watched(model: nn.Module) -> bool:
+    """Whether somebody's hooks see what goes through a network or any part of it."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def set_in_place(model: nn.Module, in_place: bool = True) -> None:

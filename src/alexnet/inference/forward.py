@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute
 from alexnet.data.batches import Loader
+from alexnet.models.arranged import arrange
 
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 
@@ -16,6 +17,21 @@ SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
 def batch_size(loader: Loader, views: int = 1) -> int:
     """How many images of a split are worth computing at a time."""
     return max(1, (SMALL_BATCH if loader.prep.size <= 64 else BATCH) // views)
+
+
+def answering(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
+    """A function from images [N, C, H, W] to logits [N, K] in float32, without gradients, by a copy of the model with
+    the weights that it has now (`Compute.replica`)."""
+    replica = compute.replica(model)
+    arrange(replica)
+
+    @torch.no_grad()
+    def answer(images: Tensor) -> Tensor:
+        with torch.autocast(compute.device.type, enabled=False):  # a caller's
+            logits: Tensor = replica(compute.fit(images))
+            return logits.float()
+
+    return answer
 
 
 def split_logits(
@@ -32,7 +48,7 @@ def split_logits(
 
     Raises DataError at the first image that cannot be read, unless `skip_bad`.
     """
-    forwards = [compute.inference(model) for model in models]
+    forwards = [answering(model, compute) for model in models]
     for images, labels in loader.evaluation_batches(batch_size(loader, views), views, shard, skip_bad):
         flat = images.flatten(0, 1)  # [N, V, C, H, W] -> [N * V, C, H, W]
         yield [forward(flat).unflatten(0, images.shape[:2]) for forward in forwards], labels

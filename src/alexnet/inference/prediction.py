@@ -12,6 +12,7 @@ import torch
 from alexnet.compute import resolve_compute
 from alexnet.data.images import Picture, as_views, find_images, given_picture, read_picture
 from alexnet.errors import DataError, UsageError
+from alexnet.inference.forward import answering
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.runs.folder import Run
 
@@ -56,7 +57,7 @@ def predict(
     if top < 1:
         raise UsageError(f"--top {top} must be at least 1.")
     compute = resolve_compute(device, "fp32")
-    forward = compute.inference(trained.model)
+    forward = answering(trained.model, compute)
     found: list[Prediction] = []
     for place, image in _asked(images):
         try:

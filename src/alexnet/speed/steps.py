@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from alexnet.compute import Compute, set_in_place
 from alexnet.config import OptimConfig
+from alexnet.inference.forward import answering
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
 from alexnet.models.pooling import use_kernels
@@ -57,7 +58,7 @@ def training_step(model: nn.Module, compute: Compute, images: Tensor, labels: Te
 
 def inference_step(model: nn.Module, compute: Compute, images: Tensor) -> Step:
     """A forward pass in evaluation mode."""
-    forward = compute.inference(model.eval())
+    forward = answering(model.eval(), compute)
 
     def step() -> None:
         with torch.inference_mode(), compute.settings():
