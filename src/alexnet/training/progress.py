@@ -113,7 +113,7 @@ class Reporter:
     def score(self, row: dict[str, Any]) -> None:
         """Report an evaluation of the whole training split."""
         self._say(
-            f"{row['epoch']:.4g} epochs: training split error {1 - row['train_top1']:.2%}, loss {row['train_loss']:.4f}"
+            f"epoch {row['epoch']:.4g}: training split error {1 - row['train_top1']:.2%}, loss {row['train_loss']:.4f}"
         )
 
     def epoch(self, row: dict[str, Any]) -> None:
