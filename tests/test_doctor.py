@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from alexnet import doctor
 from alexnet.cli.doctor import _show
 from alexnet.compute import resolve_compute
-from alexnet.doctor import Finding
 from alexnet.models import lrn, native
 from alexnet.models.lrn import fused
+from alexnet.speed import doctor
+from alexnet.speed.doctor import Finding
 
 NO_TORCH = """
 import sys

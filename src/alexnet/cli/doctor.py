@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from alexnet.cli.command import MACHINE, app, print_json
-from alexnet.doctor import Finding, examine
 from alexnet.errors import AlexNetError
+from alexnet.speed.doctor import Finding, examine
 from alexnet.terminal import Terminal, markup
 
 COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}

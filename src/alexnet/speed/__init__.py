@@ -1,1 +1,1 @@
-"""How fast this machine trains and applies networks: ours, the baseline, and what the machine could do."""
+"""This machine: what it has and lacks, how fast it trains and applies networks, and what it could do at most."""
