@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from alexnet.compute import is_watched
 from alexnet.models.pooling import use_kernels
 
-_REORDER, _OPERATORS = (
-    "mkldnn_reorder_conv2d_weight",
-    ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight"),
-)
+_REORDER = "mkldnn_reorder_conv2d_weight"
+_OPERATORS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
 _TYPES = (torch.float32, torch.bfloat16)
 _SHAPES = 8  # of inputs for which a convolution keeps an arrangement
 
