@@ -78,6 +78,14 @@ def test_without_oneDNN_the_network_stays(monkeypatch):
         assert torch.equal(answering(model, FP32)(images), wanted)
 
 
+def test_bf16_stays_where_the_processor_has_none(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    for compute, count in ((BF16, 0), (FP32, 8)):
+        replica = compute.replica(small("cifar")[0])
+        arrange(replica)
+        assert layers(replica).count(Arranged) == count
+
+
 def test_a_watched_network_stays():
     model, images = small("cifar")
     seen = []

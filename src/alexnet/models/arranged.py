@@ -17,8 +17,8 @@ from alexnet.compute import is_watched
 from alexnet.models.pooling import use_kernels
 
 _REORDER = "mkldnn_reorder_conv2d_weight"
-_OPERATORS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight")
-_TYPES = (torch.float32, torch.bfloat16)
+_HAS_BF16 = "_is_mkldnn_bf16_supported"
+_OPERATORS = ("_convolution_pointwise", "_linear_pointwise", "_reorder_linear_weight", _HAS_BF16)
 _SHAPES = 8  # of inputs for which a convolution keeps an arrangement
 
 
@@ -48,8 +48,10 @@ def _is_known(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
 
 def _is_supported(network: nn.Module) -> bool:
     there = hasattr(torch._C._nn, _REORDER) and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
-    fits = all(weight.device.type == "cpu" and weight.dtype in _TYPES for weight in network.parameters())
-    return torch.backends.mkldnn.is_available() and there and fits
+    if not there or not torch.backends.mkldnn.is_available():
+        return False
+    formats = (torch.float32, torch.bfloat16) if getattr(torch.ops.mkldnn, _HAS_BF16)() else (torch.float32,)
+    return all(weight.device.type == "cpu" and weight.dtype in formats for weight in network.parameters())
 
 
 class Arranged(nn.Module):
