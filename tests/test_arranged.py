@@ -61,9 +61,13 @@ def test_what_is_not_known_stays():
         def forward(self, x):
             return 2 * super().forward(x)
 
+    class Shifted(nn.Conv2d):
+        def forward(self, x):
+            return 1 + super().forward(x)
+
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
-        nn.Flatten(), Doubled(4 * 8 * 8, 5),
+        Shifted(4, 4, 3, padding=1), nn.Flatten(), Doubled(4 * 8 * 8, 5),
     ).eval()  # fmt: skip
     images = torch.randn(2, 3, 8, 8)
     wanted = network(FP32.fit(images)).detach()
@@ -71,11 +75,11 @@ def test_what_is_not_known_stays():
 
 
 def test_without_oneDNN_the_network_stays(monkeypatch):
-    model, images = small("cifar")
-    with torch.inference_mode():
-        wanted = FP32.replica(model)(FP32.fit(images))
-        monkeypatch.setattr(arranged, "_OPERATORS", ("not there",))
-        assert torch.equal(answering(model, FP32)(images), wanted)
+    monkeypatch.setattr(arranged, "_OPERATORS", ("not there",))
+    replica = FP32.replica(small("cifar")[0])
+    before = layers(replica)
+    arrange(replica)
+    assert layers(replica) == before
 
 
 def test_bf16_stays_where_the_processor_has_none(monkeypatch):
@@ -100,6 +104,5 @@ def test_the_network_itself_stays_as_it_is():
     before = layers(model)
     with torch.inference_mode():
         answering(model, FP32)(images)
-        model.fc8.bias.add_(1)  # the weights that it had: a copy
     assert layers(model) == before
     model(images).sum().backward()  # and it still learns

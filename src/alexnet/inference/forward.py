@@ -20,8 +20,8 @@ def batch_size(loader: Loader, views: int = 1) -> int:
 
 
 def answering(model: nn.Module, compute: Compute) -> Callable[[Tensor], Tensor]:
-    """A function from images [N, C, H, W] to logits [N, K] in float32, without gradients, by a copy of the model with
-    the weights that it has now (`Compute.replica`)."""
+    """A function from images [N, C, H, W] to logits [N, K] in float32, without gradients, by a replica of the model
+    (`Compute.replica`), which stays as it is. It is for the weights of now: once these change, make another."""
     replica = compute.replica(model)
     arrange(replica)
 
