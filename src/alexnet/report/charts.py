@@ -196,7 +196,7 @@ def draw_reliability(calibration: Calibration) -> Markup:
     answers a bin has."""
     height, middle = 300, 220
     x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, middle, TOP)
-    said = f"expected calibration error {calibration.error:.1%}; the table has the bins."
+    said = f"expected calibration error {100 * calibration.error:.1f} points; the table has the bins."
     svg = _svg(WIDTH, height, f"Accuracy against confidence: {said}")
     _text(svg, 0, 14, "accuracy, %, of answers by confidence", "title")
     _frame(svg, x, y, percent=True)

@@ -72,7 +72,7 @@ def render(runs: Sequence[RunContents]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters |= {"percent": percent, "number": number, "lines": lines}
+    page.filters |= {"percent": percent, "points": points, "number": number, "lines": lines}
     style = files("alexnet.report").joinpath("report.css").read_text()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     family = compare_runs(runs)
@@ -144,6 +144,11 @@ def again(run: RunContents) -> list[tuple[str, str]]:
 def percent(value: float | None, digits: int = 2) -> Markup:
     """A fraction as percent, on one line; a dash stands for none."""
     return Markup(NONE if value is None or value != value else f"{100 * value:.{digits}f}&nbsp;%")
+
+
+def points(value: float) -> Markup:
+    """A difference of two fractions in percentage points, on one line."""
+    return Markup(f"{100 * value:.2f}&nbsp;points")
 
 
 def number(value: Any, digits: int = 4) -> str:
