@@ -71,6 +71,10 @@ def test_the_best_rate_stays_until_another_is_chosen(finished: dict[str, Run], t
     paper = ladder.RUNGS[0]
     lost = f"{paper.name}-rate{paper.rates[1]:g}"
     finished[lost] = ended(tmp_path, lost, 1, state="failed")  # it diverged, whatever it had reached before
+    beyond = f"{paper.name}-rate{2 * paper.rates[2]:g}"  # for the best is now at an end of those tried
+    assert beyond in planned(finished)
+    assert "paper-seed1" not in planned(finished)
+    finished[beyond] = ended(tmp_path, beyond, 99)
     assert planned(finished)["paper-seed1"]["optim.lr"] == paper.rates[2]
     del finished[lost]
     waiting = planned(finished)

@@ -43,13 +43,17 @@ def test_arms_wait_for_the_rate_and_share_it(tmp_path: Path):
     first = [job.name for job in photographs.plan({}, False)]
     assert first == [f"{photographs.WHOLE}-seed0", *names]
     finished = {name: ended(tmp_path, name, error) for name, error in zip(names, (30, 31, 29), strict=True)}
+    best = photographs.RATES[2]
+    beyond = f"rate{2 * best:g}"
+    assert [job.name for job in photographs.plan(finished, False)] == [*first, beyond]
+    finished[beyond] = ended(tmp_path, beyond, 32)
     jobs = {job.name: flatten(job.config) for job in photographs.plan(finished, False)}
     arms = {name: flat for name, flat in jobs.items() if name.rpartition("-seed")[0] in ARMS}
     assert len(arms) == len(ARMS) * 3
-    assert len(jobs) == len(arms) + 4
-    assert {flat["optim.lr"] for flat in arms.values()} == {photographs.RATES[2]}
+    assert len(jobs) == len(arms) + 5
+    assert {flat["optim.lr"] for flat in arms.values()} == {best}
     # They differ in what their names say, from the run that chose the rate in nothing but the seed.
-    both = jobs[f"rate{photographs.RATES[2]:g}"]
+    both = jobs[f"rate{best:g}"]
     changes = {"model.dropout", "data.pad", "data.flip", "seed"}
     for name, flat in arms.items():
         differing = {key for key in flat if flat[key] != both[key]}

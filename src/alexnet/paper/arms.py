@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.paper.experiment import Job, Recall, Row, Table, Verdict, has_diverged
+from alexnet.paper.experiment import Job, Recall, Row, Table, Verdict, has_diverged, missing
 from alexnet.paper.statistics import detectable, paired_t
 
 if TYPE_CHECKING:
@@ -110,6 +110,30 @@ def lowest_validation_error(run: Run) -> float:
     """In percent, of the epoch whose weights are tested; infinite for a run that diverged: the best of several learning
     rates is the one for which this is lowest."""
     return inf if has_diverged(run) else 100 * (1 - max(float(row["val_top1"]) for row in run.epochs))
+
+
+def search_rate(
+    job: Callable[[float], Job],
+    rates: Sequence[float],
+    finished: Mapping[str, Run],
+    most: int = 5,
+    rank: Callable[[Run], Any] = lowest_validation_error,
+) -> tuple[list[Job], float | None]:
+    """The jobs that try learning rates, and the best rate (the lowest `rank`) once all of these have ended, else None.
+
+    While the best lies at an end of the rates tried, so that a better one may lie beyond, one more is tried there, half
+    as large as the smallest or twice as large as the largest, up to `most` in all.
+    """
+    while True:
+        rates = sorted(rates)
+        tried = [job(rate) for rate in rates]
+        if missing(tried, finished):
+            return tried, None
+        best = min(tried, key=lambda job: rank(finished[job.name])).config.optim.lr
+        beyond = {rates[0]: rates[0] / 2, rates[-1]: 2 * rates[-1]}.get(best)
+        if beyond is None or len(rates) >= most:
+            return tried, best
+        rates = [*rates, beyond]
 
 
 def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:

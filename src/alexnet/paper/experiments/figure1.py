@@ -13,7 +13,8 @@ from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
 from alexnet.figures.errors import ErrorCurve
-from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, missing, seeded
+from alexnet.paper.arms import search_rate
+from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.statistics import Estimate, ratio_of_medians
 
 if TYPE_CHECKING:
@@ -58,16 +59,10 @@ def plan(nets: Sequence[Net], finished: Mapping[str, Run], quick: bool) -> list[
     jobs: list[Job] = []
     for net in map(_rehearsed, nets) if quick else nets:
         for activation in ACTIVATIONS:
-            rates = sorted(net.rates)
-            tried = [_job(net, activation, rate) for rate in rates]
-            while not missing(tried, finished):
-                best = min(tried, key=lambda job: _rank(finished[job.name])).config.optim.lr
-                beyond = {rates[0]: rates[0] / 2, rates[-1]: 2 * rates[-1]}.get(best)
-                if beyond is None or len(rates) >= (len(net.rates) if quick else MOST_RATES):
-                    jobs += seeded(_name(net, activation), _config(net, activation, best), range(1, net.seeds + 1))
-                    break
-                rates = sorted([*rates, beyond])
-                tried = [_job(net, activation, rate) for rate in rates]
+            most = len(net.rates) if quick else MOST_RATES
+            tried, best = search_rate(partial(_job, net, activation), net.rates, finished, most, _rank)
+            if best is not None:
+                jobs += seeded(_name(net, activation), _config(net, activation, best), range(1, net.seeds + 1))
             jobs += tried
     return jobs
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import flag, override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import WHERE10, lowest_validation_error, values
-from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, missing, seeded
+from alexnet.paper.arms import WHERE10, lowest_validation_error, search_rate, values
+from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.plots import tidy
 from alexnet.paper.statistics import Estimate, successive
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SEEDS = 3
 EPOCHS = 12
+MOST_RATES = 5  # of one rung, with those beyond, while the best is at an end
 HELPS, HURTS, OPEN = "helps", "hurts", "no difference shown"
 _COLOURS = {HELPS: "tab:green", HURTS: "tab:red", OPEN: "tab:gray"}
 
@@ -75,22 +77,17 @@ RUNGS = (
 
 
 def plan(finished: Mapping[str, Run], quick: bool) -> list[Job]:
-    """Every rung with all seeds, at the rate of the rung before it or at the best of its own, each of which is tried
-    once, with a seed of its own."""
+    """Every rung with all seeds, at the rate of the rung before it or at the best of its own, which are tried once
+    each, with a seed of their own."""
     jobs: list[Job] = []
     config = override(BASE, {"epochs": 2, "optim.drops": (1,), "data.fraction": 0.02} if quick else {})
     rate: float | None = None
     for rung in RUNGS:
         config = override(config, rung.settings)
         if rung.rates:
-            tried = [_job(rung, config, rate) for rate in (rung.rates[:2] if quick else rung.rates)]
+            rates, most = (rung.rates[:2], 2) if quick else (rung.rates, MOST_RATES)
+            tried, rate = search_rate(partial(_job, rung, config), rates, finished, most)
             jobs += tried
-            ended = not missing(tried, finished)
-            rate = (
-                min(tried, key=lambda job: lowest_validation_error(finished[job.name])).config.optim.lr
-                if ended
-                else None
-            )
         if rate is not None:
             jobs += seeded(rung.name, override(config, {"optim.lr": rate}), range(1, (2 if quick else SEEDS) + 1))
     return jobs
@@ -210,8 +207,9 @@ EXPERIMENT = Experiment(
     "epochs, dropout, response normalisation, biases of one; the initial weights are the released code's (0.03 in "
     "conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, whether it "
     f"helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Four rungs choose their rate: the "
-    "best of three on the validation images, of one run each with a seed of its own; all others keep the rate of the "
-    "rung before. The weights with the lowest validation error are tested.",
+    "best of three on the validation images, or of up to five while it lies at an end of those tried, of one run each "
+    "with a seed of its own; all others keep the rate of the rung before. The weights with the lowest "
+    "validation error are tested.",
     rule="The effect of a rung is its mean test error less that of the rung before, with a 95 % interval from the "
     "spread between seeds, one spread for the whole ladder (two samples, Student's t, pooled variance). A rung "
     f'"{HELPS}" if the interval lies below 0, "{HURTS}" if it lies above, and otherwise there is "{OPEN}". Each '

@@ -14,8 +14,8 @@ import numpy as np
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import Arms, lowest_validation_error, values
-from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, missing
+from alexnet.paper.arms import Arms, search_rate, values
+from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
 from alexnet.paper.experiments.overfitting import BOTH, CROPS, DROPOUT, MEASURED, NEITHER
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 EPOCHS, CONSTANT = 40, 30  # of which so many at the first rate
 RATES = (0.005, 0.01, 0.02)
+MOST_RATES = 5  # with those beyond, while the best is at an end
 WHOLE = "whole-network"
 QUERIES = 500  # test photographs whose neighbours are looked for
 LEAST = 5  # runs that say something about columns
@@ -66,13 +67,12 @@ def plan(finished: Mapping[str, Run], quick: bool) -> list[Job]:
     """The whole network and, with a seed of its own, the arm that has both at every rate; then all arms at the best."""
     small = {"epochs": 2, "optim.warmup_epochs": 1, "data.fraction": 0.05, "model.width": 0.125}
     whole = Job(f"{WHOLE}-seed0", override(NETWORK, small if quick else {}))
-    tried = [
-        Job(f"rate{rate:g}", override(ARMS.config(BOTH, quick), {"optim.lr": rate}))
-        for rate in (RATES[:2] if quick else RATES)
-    ]
-    if missing(tried, finished):
+    rates, most = (RATES[:2], 2) if quick else (RATES, MOST_RATES)
+    tried, best = search_rate(
+        lambda rate: Job(f"rate{rate:g}", override(ARMS.config(BOTH, quick), {"optim.lr": rate})), rates, finished, most
+    )
+    if best is None:
         return [whole, *tried]
-    best = min(tried, key=lambda job: lowest_validation_error(finished[job.name])).config.optim.lr
     arms = replace(ARMS, base=override(ARMS.base, {"optim.lr": best}))
     return [whole, *tried, *arms.plan(finished, quick)]
 
@@ -227,9 +227,10 @@ EXPERIMENT = Experiment(
     "(of photographs with a frame of 8 pixels, so that 112 of 128 are seen, as 224 of 256) and reflections, with "
     f"dropout, with both and with neither; three seeds, batches of 64, {CONSTANT} epochs at a constant rate and five "
     "more at each of two rates divided by ten. All have one rate, the best of "
-    f"{', '.join(map(str, RATES))} on validation for the network with both, with another seed. Beside them the whole "
-    "network, trained for 80 epochs with the recipe `folder` on crops of 112 pixels of photographs of 128: its answers "
-    "to one view and to ten, its first kernels, and the neighbours of "
+    f"{', '.join(map(str, RATES))} on validation for the network with both, with another seed, or of up to "
+    f"{MOST_RATES} rates while the best lies at an end of those tried. Beside them the whole network, trained for 80 "
+    "epochs with the recipe `folder` on crops of 112 pixels of photographs of 128: its answers to one view and to ten, "
+    "its first kernels, and the neighbours of "
     f"{QUERIES} test photographs by its last hidden layer and by pixels. Figure 4 with the photographs themselves: "
     f"alexnet figure answers runs/reproduce/photographs/runs/{WHOLE}-seed0.",
     rule=f"Claims 17, 20 and 21, as S5. {overfitting.EXPERIMENT.rule} Claim 19, of the whole network, with a bootstrap "
