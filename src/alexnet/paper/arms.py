@@ -157,6 +157,7 @@ def judge_effect(more: Sequence[float], less: Sequence[float], least: float, wha
 
     `what` says what the difference is of, with its unit, and `claimed` what the paper has for it.
     """
+    what = what[0].upper() + what[1:]
     if len(more) < 2:
         return Verdict("inconclusive", f"{what}: fewer than two pairs of runs ended.")
     smallest = detectable(more, less)

@@ -24,7 +24,7 @@ EVERY = 50  # steps between logged losses
 FIRST = 200  # steps that do not count: large biases begin with a large loss
 STALLED = 2.25  # a loss; that of ten classes, all equally probable, is 2.303
 LEAST = 0.05  # of the loss
-INITS = ("code", "text")
+INITS = {"code": "released code", "text": "text"}
 RATES = (0.005, 0.01, 0.02)
 ARMS = Arms(
     TrainConfig(
@@ -116,12 +116,11 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     for init in INITS:
         pairs = paired(rows, f"{init}-zero", f"{init}-one", "early")
         ends = [loss for arm in ("one", "zero") for loss in values(rows, f"{init}-{arm}", "last")]
-        what = f"training loss with biases of 0 less that with biases of 1 after {FIRST} steps, weights of the {init}"
+        weights = f"weights of the {INITS[init]}"
+        what = f"training loss with biases of 0 less that with biases of 1 after {FIRST} steps, {weights}"
         verdict = judge_effect(*pairs, LEAST, what)
         if ends and min(ends) > STALLED:
-            stall = (
-                f"Neither bias left the start ({what.rpartition(', ')[2]}: the last loss is {min(ends):.2f} or more)."
-            )
+            stall = f"Neither bias left the start ({weights}: the last loss is {min(ends):.2f} or more)."
             verdict = Verdict("inconclusive", stall, verdict.numbers)
         found.append(verdict)
     code, text = found
@@ -131,16 +130,16 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 def draw(rows: Sequence[Row]) -> Figure:
     """The training loss over the steps, a panel for each kind of initial weights."""
     figure = new_figure(5.4, 4.8)
-    for axes, init in zip(figure.subplots(len(INITS), 1, sharex=True), INITS, strict=True):
+    for axes, init in zip(figure.subplots(len(INITS), 1, sharex=True, sharey=True), INITS, strict=True):
         for word, colour in zip(("one", "zero"), COLOURS, strict=False):
             curves = [row["losses"] for row in rows if row["arm"] == f"{init}-{word}" and row["losses"]]
             if curves:
                 steps = [step for step, _ in curves[0]]
                 draw_curves(axes, steps, [[loss for _, loss in curve] for curve in curves], f"biases {word}", colour)
         axes.axhline(log(10), color="gray", lw=0.8, ls=":")
-        axes.set(ylabel="training loss", title=f"initial weights of the {init}", ylim=(None, 3))
+        axes.set(ylabel="training loss", title=f"initial weights of the {INITS[init]}", ylim=(None, 3))
         if axes.lines[1:]:  # a curve beside the level
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, title="mean, lowest to highest; dotted: chance", title_fontsize=8)
         tidy(axes)
     axes.set_xlabel("step")
     return figure
