@@ -175,3 +175,8 @@ def test_rule_of_levels():
     assert judge_level([38.0, 38.1, 38.2], 40.7, "x").state == "reproduced"
     assert judge_level([30.0, 50.0], 40.7, "x").state == "inconclusive"
     assert judge_level([40.7], 40.7, "x").state == "inconclusive"
+
+
+def test_an_estimate_in_words_has_no_negative_zero():
+    assert str(Estimate(0.05, -0.001, 0.1)) == "0.05 (95 % interval 0.00 to 0.10)"
+    assert str(Estimate(-0.05, -0.101, -0.006)) == "-0.05 (95 % interval -0.10 to -0.01)"

@@ -30,7 +30,7 @@ class Estimate:
     p: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} (95 % interval {self.low:.2f} to {self.high:.2f})"
+        return f"{self.value:z.2f} (95 % interval {self.low:z.2f} to {self.high:z.2f})"  # z: no -0.00
 
 
 def welch(a: Sample, b: Sample) -> Estimate:
