@@ -6,8 +6,8 @@ lengths, all with several seeds.
 Trains in runs/levers (--out), one run after the other or --jobs at a time, and goes on there after an interruption. A
 lever's accuracy is put beside that of plain training: the epochs which that needs for the same, between the lengths
 that were trained, and so the minutes that the lever saves. The table is written to OUT/table.md. On a machine
-that does nothing else. At the paper's widths it takes half a day on two cores; `--width 0.25` does with two hours, on a
-network a quarter as wide, and `--toy` shows in a few minutes that it runs.
+that does nothing else. `--width 0.25` asks a network a quarter as wide, which is much sooner, and wants an --out of its
+own; `--toy` shows in a few minutes that it runs.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ def test_command_writes_page_and_twin(finished, call, tmp_path):
     low, high = told["result"]["top1_interval"]
     for shown in (f"{told['result']['top1']:.2%}", f"{low:.2%}", f"{high:.2%}"):
         assert shown.replace("%", " %") in page.text
+    assert f"{100 * told['calibration']['ece']:.2f} points" in page.text  # a difference of percentages
     again = f"alexnet train {finished.path / 'config.yaml'} --run {finished.path}-again"
     assert again in page.text
     for row in finished.ledger:

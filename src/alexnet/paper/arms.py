@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alexnet.runs.folder import Run
 
 LEVEL = 0.05  # two-sided
+MOST_RATES = 5  # tried in one search, those beyond the first because the best was at an end
 EFFECT = (
     'By the paired t-test over the seeds, two-sided: "reproduced" if the difference has the paper\'s sign and p < '
     "0.05, "
@@ -116,7 +117,7 @@ def search_rate(
     job: Callable[[float], Job],
     rates: Sequence[float],
     finished: Mapping[str, Run],
-    most: int = 5,
+    most: int = MOST_RATES,
     rank: Callable[[Run], Any] = lowest_validation_error,
 ) -> tuple[list[Job], float | None]:
     """The jobs that try learning rates, and the best rate (the lowest `rank`) once all of these have ended, else None.

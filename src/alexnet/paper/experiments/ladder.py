@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import flag, override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import WHERE10, lowest_validation_error, search_rate, values
+from alexnet.paper.arms import MOST_RATES, WHERE10, lowest_validation_error, search_rate, values
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.plots import tidy
 from alexnet.paper.statistics import Estimate, successive
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SEEDS = 3
 EPOCHS = 12
-MOST_RATES = 5  # of one rung, with those beyond, while the best is at an end
 HELPS, HURTS, OPEN = "helps", "hurts", "no difference shown"
 _COLOURS = {HELPS: "tab:green", HURTS: "tab:red", OPEN: "tab:gray"}
 
@@ -207,8 +206,8 @@ EXPERIMENT = Experiment(
     "epochs, dropout, response normalisation, biases of one; the initial weights are the released code's (0.03 in "
     "conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, whether it "
     f"helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Four rungs choose their rate: the "
-    "best of three on the validation images, or of up to five while it lies at an end of those tried, of one run each "
-    "with a seed of its own; all others keep the rate of the rung before. The weights with the lowest "
+    f"best of three on the validation images, or of up to {MOST_RATES} while it lies at an end of those tried, of one "
+    "run each with a seed of its own; all others keep the rate of the rung before. The weights with the lowest "
     "validation error are tested.",
     rule="The effect of a rung is its mean test error less that of the rung before, with a 95 % interval from the "
     "spread between seeds, one spread for the whole ladder (two samples, Student's t, pooled variance). A rung "

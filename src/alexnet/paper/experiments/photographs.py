@@ -14,7 +14,7 @@ import numpy as np
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import Arms, search_rate, values
+from alexnet.paper.arms import MOST_RATES, Arms, search_rate, values
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 EPOCHS, CONSTANT = 40, 30  # of which so many at the first rate
 RATES = (0.005, 0.01, 0.02)
-MOST_RATES = 5  # with those beyond, while the best is at an end
 WHOLE = "whole-network"
 QUERIES = 500  # test photographs whose neighbours are looked for
 LEAST = 5  # runs that say something about columns
