@@ -18,8 +18,8 @@ import torch
 from common import Row, prepared_photos, show
 
 from alexnet.compute import configure_process, resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
-from alexnet.distributed import World
 from alexnet.models.network import build_model
 from alexnet.runs.checkpoint import save_checkpoint
 from alexnet.training.learner import Learner

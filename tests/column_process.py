@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from alexnet.compute import resolve_compute
+from alexnet.compute.distributed import join_world
 from alexnet.config import OptimConfig, TrainConfig
-from alexnet.distributed import join_world
+from alexnet.data.seeds import mixed_seed
 from alexnet.models.network import build_model
 from alexnet.models.table import Dropout, Norm
 from alexnet.models.variants import PAPER, POOL, VARIANTS
-from alexnet.seeds import mixed_seed
 from alexnet.training.learner import Learner, freeze
 
 NETWORKS = {

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
 from alexnet.data.augment import DRAWS, Preprocessing, central_views, epoch_plan, random_crops
 from alexnet.data.batches import Steps
 from alexnet.data.resident import ResidentSplit, resize_short_side
 from alexnet.data.splits import Split
-from alexnet.distributed import World
 from alexnet.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import column_process
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.distributed import World
 from alexnet.errors import UsageError
 from alexnet.inference.evaluation import evaluate
 from alexnet.models.ablations import resolve

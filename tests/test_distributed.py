@@ -12,9 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from alexnet.compute.distributed import World, join_world
 from alexnet.config.values import flag, override
 from alexnet.data.sources import load_dataset
-from alexnet.distributed import World, join_world
 from alexnet.errors import UsageError
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
@@ -118,7 +118,7 @@ def test_uneven_shards_in_parts(single, tmp_path):
 AGREE = """
 import os, sys, torch
 from pathlib import Path
-from alexnet.distributed import join_world
+from alexnet.compute.distributed import join_world
 from alexnet.errors import DataError
 
 folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
@@ -181,7 +181,7 @@ main(sys.argv[1:])
 REFUSE = """
 import json, os, sys
 from pathlib import Path
-from alexnet.distributed import join_world
+from alexnet.compute.distributed import join_world
 from alexnet.errors import AlexNetError, DataError
 
 folder, culprit, kind, rank = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(os.environ["RANK"])

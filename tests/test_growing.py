@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from alexnet.compute import resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
-from alexnet.distributed import World
 from alexnet.errors import UsageError
 from alexnet.models.network import build_model
 from alexnet.training.growing import AnySize, Growth

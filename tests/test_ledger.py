@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alexnet.cli.ledger import configured_rows
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
 from alexnet.config.colours import IMAGENET
 from alexnet.config.values import override
 from alexnet.data.augment import ColourNoise
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.splits import Split
-from alexnet.distributed import World
 from alexnet.ledger import POINTS, Facts, as_rows, examine, summarise
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.ablations import resolve

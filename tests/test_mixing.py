@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from alexnet.compute import resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
-from alexnet.distributed import World
 from alexnet.models.network import build_model
 from alexnet.training.learner import Learner
 from alexnet.training.mixing import mix, pixel_shares, rectangles

@@ -185,7 +185,7 @@ def test_a_step_does_not_import_torchs_compiler():
         import sys, torch
         from alexnet.compute import resolve_compute
         from alexnet.config import OptimConfig, TrainConfig
-        from alexnet.distributed import World
+        from alexnet.compute.distributed import World
         from alexnet.models.network import build_model
         from alexnet.training.learner import Learner
         for name in ("paper-sgd", "adamw"):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from alexnet.cli.tables import show_names
 from alexnet.compute import resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.config.values import override
 from alexnet.data.packing import prepare
-from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, TrainingStopped, UsageError
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.prediction import predict

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
 from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import ColourNoise, Preprocessing, epoch_plan
@@ -29,7 +30,6 @@ from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.data.streamed import StreamedSplit
-from alexnet.distributed import World
 from alexnet.errors import DataError, UsageError
 from alexnet.training.loop import train
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet.compute import Compute, resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.data.augment import Preprocessing, epoch_plan
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
 from alexnet.metrics import Result
 from alexnet.models.network import build_model

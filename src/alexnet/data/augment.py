@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.config import DataConfig
+from alexnet.data.seeds import mixed_seed
 from alexnet.errors import UsageError
-from alexnet.seeds import mixed_seed
 
 DRAWS = 3  # uniform numbers a sample and epoch: top, left, mirror (below a half)
 CACHED = 2**18  # numbers that a processor's cache holds beside other things

@@ -26,9 +26,9 @@ from alexnet.data.augment import (
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.decode import BadImageError, Pixels, RandomArea, Square
 from alexnet.data.photos import Photos
+from alexnet.data.seeds import mixed_seed
 from alexnet.data.sources import turned_upright
 from alexnet.errors import DataError, UsageError
-from alexnet.seeds import mixed_seed
 
 RESIZE, CROP = 256, 224  # pixels, unless configured (section 2, section 4.1)
 AHEAD = 2  # batches decoded before they are asked for

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from alexnet.compute import Compute
 from alexnet.data.batches import Loader
+from alexnet.data.seeds import mixed_seed
 from alexnet.errors import UsageError
 from alexnet.inference.forward import batch_size, layer_outputs
 from alexnet.models.network import AlexNet
 from alexnet.models.summary import trace
 from alexnet.models.table import Dropout
-from alexnet.seeds import mixed_seed
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.compute import Compute, resolve_compute
+from alexnet.compute.distributed import World
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.data.arrays import is_settings
@@ -20,7 +21,6 @@ from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import MEMORY, load_dataset
 from alexnet.data.splits import Dataset
-from alexnet.distributed import World
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.inference.forward import split_logits
 from alexnet.inference.trained import (

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alexnet.distributed import World
+from alexnet.compute.distributed import World
 from alexnet.errors import UsageError
 from alexnet.models.network import AlexNet, Undrawn, build_layer, check_images
 from alexnet.models.summary import Layer, Shape, trace

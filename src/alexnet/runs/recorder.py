@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
-from alexnet.distributed import World
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.figures import save_figure
 from alexnet.figures.confusion import draw_confusion

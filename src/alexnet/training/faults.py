@@ -7,10 +7,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from alexnet.compute.distributed import World
 from alexnet.data.batches import Loader
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
-from alexnet.distributed import World
 from alexnet.errors import DataError, NumericsError
 from alexnet.metrics import Result
 from alexnet.models.columns import ColumnNetwork

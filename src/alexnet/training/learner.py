@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compute import Compute, set_in_place
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
 from alexnet.data.augment import central_views
-from alexnet.distributed import World
 from alexnet.errors import UsageError, unknown
 from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet, blank_model

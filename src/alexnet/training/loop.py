@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from alexnet.compute import Compute, resolve_compute, set_in_place
+from alexnet.compute.distributed import World, join_world
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
+from alexnet.data.seeds import mixed_seed
 from alexnet.data.sources import MEMORY, load_dataset
-from alexnet.distributed import World, join_world
 from alexnet.errors import AlexNetError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.trained import build_for
@@ -29,7 +30,6 @@ from alexnet.runs.folder import Run, default_folder, open_run, settled
 from alexnet.runs.legs import check_end
 from alexnet.runs.provenance import describe_process, describe_session, introduce
 from alexnet.runs.recorder import Recorder
-from alexnet.seeds import mixed_seed
 from alexnet.training.cautions import cautions
 from alexnet.training.facts import ledger_of_run
 from alexnet.training.faults import Faults

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from alexnet.compute import Compute
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig, dump, load
 from alexnet.config.values import flag, flatten
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
-from alexnet.distributed import World
 from alexnet.errors import CheckpointError
 from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from alexnet.compute import Compute
+from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
 from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split
 from alexnet.data.splits import Dataset
-from alexnet.distributed import World
 from alexnet.inference.evaluation import score
 from alexnet.metrics import Result
 from alexnet.runs.provenance import describe_measurement
