@@ -201,14 +201,15 @@ class _MaxPool(nn.Module):
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        self.pool = pool
+        self.kernel, self.stride = int(pool.kernel_size), int(pool.stride)  # type: ignore[arg-type]
+        self.ceil_mode = pool.ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = int(self.pool.kernel_size), int(self.pool.stride)  # type: ignore[arg-type]
+        kernel, stride = self.kernel, self.stride
         for dim in (2, 3):
             side = x.shape[dim]
             count = (side - kernel) // stride + 1
-            if self.pool.ceil_mode and count * stride < side and (side - kernel) % stride:
+            if self.ceil_mode and count * stride < side and (side - kernel) % stride:
                 count += 1  # a window that is cut at the edge
                 beyond = (count - 1) * stride + kernel - side
                 x = F.pad(x, (0, beyond) if dim == 3 else (0, 0, 0, beyond))  # with the lowest integer
