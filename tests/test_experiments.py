@@ -81,7 +81,9 @@ def test_pairs_are_of_one_seed_and_whole():
     [
         (0.4, 1, "reproduced"),
         (-0.4, 1, "not reproduced"),
-        (0.05, 1, "direction only"),
+        (0.05, 1, "not reproduced"),  # these seeds would have shown 0.4
+        (0.2, 1, "direction only"),  # there, and smaller than 0.4 by its whole interval
+        (0.3, 1, "reproduced"),
         (-0.05, 1, "not reproduced"),
         (0.05, 5, "inconclusive"),
         (-0.05, 5, "inconclusive"),
@@ -126,7 +128,7 @@ def overlap_rows(test: Sequence[float], train: Sequence[float]) -> list[Row]:
     [
         (around(0.4), around(-0.1, -1), {13: "reproduced", 14: "reproduced"}),
         (around(-0.4), around(0.1, 0.5), {13: "not reproduced", 14: "not reproduced"}),
-        (around(0.05), around(0.0, 0.5), {13: "direction only", 14: "direction only"}),
+        (around(0.05), around(0.0, 0.5), {13: "not reproduced", 14: "not reproduced"}),
         (around(0.05, 5), around(0.0), {13: "inconclusive", 14: "inconclusive"}),
     ],
 )
@@ -140,7 +142,7 @@ def test_overlap_of_diverged_runs():
         if row["seed"] > 1:
             row.update(test=None, train=None)
     assert states(overlap.judge(rows)) == {13: "inconclusive", 14: "inconclusive"}
-    assert overlap.table(rows).lines[0][:3] == (overlap.OVERLAPPING, "9", "15.00")
+    assert overlap.table(rows).lines[0][:3] == (overlap.OVERLAPPING, "9", "15.00 (1 of 9)")
     overlap.draw(rows)
 
 
@@ -180,7 +182,8 @@ def overfitting_rows(gap: Sequence[float], slow: float) -> list[Row]:
     [
         (around(8), 10, {17: "reproduced", 20: "reproduced", 21: "reproduced"}),
         (around(-8), 11, {17: "not reproduced", 20: "reproduced", 21: "not reproduced"}),
-        (around(0.05), 5, {17: "direction only", 20: "not reproduced", 21: "direction only"}),
+        (around(0.05), 5, {17: "not reproduced", 20: "not reproduced", 21: "not reproduced"}),
+        (around(0.5), 5, {17: "direction only", 20: "not reproduced", 21: "direction only"}),
         (around(0.5, 30), 3, {17: "inconclusive", 20: "not reproduced", 21: "inconclusive"}),
     ],
 )
@@ -192,6 +195,8 @@ def test_ratio():
     assert overfitting.judge_ratio([5, 10, 40, 12, 80], [10, 9, 30, 11, 12]).state == "inconclusive"
     assert overfitting.judge_ratio([5], [10]).state == "inconclusive"
     assert overfitting.judge_ratio([50, 51, 52], [10, 11, 12]).state == "direction only"
+    assert overfitting.judge_ratio([20, 21, 22], [10, 10, 11]).state == "reproduced"
+    assert overfitting.judge_ratio([20, 21, 82], [10, 10, 11]).state == "direction only", "up to eight times"
 
 
 def bias_rows(later: Sequence[float], one: float) -> list[Row]:
@@ -209,7 +214,7 @@ def bias_rows(later: Sequence[float], one: float) -> list[Row]:
     [
         (around(0.3), 1.8, "reproduced"),
         (around(-0.3), 1.8, "not reproduced"),
-        (around(0.005, 0.1), 1.8, "direction only"),
+        (around(0.005, 0.1), 1.8, "not reproduced"),
         (around(0.005), 1.8, "inconclusive"),
         (around(0.01, 0.01), 2.302, "inconclusive"),  # neither learns
     ],

@@ -54,7 +54,8 @@ def columns_rows(more: Sequence[float]) -> list[Row]:
     ("more", "state"),
     [
         (around(1.5), "reproduced"),
-        (around(0.03), "direction only"),
+        (around(0.03), "not reproduced"),
+        (around(0.5), "direction only"),
         (around(-0.03), "not reproduced"),
         (around(-1), "not reproduced"),
         (around(0.03, 20), "inconclusive"),
@@ -78,7 +79,8 @@ def depth_rows(losses: Sequence[float], spread: float = 1.0) -> list[Row]:
 @pytest.mark.parametrize(
     ("losses", "spread", "state"),
     [
-        ((2, 1, 1.5, 3), 1, "reproduced"),
+        ((2, 2.05, 1.9, 2.1), 1, "reproduced"),
+        ((2, 1, 1.5, 3), 1, "direction only"),
         ((2, 0, 0, 0), 1, "direction only"),
         ((2, 0, 0, -2), 1, "not reproduced"),
         ((0, 0, 0, 0), 1, "not reproduced"),
@@ -105,7 +107,8 @@ def decay_rows(more: Sequence[float]) -> list[Row]:
     [
         (around(1), "reproduced"),
         (around(-1), "not reproduced"),
-        (around(0.05), "direction only"),
+        (around(0.05), "not reproduced"),
+        (around(0.2), "direction only"),
         (around(0.05, 9), "inconclusive"),
     ],
 )
@@ -129,7 +132,8 @@ def colours_rows(more: Sequence[float]) -> list[Row]:
     [
         (around(1.2), "reproduced"),
         (around(-1), "not reproduced"),
-        (around(0.05), "direction only"),
+        (around(0.05), "not reproduced"),
+        (around(0.2), "direction only"),
         (around(0.05, 9), "inconclusive"),
     ],
 )

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 LEVEL = 0.05  # two-sided
 MOST_RATES = 5  # tried in one search, those beyond the first because the best was at an end
 EFFECT = (
-    'By the paired t-test over the seeds, two-sided: "reproduced" if the difference has the paper\'s sign and p < '
-    "0.05, "
-    '"not reproduced" if it has the other sign and p < 0.05. Where p is larger, the spread of the pairs says how small '
-    'a difference these seeds would show with a probability of 80 %: if that is more than {least}, "inconclusive"; '
-    'else "direction only" for the paper\'s sign and "not reproduced" for the other.'
+    "By the paired t-test over the seeds, two-sided, with a 95 % interval of the difference: where p < 0.05, "
+    '"reproduced" if the difference has the paper\'s sign and its interval reaches {least}, "direction only" if it has '
+    'the sign and is smaller, "not reproduced" if it has the other sign. Where p is larger, the spread of the pairs '
+    "says "
+    'how small a difference these seeds would show with a probability of 80 %: "inconclusive" if that is more than '
+    '{least}, and else "not reproduced".'
 )
 WHERE10, WHERE100 = (
     f"--data.root is the folder that holds {folder}, or receives the download."
@@ -175,23 +176,25 @@ def judge_effect(more: Sequence[float], less: Sequence[float], least: float, wha
         f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, at whose spread a difference of {smallest:.2g} is "
         f"found four times in five{paper}."
     )
-    if found.p < LEVEL:
-        return Verdict("reproduced" if found.value > 0 else "not reproduced", sentence, numbers)
-    if smallest > least:
-        return Verdict("inconclusive", sentence, numbers)
-    return Verdict("direction only" if found.value > 0 else "not reproduced", sentence, numbers)
+    if found.p < LEVEL and found.value > 0:
+        return Verdict("reproduced" if found.high >= least else "direction only", sentence, numbers)
+    weak = found.p >= LEVEL and smallest > least
+    return Verdict("inconclusive" if weak else "not reproduced", sentence, numbers)
 
 
 def table_of(rows: Sequence[Row], figures: Mapping[str, str]) -> Table:
-    """One line an arm: how many runs, and the mean and standard deviation of each figure, by its heading."""
+    """One line an arm: how many runs, and the mean and standard deviation of each figure, by its heading; where not all
+    runs have a figure, of how many it is."""
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
-        cells = [_spread(values(rows, arm, figure)) for figure in figures]
-        lines.append((arm, str(sum(row["arm"] == arm for row in rows)), *cells))
+        runs = sum(row["arm"] == arm for row in rows)
+        lines.append((arm, str(runs), *(_spread(values(rows, arm, figure), runs) for figure in figures)))
     return Table(("arm", "runs", *figures.values()), tuple(lines))
 
 
-def _spread(numbers: Sequence[float]) -> str:
-    if len(numbers) < 2:
-        return f"{numbers[0]:.2f}" if numbers else "none"
-    return f"{mean(numbers):.2f} ± {stdev(numbers):.2f}"
+def _spread(numbers: Sequence[float], runs: int) -> str:
+    if not numbers:
+        return "none"
+    spread = f" ± {stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    part = f" ({len(numbers)} of {runs})" if len(numbers) < runs else ""
+    return f"{mean(numbers):.2f}{spread}{part}"

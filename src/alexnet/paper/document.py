@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
@@ -26,8 +26,22 @@ uv run alexnet claims 15
 uv run alexnet reproduce S1 --data.root data
 ```
 
-Verdicts: {states}. The rule of each was written down before its run; the figures below are computed from the published
-measurements whenever this page is made.
+"The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
+([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files number
+their networks: net 145 is the paper's, 145-half, 147, 148 and 150 are what the paper compares it with, and their
+parameter files end with notes of the errors that were measured (the "log"). The paper's text and that code differ here
+and there; "weights of the text" and "of the released code" are the initial weights of one and of the other.
+
+| verdict | means |
+|---|---|
+| reproduced | the effect is there, at the size that the paper gives where it gives one |
+| direction only | the effect is there, of another size or in part of what the claim is about |
+| inconclusive | the measurement could not have told |
+| not reproduced | it could have told, and there is no such effect, or the opposite one |
+| not yet run | the experiment is written, the command with its hours stands below |
+
+The rule of each was written down before its run; the figures below are computed from the published measurements
+whenever this page is made.
 
 """
 
@@ -39,7 +53,7 @@ def render() -> str:
     overview = Table(head, tuple(_line(one, found[one.number]) for one in CLAIMS))
     explained: dict[str, int] = {}
     sections = [_section(one, found[one.number], explained) for one in CLAIMS]
-    intro = _HEAD.format(count=len(CLAIMS), states=", ".join(STATES))
+    intro = _HEAD.format(count=len(CLAIMS))
     beyond = [
         "\n".join([f"\n## {one.id}: {one.title}\n", *_experiment(one, published_outcome(one.id))])
         for one in experiments().values()
@@ -96,8 +110,9 @@ def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
         parts += [
             f"![{experiment.title}](paper/{experiment.id}.png)\n",
             markdown_table(experiment.table(outcome.rows)),
-            f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]}, {made.get('runs')} "
-            f"trainings, {made.get('hours')} hours in all, on {where}, torch {made.get('torch')}.\n",
+            f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]} (that of each training is "
+            f"in its record), {made.get('runs')} trainings, {made.get('hours')} hours in all, on {where}, torch "
+            f"{made.get('torch')}.\n",
         ]
     if experiment.open_questions:
         parts.append("Open: " + " ".join(experiment.open_questions) + "\n")
@@ -112,11 +127,21 @@ def markdown_table(table: Table) -> str:
 
 def summarise() -> str:
     """The verdicts in a sentence of Markdown: how many claims are in which state at the paper's own scale, and how many
-    verdicts of the published small experiments there are of each kind. Raises UsageError without SciPy."""
+    by the published small experiments. Raises UsageError without SciPy."""
     scale = Counter(one.imagenet.state for one in CLAIMS)
-    small = Counter(finding.verdict.state for one in CLAIMS for finding in findings(one.number, own=False))
+    small = Counter(_state(findings(one.number, own=False)) for one in CLAIMS)
     counted = [", ".join(f"{state} {count}" for state, count in states.most_common()) for states in (scale, small)]
     return (
         f"**The paper's {len(CLAIMS)} claims** ([docs/paper.md](docs/paper.md)). At its own scale: {counted[0]}. By "
         f"small experiments: {counted[1]}."
     )
+
+
+def _state(found: Sequence[Finding]) -> str:
+    """What the small experiments on one claim say together: the least favourable verdict of those that were run."""
+    judged = [finding for finding in found if finding.outcome is not None]
+    if not judged:
+        return "not yet run" if found else "none is written"
+    worst = max(judged, key=lambda finding: STATES.index(finding.verdict.state))
+    assert worst.outcome is not None
+    return worst.verdict.state + ("" if worst.outcome.made.get("runs") else " by construction")

@@ -12,7 +12,7 @@ from alexnet.errors import UsageError
 from alexnet.figures import new_figure
 from alexnet.paper.claims import claim
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
-from alexnet.paper.rules import DIFFERENCE, LEVEL, judge_difference, judge_level
+from alexnet.paper.rules import DIFFERENCE, LEVEL, RATIO, judge_difference, judge_level, judge_ratio
 from alexnet.paper.statistics import paired_t, welch
 from alexnet.recipes import recipe
 
@@ -41,6 +41,16 @@ class Difference:
     """An arm and a figure of it."""
     less: tuple[str, str]
     claimed: float = 0.0
+    or_more: bool = False
+    """Whether the claim says more than that."""
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """What claim 20 says of two figures: that the first is about twice the second."""
+
+    more: tuple[str, str]
+    less: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Study:
     """A claim's experiment on ImageNet."""
 
     arms: Mapping[str, Arm]
-    says: tuple[Difference | Level, ...]
+    says: tuple[Difference | Doubling | Level, ...]
     remark: str = ""
     """What a reader should know of the arms."""
 
@@ -99,10 +109,10 @@ _PAPER = (
 )
 
 
-def _costs(top1: float, top5: float | None, **arms: Arm) -> Study:
+def _costs(top1: float, top5: float, **arms: Arm) -> Study:
     """Networks that lack something of net 145, each less accurate by so many points."""
     says = [Difference((name, TOP1), ("net145", TOP1), top1) for name in arms]
-    says += [Difference((name, TOP5), ("net145", TOP5), top5) for name in arms if top5 is not None]
+    says += [Difference((name, TOP5), ("net145", TOP5), top5) for name in arms]
     return Study({"net145": _NET, **{name.replace("_", "-"): arm for name, arm in arms.items()}}, _dashed(says))
 
 
@@ -123,7 +133,10 @@ STUDIES: dict[int, Study] = {
         (Difference(("no-crops", GAP), ("net145", GAP)),),
         "Without crops the photographs are resized to the network's own 224 pixels, and only the long side is cut.",
     ),
-    18: _costs(1.0, None, no_colour_noise=Arm("net145", {"data.colour_noise": 0.0})),
+    18: Study(
+        {"net145": _NET, "no-colour-noise": Arm("net145", {"data.colour_noise": 0.0})},
+        (Difference(("no-colour-noise", TOP1), ("net145", TOP1), 1.0, or_more=True),),
+    ),
     19: Study(
         {"net145": _NET},
         (
@@ -131,7 +144,7 @@ STUDIES: dict[int, Study] = {
             Difference(("net145", CENTRE5), ("net145", TOP5), 1.3),
         ),
     ),
-    20: Study(_NO_DROPOUT, (Difference(("with", EPOCHS), ("without", EPOCHS)),), _PAPER),
+    20: Study(_NO_DROPOUT, (Doubling(("with", EPOCHS), ("without", EPOCHS)),), _PAPER),
     21: Study(_NO_DROPOUT, (Difference(("without", GAP), ("with", GAP)),), _PAPER),
     23: Study(
         {"net145": _NET, "no-decay": Arm("net145", {"optim.weight_decay": 0.0})},
@@ -168,7 +181,7 @@ def imagenet_experiment(number: int) -> Experiment:
         title=f"{claim(number).title}, on ImageNet",
         claims=(number,),
         method=f"{SEEDS} seeds of each ({arms}). {study.remark}".strip(),
-        rule=LEVEL if any(isinstance(said, Level) for said in study.says) else DIFFERENCE,
+        rule=_rule(study.says[0]),
         data="ImageNet (ILSVRC-2012 unless said otherwise), original or prepared, under --data.root.",
         hours=3.0 * SEEDS * len(study.arms),
         machine="a GPU that gets 15,000 images a second (an estimate)",
@@ -178,6 +191,12 @@ def imagenet_experiment(number: int) -> Experiment:
         draw=draw,
         table=table,
     )
+
+
+def _rule(said: Difference | Doubling | Level) -> str:
+    if isinstance(said, Doubling):
+        return f"Epochs until the validation error stays within a point of its last value. {RATIO}"
+    return LEVEL if isinstance(said, Level) else DIFFERENCE
 
 
 def plan(study: Study, finished: Mapping[str, Run], quick: bool) -> list[Job]:
@@ -191,7 +210,7 @@ def plan(study: Study, finished: Mapping[str, Run], quick: bool) -> list[Job]:
 
 def measure(study: Study, runs: Mapping[str, Run], recall: Recall) -> list[Row]:
     """One row a figure of a run that the claim speaks of: "arm", "seed", "figure", "value" (null where it diverged)."""
-    sides = [side for d in study.says for side in ((d.more, d.less) if isinstance(d, Difference) else (d.of,))]
+    sides = [side for s in study.says for side in ((s.of,) if isinstance(s, Level) else (s.more, s.less))]
     return [
         {
             "arm": arm,
@@ -223,9 +242,12 @@ def judge(number: int, rows: Sequence[Row]) -> dict[int, Verdict]:
         if min(len(more), len(less)) < 2:
             verdicts.append(Verdict("inconclusive", f"{said.more[0]}: fewer than two runs to compare."))
             continue
+        if isinstance(said, Doubling):
+            verdicts.append(judge_ratio(more, less))
+            continue
         found = paired_t(more, less) if said.more[0] == said.less[0] else welch(more, less)
         what = f"{said.more[1]} of {said.more[0]} less {said.less[1]} of {said.less[0]}, {len(less)} seeds"
-        verdicts.append(judge_difference(found, said.claimed, what))
+        verdicts.append(judge_difference(found, said.claimed, what, said.or_more))
     order = ["reproduced", "direction only", "inconclusive", "not reproduced"]
     worst = max(verdicts, key=lambda verdict: order.index(verdict.state))
     numbers = {f"{name} {i}": value for i, v in enumerate(verdicts, 1) for name, value in v.numbers.items()}

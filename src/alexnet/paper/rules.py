@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from math import isfinite
+from statistics import median
 
 from alexnet.paper.experiment import Verdict
-from alexnet.paper.statistics import Estimate, Sample, one_more
+from alexnet.paper.statistics import Estimate, Sample, one_more, ratio_of_medians
 
 DIFFERENCE = (
     'By the 95 % interval of the difference: "reproduced" if it lies above 0 and contains the paper\'s figure, '
     '"direction only" if it lies above 0 and does not; "inconclusive" if it reaches from 0 or below to the paper\'s '
     'figure, so that the two cannot be told apart; "not reproduced" if it reaches down to 0 and not up to that figure. '
-    "Where the paper gives no figure, an interval above 0 is enough, and one below 0 contradicts it."
+    "Where the paper gives no figure, an interval above 0 is enough, and one below 0 contradicts it; where it says "
+    '"more than", an interval that lies above the figure is "reproduced" too.'
+)
+DOUBLE = 2.0
+RATIO = (
+    "The ratio of the medians with and without dropout has a bootstrap interval of 95 %: "
+    '"reproduced" if it lies above 1, reaches into 1.5 to 2.5, which we take "roughly doubles" to mean, and not beyond '
+    '4, "direction only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 '
+    'and "not reproduced" otherwise.'
 )
 LEVEL = (
     "By the interval in which one more network of this kind would lie, with 95 % probability, from the mean and spread "
@@ -21,9 +30,9 @@ LEVEL = (
 )
 
 
-def judge_difference(found: Estimate, claimed: float, what: str) -> Verdict:
-    """The verdict on a difference that the paper says to be above 0, and `claimed` (0 where it gives no figure), by the
-    rule `DIFFERENCE`.
+def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool = False) -> Verdict:
+    """The verdict on a difference that the paper says to be above 0, and `claimed` (0 where it gives no figure) or,
+    with `or_more`, more than that, by the rule `DIFFERENCE`.
 
     `what` says what the difference is of and of how many runs, as in "top-1 error without normalisation less that with
     it, points, 5 seeds each".
@@ -35,9 +44,26 @@ def judge_difference(found: Estimate, claimed: float, what: str) -> Verdict:
     if not isfinite(found.high - found.low) or found.low == found.high:
         return Verdict("inconclusive", f"{what}: {found.value:.2f}, without a spread to judge it by.", numbers)
     if found.low > 0:
-        within = not claimed or found.low <= claimed <= found.high
+        within = found.high >= claimed and (or_more or not claimed or found.low <= claimed)
         return Verdict("reproduced" if within else "direction only", sentence, numbers)
     return Verdict("inconclusive" if found.high >= claimed else "not reproduced", sentence, numbers)
+
+
+def judge_ratio(slow: Sample, fast: Sample) -> Verdict:
+    """The verdict on the epochs with dropout being twice those without, by the rule `RATIO`."""
+    if min(len(slow), len(fast)) < 2:
+        return Verdict("inconclusive", "Fewer than two runs of each ended.")
+    ratio = ratio_of_medians(slow, fast)
+    sentence = (
+        f"With dropout it takes {ratio.value:.2f} times as many epochs (95 % interval {ratio.low:.2f} to "
+        f"{ratio.high:.2f}, medians {median(slow):.0f} and {median(fast):.0f} of {len(slow)} seeds); the paper has "
+        f"roughly {DOUBLE:.0f}."
+    )
+    numbers = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
+    roughly = ratio.low <= 1.25 * DOUBLE and 0.75 * DOUBLE <= ratio.high <= 2 * DOUBLE
+    if ratio.low > 1:
+        return Verdict("reproduced" if roughly else "direction only", sentence, numbers)
+    return Verdict("inconclusive" if ratio.high >= 0.75 * DOUBLE else "not reproduced", sentence, numbers)
 
 
 def judge_level(sample: Sample, claimed: float, what: str) -> Verdict:

@@ -15,7 +15,11 @@ _DROPOUT = ("fc7.weights rate=0.25x decay=4x", "fc8.weights rate=0.25x decay=4x"
 
 def _released(name: str, epochs: int, drops: tuple[float, ...], noise_until: int | None, *rules: str) -> TrainConfig:
     """A net of the release, after whose table it is called. `drops` are the epochs after which all weights' rate was
-    divided by ten; `rules` are those of the biases and of conv1."""
+    divided by ten; `rules` are those of the biases and of conv1.
+
+    Of every change the comments say alike "epoch 25: set ...". That is read as after this epoch for a drop and as from
+    this epoch on for conv1's rates and the noise: an epoch's difference, which the comments do not settle.
+    """
     return TrainConfig(
         name=name,
         epochs=epochs,
@@ -75,6 +79,8 @@ NET145_2010 = replace(
 RECIPES = [
     NET145,
     NET145_2010,
+    # Its file's comments know two drops and conv1 frozen; its numbers, all of one later moment, are a rate of 1e-5 for
+    # every layer, conv1 too. The comments are followed.
     _released(
         *("net145-half", 96, (20, 48), 65),
         *("biases rate=0.02", "conv1.biases rate=0.002", "conv2.biases rate=0.002"),
@@ -84,7 +90,10 @@ RECIPES = [
         *("net147", 90, (23, 51, 79), None),
         *("biases rate=0.02,0.002@52", "conv1 rate=0@79"),
     ),
-    _released("net148", 97, (22, 44, 86), 68, "biases rate=0.02"),
+    _released(
+        *("net148", 97, (22, 44, 86), 68),
+        *("biases rate=0.02", "conv1.weights rate=1e-5@69,0@73", "conv1.biases rate=0@73"),
+    ),
     _released(
         *("net150", 92, (25, 49, 79), 65),
         *("biases rate=0.02", "conv1.weights rate=1e-5@66,0@72", "conv1.biases rate=0@72"),

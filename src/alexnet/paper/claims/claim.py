@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Evidence = Literal["arithmetic", "log", "ImageNet", "CIFAR-10", "no data"]
-"""What can tell whether it holds at the paper's scale: arithmetic, the figures that came with the released code, a
+Evidence = Literal["arithmetic", "estimate", "log", "ImageNet", "CIFAR-10", "no data"]
+"""What can tell whether it holds at the paper's scale: arithmetic, arithmetic that only bounds or approximates what the
+claim says (an estimate), the figures that came with the released code, a
 training on ImageNet, one on CIFAR-10 (the paper's own data there), or nothing, for want of the data."""
 
 
@@ -17,8 +18,8 @@ class Check:
 
     what: str
     value: float
-    expected: float
-    """What the paper says."""
+    expected: float | None
+    """What the paper says; None where it gives no such figure."""
     holds: bool
     unit: str = ""
     source: str = ""
@@ -26,13 +27,15 @@ class Check:
 
     def __str__(self) -> str:
         what, value, expected, holds, source = self.cells
-        where = f", {source}" if source else ""
-        return f"{what}: {value} (the paper: {expected}{where}), {holds}"
+        known = ", ".join([f"the paper: {expected}"] * bool(expected) + [source] * bool(source))
+        return f"{what}: {value}{f' ({known})' if known else ''}, {holds}"
 
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
         """What it is, the figure, the paper's, whether it holds, and the source, as text."""
-        value, expected = (f"{_figure(figure)}{self.unit}" for figure in (self.value, self.expected))
+        value, expected = (
+            "" if figure is None else f"{_figure(figure)}{self.unit}" for figure in (self.value, self.expected)
+        )
         return self.what, value, expected, "holds" if self.holds else "does not hold", self.source
 
 
@@ -93,9 +96,10 @@ class Claim:
         holds = all(check.holds for check in checks)
         state = {
             "arithmetic": f"{'true' if holds else 'false'} by arithmetic",
+            "estimate": f"{'plausible' if holds else 'implausible'} by arithmetic",
             "log": f"the released log {'agrees' if holds else 'differs'}",
             "ImageNet": "needs ImageNet",
-            "CIFAR-10": "not about ImageNet",
+            "CIFAR-10": "about CIFAR-10",
             "no data": "data not to be had",
         }[self.evidence]
         sentences = ["; ".join(map(str, checks)) + "." if checks else "", self.note]

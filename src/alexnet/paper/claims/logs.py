@@ -27,9 +27,9 @@ LOGGED = {
     "147": _logged("147", 0.410580, 0.185100, "2012 validation"),
     "148": _logged("148", 0.420340, 0.193620, "2012 validation"),
     "146-2012-2011": _logged("146-2012-2011", 0.389900, 0.166220, "2012 validation"),
-    "131-2009": _logged("131-2009", 0.694209, 0.437308, "Fall 2009"),
-    "137-2010, validation": _logged("137-2010", 0.377960, 0.171020, "2010 validation"),
-    "137-2010, test": _logged("137-2010", 0.376167, 0.171247, "2010 test"),
+    "2009-101": _logged("2009-101", 0.693822, 0.436466, "Fall 2009"),
+    "137-2010, validation": _logged("137", 0.377960, 0.171020, "2010 validation"),
+    "137-2010, test": _logged("137", 0.376167, 0.171247, "2010 test"),
 }
 
 # After which epochs the rate of net 145's weights was divided by ten (layer-params-145.cfg, -145-2010.cfg).

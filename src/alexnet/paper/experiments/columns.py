@@ -71,7 +71,8 @@ EXPERIMENT = Experiment(
     method="The `cifar` network, the paper's layers for images of 32 pixels, at a quarter of its width, with crops, "
     "reflections and dropout: in two columns as the paper's, whose conv2, conv4 and conv5 see their own column alone; "
     "as one column, with half of the kernels of conv1 to conv4 and whole conv5 and fully connected layers, which is "
-    "the paper's one-GPU network; and without groups at the full number of kernels. He's initial weights, 30 epochs, "
+    "the paper's one-GPU network; and without groups at the full number of kernels. He's initial weights with an "
+    "output layer near zero, 30 epochs, "
     "a rate of 0.02 divided by ten after 20 and 27, five seeds.",
     rule=f"The test error of one column less that of two. {EFFECT.format(least=f'{LEAST:g} point')}",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. " + WHERE100,

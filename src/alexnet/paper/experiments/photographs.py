@@ -19,7 +19,14 @@ from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdic
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
 from alexnet.paper.experiments.overfitting import BOTH, CROPS, DROPOUT, MEASURED, NEITHER
-from alexnet.paper.experiments.specialisation import CHANCE, LEVEL, MOST, chroma_shares, p_value
+from alexnet.paper.experiments.specialisation import (
+    CHANCE,
+    LEVEL,
+    SPECIALISED,
+    chroma_shares,
+    judge_specialisation,
+    p_value,
+)
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
 from alexnet.paper.rules import DIFFERENCE, judge_difference
 from alexnet.paper.statistics import mcnemar, paired_bootstrap
@@ -164,18 +171,11 @@ def judge_columns(rows: Sequence[Row]) -> Verdict:
     """The verdict on columns that specialise, from the kernels of all runs, and as a control from the same kernels in
     halves that have nothing to do with columns: those in even places and those in odd ones."""
     shares = [row["chroma"] for row in rows if row["chroma"] is not None]
-    columns = [p_value(each) < LEVEL for each in shares]
+    state, sentence, numbers = judge_specialisation(shares)
     control = [p_value([*each[::2], *each[1::2]]) < LEVEL for each in shares]
-    sentence = (
-        f"The columns of conv1 differ in their share of colour (p < {LEVEL}) in {sum(columns)} of {len(shares)} runs, "
-        f"and kernels in even and odd places in {sum(control)}; the paper: in every run."
-    )
-    numbers = {"columns": float(sum(columns)), "control": float(sum(control)), "runs": float(len(shares))}
-    if len(shares) < LEAST or mean(control) > CHANCE:
-        return Verdict("inconclusive", sentence, numbers)
-    if mean(columns) >= MOST:
-        return Verdict("reproduced", sentence, numbers)
-    return Verdict("direction only" if mean(columns) > CHANCE else "not reproduced", sentence, numbers)
+    sentence += f" Kernels in even and odd places differ so in {sum(control)}."
+    weak = len(shares) < LEAST or mean(control) > CHANCE
+    return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -234,9 +234,8 @@ EXPERIMENT = Experiment(
     f"alexnet figure answers runs/reproduce/photographs/runs/{WHOLE}-seed0.",
     rule=f"Claims 17, 20 and 21, as S5. {overfitting.EXPERIMENT.rule} Claim 19, of the whole network, with a bootstrap "
     f"over photographs: {DIFFERENCE} Claim 30: in each run a permutation test (p < {LEVEL}) says whether the two "
-    'columns of conv1 differ in the mean share of colour of their kernels; "reproduced" if they do in '
-    f'{MOST:.0%} of the runs or more, "direction only" if in more than {CHANCE:.0%}, else "not reproduced"; '
-    f'"inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places differ in more than '
+    f"columns of conv1 differ in the mean share of colour of their kernels. {SPECIALISED} "
+    f'"Inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places differ in more than '
     f"{CHANCE:.0%} of them. {ALIKE}",
     data="Imagenette (ten classes of ImageNet, 9,469 photographs to train on, of which a tenth validates, and 3,925 to "
     "test), or any folder with train/ and test/ and a folder for each class. --data.root is this folder or, much "
