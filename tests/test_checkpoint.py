@@ -363,6 +363,22 @@ def test_lost_best_is_said_and_the_last_is_tested(tiny, tmp_path, reporter, monk
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")
+def test_a_kill_between_best_and_last_loses_nothing(tiny, tmp_path, reporter):
+    """The best weights are then of the epoch that is trained again."""
+    config = tiny(epochs=2)
+    whole = train(config, tmp_path / "whole", reporter=reporter)
+    run = train(tiny(epochs=2, stop_after=1), tmp_path / "run", reporter=reporter)
+    content = load_checkpoint(whole.best)
+    assert content.epoch == 2, "a later epoch is the better one here"
+    run.best.write_bytes(whole.best.read_bytes())
+    train(config, run.path, reporter=reporter)
+    assert "are lost" not in text(reporter)
+    assert not list(run.path.glob("*.damaged*"))
+    assert_same_tensors(run.best, whole.best)
+    assert run.test["measured"]["epoch"] == 2
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
 def test_lost_best_is_chosen_anew_from_the_epochs_that_follow(tiny, tmp_path, reporter):
     run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
     run.best.unlink()

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,9 @@ def test_seeds(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "4-0", "1,,2", "-1", "0-99999999", "1.5", "1,1", "0-3,2", "٣", "9" * 99])
+@pytest.mark.parametrize(
+    "text", ["", "a", "4-0", "1,,2", "-1", "0-99999999", "1.5", "1,1", "0-3,2", "0-900,1000-1900", "٣", "9" * 99]
+)
 def test_seeds_with_a_mistake(text):
     with pytest.raises(UsageError, match="--seeds"):
         parse_seeds(text)
@@ -115,6 +118,15 @@ def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch
     accuracies = [100 * run.test["top1"] for run in runs]
     assert f"{statistics.fmean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %" in said
     assert all(f"{accuracy:.2f}%" in said for accuracy in accuracies)
+
+
+def test_what_a_training_says_goes_where_our_own_output_goes(tmp_path):
+    """--quiet sends it nowhere."""
+    training = object.__new__(Training)
+    training.threads = None
+    with (tmp_path / "out").open("w") as out, redirect_stdout(out):
+        training._open([sys.executable, "-c", "print('said')"]).wait()
+    assert (tmp_path / "out").read_text() == "said\n"
 
 
 @pytest.mark.parametrize(("code", "kind"), [(3, DataError), (2, UsageError), (1, AlexNetError)])

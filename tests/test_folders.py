@@ -85,6 +85,13 @@ def test_names_of_the_validation_folder(tmp_path, name):
     assert (len(data.train), len(data.test)) == (6, 0)
 
 
+def test_two_names_of_the_validation_folder(tmp_path):
+    for name in ("train", "val", "validation"):
+        fill(tmp_path / name, a=3, b=3)
+    with pytest.raises(DataError, match="has val and validation, which are the same split"):
+        load_dataset(config(tmp_path))
+
+
 def test_train_and_test_hold_validation_out_of_train(tmp_path):
     fill(tmp_path / "train", a=10, b=20)
     fill(tmp_path / "test", a=3, b=3)

@@ -84,14 +84,13 @@ def test_paired_bootstrap_has_the_error_of_a_mean():
 
 
 @pytest.mark.parametrize(("larger", "smaller"), [(0, 0), (5, 0), (9, 3), (3, 9), (6, 6)])
-def test_mcnemar_and_sign_test_count_coins(larger, smaller):
+def test_mcnemar_counts_coins(larger, smaller):
     n = larger + smaller
     tail = sum(comb(n, k) for k in range(max(larger, smaller), n + 1)) / 2**n
     expected = min(1.0, 2 * tail)
     a = [1] * larger + [0] * smaller + [1, 1, 0]
     b = [0] * larger + [1] * smaller + [1, 1, 0]
     assert s.mcnemar(a, b) == pytest.approx(expected)
-    assert s.sign_test(np.multiply(a, 0.3), np.multiply(b, 0.3)) == pytest.approx(expected)
 
 
 def test_dunnett_with_one_other_is_the_t_test():

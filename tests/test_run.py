@@ -23,7 +23,8 @@ from alexnet.data.augment import Preprocessing
 from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run
+from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside
+from alexnet.runs.log import RunLog
 from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
@@ -70,6 +71,25 @@ def test_csv_repeats_the_epoch_rows(finished):
         rows = list(csv.DictReader(stream))
     assert [float(r["val_loss"]) for r in rows] == [r["val_loss"] for r in finished.epochs]
     assert [int(r["step"]) for r in rows] == [STEPS, 2 * STEPS]
+
+
+def test_csv_has_a_column_for_whatever_an_epoch_has(tmp_path):
+    """The rate is missing from an epoch whose end a signal cut off."""
+    rows = [
+        {"kind": "epoch", "epoch": 1, "step": 3},
+        {"kind": "epoch", "epoch": 2, "step": 6, "images_per_second": 9.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    RunLog(Run(tmp_path), 6, 2, 0).close()
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,images_per_second", "1,3,", "2,6,9.5"]
+
+
+def test_what_is_set_aside_stays_when_more_is(tmp_path):
+    for content in (b"first", b"second"):
+        (tmp_path / "best.safetensors").write_bytes(content)
+        set_aside(tmp_path / "best.safetensors")
+    assert {file.read_bytes() for file in tmp_path.iterdir()} == {b"first", b"second"}
+    assert set_aside(tmp_path / "best.safetensors") is None
 
 
 def test_metrics_hold_steps_and_epochs(finished):

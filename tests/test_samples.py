@@ -7,7 +7,7 @@ from PIL import Image
 from alexnet.config import DataConfig
 from alexnet.data.samples import write_samples
 from alexnet.data.sources import load_dataset
-from alexnet.errors import UsageError
+from alexnet.errors import DataError, UsageError
 
 
 @pytest.mark.parametrize("split", [None, "train"])
@@ -36,6 +36,19 @@ def test_photographs_are_copied_byte_by_byte(tmp_path):
     assert len(files) == 4
     assert {file.read_bytes() for file in files} <= originals
     assert {(file.parent.name, file.suffix) for file in files} <= {("cat", ".jpg"), ("dog", ".png")}
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", ".."])
+def test_a_class_whose_name_leads_out_of_the_folder(tmp_path, name):
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
+    table = tmp_path / "table.csv"
+    table.write_text("path,label\n" + "".join(f"a.png,{label}\n" for label in (name, "b") for _ in range(20)))
+    before = set(tmp_path.parent.rglob("*"))
+    with pytest.raises(DataError, match="cannot name a folder"):
+        write_samples(DataConfig(source="table", root=str(table)), tmp_path / "out", 40, "train")
+    assert {path for path in set(tmp_path.parent.rglob("*")) - before if path.is_file()} <= set(
+        tmp_path.glob("out/b/*")
+    )
 
 
 def test_seed_draws_them(tmp_path):

@@ -79,7 +79,7 @@ def test_a_training_error_ends_a_run_within_an_epoch(tiny, tmp_path, reporter):
     assert stopped.startswith(f"stopped at {last['epoch']:.4g} of 9 epochs by a training error of ")
     assert stopped in text(reporter)
     assert run.test["measured"]["weights"] == "last.safetensors"  # those that reached it
-    assert run.test["loss"] == pytest.approx(evaluate(run.last, "test").loss, rel=1e-6)
+    assert run.test["loss"] == pytest.approx(evaluate(run, "test").loss, rel=1e-6)  # and every verb takes them
     files = {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()}
     train(config, run.path, reporter=reporter)
     assert {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()} == files

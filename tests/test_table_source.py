@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 
 import numpy as np
 import pytest
@@ -47,6 +48,25 @@ def config(root, **fields):
 
 def listed(split):
     return sorted((split.place(row), int(split.labels[row])) for row in range(len(split)))
+
+
+def test_prepared_as_the_note_says_and_named_as_the_command_says(photos, tmp_path, call):
+    root = write(photos / "breeds.csv", ("file", "breed"), rows_of(photos))
+    columns = {"path_column": "file", "label_column": "breed"}
+    data = load_dataset(config(root, **columns))
+    note = shlex.split(data.note.partition(": ")[2].partition(", then")[0])
+    assert note[:2] == ["alexnet", "prepare"]
+    arguments = [tmp_path / "out" if word == "DIR" else word for word in note[1:]]
+    code, said, error = call(*arguments, "--side", 36, "--workers", 1)
+    assert code == 0, error
+    command = shlex.split(said.partition("next: ")[2])
+    assert command == ["alexnet", "train", "folder", "--data.source", "table", "--data.root", str(tmp_path / "out")]
+    prepared = load_dataset(config(str(tmp_path / "out")))
+    assert (prepared.classes, len(prepared.train), len(prepared.val)) == (data.classes, len(data.train), len(data.val))
+    code, said, error = call("sample", "table", "--data.root", root, "--data.path-column", "file",
+                             *("--data.label-column", "breed", "--out", tmp_path / "s", "--images", 3))  # fmt: skip
+    assert code == 0, error
+    assert len(list((tmp_path / "s").rglob("*.png"))) == 3
 
 
 def test_a_table_without_splits_is_cut_as_a_folder_is(photos):

@@ -22,7 +22,7 @@ from alexnet.cli.command import (
     stoppable,
     within,
 )
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
 from alexnet.terminal import printable
@@ -30,6 +30,10 @@ from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction
+
+PathColumn = Annotated[str, Parameter(name="--data.path-column")]
+LabelColumn = Annotated[str, Parameter(name="--data.label-column")]
+SplitColumn = Annotated[str | None, Parameter(name="--data.split-column")]
 
 
 @app.command(group=DATA)
@@ -43,6 +47,9 @@ def prepare(
     quality: Annotated[int, within(Range(least=1, most=100))] = 90,
     orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
     workers: Annotated[int | None, within(Range(least=1, most=1024))] = None,
+    path_column: PathColumn = DataConfig.path_column,
+    label_column: LabelColumn = DataConfig.label_column,
+    split_column: SplitColumn = DataConfig.split_column,
 ) -> None:
     """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
 
@@ -52,9 +59,9 @@ def prepare(
     Parameters
     ----------
     source
-        A source of photographs: imagenet, stanford-dogs or folder (see `alexnet list data`).
+        A source of photographs: imagenet, stanford-dogs, folder or table (see `alexnet list data`).
     root
-        Folder of the original photographs.
+        Folder of the original photographs, or the table's CSV file.
     out
         Folder for the prepared ones; name it as --data.root afterwards.
     side
@@ -62,17 +69,29 @@ def prepare(
     quality
         JPEG quality, 1 to 100.
     orientation
-        Turn photographs upright as their EXIF tag says, or not; without it those of source folder are turned.
+        Turn photographs upright as their EXIF tag says, or not; without it those of source folder and table are turned.
     workers
         Threads; without it one a core, at most 16.
+    path_column
+        Source table: the column of paths.
+    label_column
+        Source table: the column of labels.
+    split_column
+        Source table: the column that says train, val or test; without it the column "split" where there is one.
     """
     from alexnet.cli.tables import show_preparation
-    from alexnet.config import DataConfig
     from alexnet.data.packing import prepare as pack
     from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
-        config = DataConfig(source=source, root=root, orientation=orientation)
+        config = DataConfig(
+            source=source,
+            root=root,
+            orientation=orientation,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
+        )
         report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
     show_preparation(report, source, out)
 
@@ -87,6 +106,9 @@ def sample(
     split: Literal["test", "val", "train"] | None = None,
     root: Annotated[str, Parameter(name="--data.root")] = "data",
     seed: Annotated[int, within(Range(least=0))] = 0,
+    path_column: PathColumn = DataConfig.path_column,
+    label_column: LabelColumn = DataConfig.label_column,
+    split_column: SplitColumn = DataConfig.split_column,
 ) -> None:
     """Write a few images of a data set as files in class folders, for predict and features.
 
@@ -104,11 +126,19 @@ def sample(
         Folder that holds the data set, or receives its download.
     seed
         Draws them.
+    path_column
+        Source table: the column of paths.
+    label_column
+        Source table: the column of labels.
+    split_column
+        Source table: the column that says train, val or test.
     """
-    from alexnet.config import DataConfig
     from alexnet.data.samples import write_samples
 
-    for file in write_samples(DataConfig(source=source, root=root), out, images, split, seed):
+    data = DataConfig(
+        source=source, root=root, path_column=path_column, label_column=label_column, split_column=split_column
+    )
+    for file in write_samples(data, out, images, split, seed):
         print(printable(str(file)))
 
 
@@ -278,7 +308,6 @@ def compare(
         Print as JSON (fractions, not percent).
     """
     from alexnet.cli.tables import show_comparison
-    from alexnet.config import DataConfig
     from alexnet.inference.comparison import compare as measure
 
     if not weights:

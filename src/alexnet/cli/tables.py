@@ -224,8 +224,9 @@ def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
         )
     if any(told["bad"] or told["converted"] for told in report.values()):
         console.print(f"which and why: {out / 'report.json'}", soft_wrap=True)
-    recipe = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs", "folder": "folder"}[source]
-    command = shlex.join(["alexnet", "train", recipe, "--data.root", str(out)])
+    recipes = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs"}
+    named = [recipes[source]] if source in recipes else ["folder", *(("--data.source", source) * (source != "folder"))]
+    command = shlex.join(["alexnet", "train", *named, "--data.root", str(out)])
     console.print(f"next: {command}", soft_wrap=True, markup=False)
 
 

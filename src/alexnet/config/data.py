@@ -84,7 +84,7 @@ class DataConfig:
     workers: int | None = None
     """Threads that decode photographs; without it one a core, at most 16."""
     max_bad: float = 0.001
-    """Part of the training photographs that may be unreadable before the run stops."""
+    """Part of a split's photographs that may be unreadable before the run stops."""
 
     def __post_init__(self) -> None:
         coerce_fields(self, "data.")

@@ -43,7 +43,7 @@ class OptimConfig:
     drops: tuple[float, ...] = ()
     """Drop after these epochs instead, in ascending order (step)."""
     patience: int = 5
-    """Epochs without a better validation accuracy before a drop (plateau)."""
+    """A drop follows when more than so many epochs in a row bring no better validation accuracy (plateau)."""
     max_drops: int = 3
     """Most drops of plateau; the paper made three."""
     warmup_epochs: float = 0.0

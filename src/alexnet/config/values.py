@@ -111,4 +111,5 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         return str(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise UsageError(f"{flag(name)} takes {getattr(hint, '__name__', hint)}, not {value!r}.")
+    kind = "a list" if origin is tuple else getattr(hint, "__name__", hint)
+    raise UsageError(f"{flag(name)} takes {kind}, not {value!r}.")

@@ -21,7 +21,12 @@ def read_folder(config: DataConfig) -> Published:
     Raises DataError for another layout, classes without images, and files that cannot be listed.
     """
     root = existing(config)
-    found = {SPLITS[name]: root / name for name in SPLITS if (root / name).is_dir()}
+    found: dict[str, Path] = {}
+    for name, split in SPLITS.items():
+        if (root / name).is_dir():
+            if split in found:
+                raise DataError(f"{root} has {found[split].name} and {name}, which are the same split: join them.")
+            found[split] = root / name
     if "train" not in found:
         if found:
             raise DataError(

@@ -6,7 +6,6 @@ A WNID (n01440764) is WordNet's name for a class; `data/wnids.py` has readable n
 from __future__ import annotations
 
 import csv
-import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,6 @@ from alexnet.data.wnids import DEVKIT_TAR, devkit_file, devkit_synsets, readable
 from alexnet.errors import AlexNetError, DataError
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-FLAT = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 HOW_TO_LABEL = (
     f"put the published {DEVKIT_TAR}, Caffe's val.txt or Kaggle's LOC_val_solution.csv beside it, or sort the images "
     "into folders val/<WNID>/"

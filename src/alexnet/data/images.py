@@ -53,7 +53,7 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     for name in [names] if isinstance(names, str | Path) else names:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
-            inside = [p for p in path.rglob("*") if _may_be_image(p) and not p.name.startswith(".")]
+            inside = [p for p in path.rglob("*") if _may_be_image(p) and not _is_hidden(p.relative_to(path))]
             inside.sort(key=lambda p: p.parts)  # Windows would sort paths without regard to case
             if not inside:
                 raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
@@ -67,6 +67,11 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     if not found:
         raise DataError("no image was named: give files, folders or patterns.")
     return found
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether it or a folder on the way to it has a name that begins with a point, as training passes them over."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _may_be_image(path: Path) -> bool:

@@ -11,8 +11,8 @@ from PIL import Image
 from alexnet.config import DataConfig
 from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
-from alexnet.errors import UsageError
-from alexnet.files import write_atomically
+from alexnet.errors import DataError, UsageError
+from alexnet.files import is_plain_name, write_atomically
 
 
 def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None = None, seed: int = 0) -> list[Path]:
@@ -28,7 +28,10 @@ def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None
     rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
     files = []
     for row in rows.tolist():
-        folder = out / dataset.classes[chosen.labels[row]]
+        label = dataset.classes[chosen.labels[row]]
+        if not is_plain_name(label):
+            raise DataError(f"the class {label[:100]!r} cannot name a folder in {out}: give it another name.")
+        folder = out / label
         if isinstance(chosen, Photos):
             file, content = folder / f"{row}{Path(chosen.place(row)).suffix.lower() or '.jpg'}", chosen.read(row)
         else:

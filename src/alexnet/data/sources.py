@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import pkgutil
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet.config import DataConfig
+from alexnet.config.values import flag
 from alexnet.data.splits import Dataset, Published, Split, stratify
 from alexnet.errors import DataError, UsageError, unknown
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:  # `alexnet list` shows the names below and does not wait for 
 MEMORY = "memory"  # the source of a run whose data was handed over
 PREPARED_NOTE = (
     "reading the original photographs, which is slower than a prepared copy: "
-    "alexnet prepare {source} --data.root {root} --out DIR, then --data.root DIR"
+    "alexnet prepare {source} --data.root {root}{columns} --out DIR, then --data.root DIR"
 )
+
+COLUMNS = ("path_column", "label_column", "split_column")  # of source table
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,13 @@ def _read(source: Source, config: DataConfig) -> Published:
 
     if is_prepared(config.root):
         return read_prepared(config)
-    return replace(source.read(config), note=PREPARED_NOTE.format(source=config.source, root=config.root))
+    return replace(source.read(config), note=_prepared_note(config))
+
+
+def _prepared_note(config: DataConfig) -> str:
+    columns = {name: getattr(config, name) for name in COLUMNS if getattr(config, name) != getattr(DataConfig, name)}
+    given = "".join(f" {flag(f'data.{name}')} {shlex.quote(value)}" for name, value in columns.items())
+    return PREPARED_NOTE.format(source=config.source, root=shlex.quote(config.root), columns=given)
 
 
 def _for_photographs(config: DataConfig) -> bool:

@@ -103,7 +103,8 @@ class Dataset:
             mend = {
                 "val": "raise --data.val-fraction to hold one out",
                 "test": "this data has none; name another with --split",
-            }.get(name, "")
+                "train": "this data has none",
+            }[name]
             raise UsageError(f"the {name} split is empty; {mend}.")
         return name, split
 

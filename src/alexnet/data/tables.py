@@ -11,6 +11,7 @@ from alexnet.config import DataConfig
 from alexnet.config.values import flag
 from alexnet.data.folders import SPLITS
 from alexnet.data.photos import FileStore, Photos, file_size
+from alexnet.data.sources import COLUMNS
 from alexnet.data.splits import Published, order_classes
 from alexnet.errors import DataError, listed, unknown
 
@@ -68,7 +69,7 @@ def _read_rows(table: Path, config: DataConfig) -> Iterator[tuple[int, str, str,
             reader = csv.reader(stream, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True)
             header = next(reader, [])
             places = []
-            for field in ("path_column", "label_column", "split_column"):
+            for field in COLUMNS:
                 name = getattr(config, field)
                 if name is None:
                     places.append(header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None)

@@ -200,7 +200,9 @@ def _read_torch(path: Path) -> Any:
         reason = "torch cannot read it"
         if isinstance(problem, RuntimeError | OSError) and str(problem):  # not "pop from empty list", of a text file
             reason = str(problem).splitlines()[0]
-        if "weights_only" in str(problem) or "Unsupported" in str(problem):
+        if "Unsupported operand" in str(problem):  # bytes that mean nothing to it, as of a web page
+            reason = "it is no file of torch's"
+        elif "weights_only" in str(problem) or "Unsupported" in str(problem):
             reason = "it holds more than tensors, and loading that would execute code from the file"
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({reason}).") from None
 

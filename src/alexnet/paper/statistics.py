@@ -88,12 +88,6 @@ def mcnemar(a: Sample, b: Sample) -> float:
     return _binomial(only_a, only_a + only_b)
 
 
-def sign_test(a: Sample, b: Sample) -> float:
-    """The p-value that a is as often larger than b as smaller, pair by pair; equal pairs are left out."""
-    difference = np.subtract(a, b, dtype=float)
-    return _binomial(int((difference > 0).sum()), int((difference != 0).sum()))
-
-
 def dunnett(control: Sample, others: Mapping[str, Sample]) -> dict[str, Estimate]:
     """The mean of each of several samples less the control's, with intervals and p-values that hold for all of them
     together: Dunnett's test, which assumes one common variance."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from alexnet.config import TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
+from alexnet.files import LEFTOVERS, LOCK, holding, is_plain_name, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
@@ -133,8 +134,11 @@ class Run:
         return sorted(self.path.glob("milestones/epoch-*.safetensors"))
 
     def checkpoint(self) -> Path:
-        """The checkpoint to evaluate: the best, or the last where no epoch was completed."""
-        for file in (self.best, self.last):
+        """The checkpoint to evaluate: of a finished run the one that its test result is of, before that the best, or
+        the last where no epoch was completed."""
+        finished = self.status.get("state") == "finished" and self.test is not None
+        latest = finished and (self.test or {}).get("measured", {}).get("weights") == self.last.name
+        for file in (self.last, self.best) if latest else (self.best, self.last):
             if file.exists():
                 return file
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
@@ -208,11 +212,7 @@ def load_run(path: str | Path) -> Run:
 def default_folder(name: str) -> Path:
     """Where a run is when no folder is named: runs/NAME. Raises UsageError for a name, perhaps out of somebody's
     config.yaml, that is no plain folder name and would lead elsewhere."""
-    if (
-        name.strip() in ("", ".", "..")
-        or any(not c.isprintable() or c in "/\\" for c in name)
-        or len(os.fsencode(name)) > 255
-    ):
+    if not is_plain_name(name):
         raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
     return Path("runs") / name
 
@@ -308,9 +308,10 @@ def _foreign(file: Path) -> bool:
 
 
 def set_aside(file: Path) -> Path | None:
-    """Give a damaged file another name, so that nothing takes it for a good one and nothing of it is lost. Returns the
-    new path, or None where the file is not there or cannot be renamed."""
-    kept = file.with_name(f"{file.name}.damaged")
+    """Give a damaged file another name, so that nothing takes it for a good one and nothing of it is lost, nor of one
+    set aside before. Returns the new path, or None where the file is not there or cannot be renamed."""
+    names = (f"{file.name}.damaged{n or ''}" for n in count())
+    kept = next(path for path in map(file.with_name, names) if not path.exists())
     try:
         return file.replace(kept)
     except OSError:

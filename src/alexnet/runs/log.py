@@ -75,7 +75,8 @@ class RunLog:
     def _write_csv(self, rows: list[dict[str, Any]]) -> None:
         text = StringIO()
         if rows:
-            writer = csv.DictWriter(text, [name for name in rows[0] if name != "kind"], extrasaction="ignore")
+            names = dict.fromkeys(name for row in rows for name in row if name != "kind")  # a row may lack some
+            writer = csv.DictWriter(text, list(names), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
         write_atomically(self.run.path / "metrics.csv", text.getvalue().encode())

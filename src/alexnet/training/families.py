@@ -29,6 +29,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if not 0 <= last - first < MOST:
             raise UsageError(f"--seeds {text[:80]}: write 0-4, or 0,1,2; at most {MOST} seeds.")
         seeds += range(first, last + 1)
+        if len(seeds) > MOST:
+            raise UsageError(f"--seeds {text[:80]} asks for more than {MOST} seeds.")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds {text[:80]} names a seed twice.")
     return tuple(seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,9 +33,9 @@ class Faults:
         self._noted = {row.get("reason") for row in record.metrics_so_far if row["kind"] == "unreadable"}
         self._shared: WeakKeyDictionary[Loader, int] = WeakKeyDictionary()  # how many bad rows all processes know
 
-    def unreadable(self, split: Loader, counters: Counters) -> None:
-        """Note photographs that could not be read, by whichever process. Raises DataError, in all of them, if they are
-        too many."""
+    def unreadable(self, split: Loader, name: str, counters: Counters) -> None:
+        """Note photographs of the split called `name` that could not be read, by whichever process. Raises DataError,
+        in all of them, if they are too many."""
         if self._world.any(len(split.bad) > self._shared.get(split, 0)):
             for bad in self._world.gather(split.bad):
                 split.bad |= bad
@@ -46,9 +47,10 @@ class Faults:
             )
             self._reporter.note(f"left out: {why}")
         if len(split.bad) > self._max_bad * len(split):
+            enough = ceil(1000 * len(split.bad) / len(split)) / 1000
             raise DataError(
-                f"{len(split.bad)} of {len(split)} photographs cannot be read, the last: "
-                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad 0.01."
+                f"{len(split.bad)} of {len(split)} photographs of the {name} split cannot be read, the last: "
+                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad {enough:g}."
             )
 
     def skipped(self, learner: Learner, train: Split | Photos) -> None:

@@ -138,7 +138,7 @@ class _Session:
         try:
             learner = self._prepare(point)
             self._introduce(learner)
-            self.saves.check_best(learner.counters)
+            self.saves.check_best(learner.counters, learner.config.end)
             self.saves.milestone(learner)
             while not is_over(learner):
                 self._train_epoch(learner)
@@ -258,7 +258,7 @@ class _Session:
                 last = counters.epoch_step == learner.steps_per_epoch
                 if logged or last or not self.compute.queued:  # it waits for what a GPU has yet to do
                     self.faults.skipped(learner, self.dataset.train)
-                self.faults.unreadable(self.images, counters)
+                self.faults.unreadable(self.images, "train", counters)
                 seconds = self._lap(learner)
                 counters.seconds += seconds
                 self.reporter.step(counters.epoch_step, len(rows), seconds)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import yaml
 from filelock import FileLock, Timeout
@@ -61,7 +62,7 @@ class Training:
     def _open(self, command: list[str]) -> subprocess.Popen[bytes]:
         # In a session of its own, because Ctrl-C is ours alone to hear: we tell the trainings.
         if self.threads is None:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_shown(), start_new_session=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -125,6 +126,17 @@ class Training:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+
+
+def _shown() -> IO[str] | None:
+    """Where this process's own output goes, which may have been redirected (--quiet); None where that is no file, as in
+    notebooks: a child then has what the process began with."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+    return sys.stdout
 
 
 def stop(trainings: Iterable[Training]) -> None:

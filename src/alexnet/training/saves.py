@@ -126,12 +126,13 @@ class Saves:
         whole = learner.checkpoint(self._describe())
         return replace(whole, extra=whole.extra | self._carry())
 
-    def check_best(self, counters: Counters) -> None:
-        """Where the best weights of earlier sessions are lost, say so, and let the epochs from here on choose anew."""
+    def check_best(self, counters: Counters, end: int) -> None:
+        """Where the best weights of earlier sessions are lost, say so, and let the epochs from here on, up to `end`,
+        choose anew."""
 
         def read() -> str | None:
             try:
-                self._read_best(counters)
+                self._read_best(counters, end)
             except CheckpointError as problem:
                 kept = set_aside(self._run.best)
                 return f"{problem}{f' It is kept as {kept.name}.' if kept else ''}"
@@ -171,12 +172,14 @@ class Saves:
         apply_weights(blank, self._world.broadcast_tensors(blank.state_dict()), str(self._run.best))
         return blank, weights
 
-    def _read_best(self, counters: Counters) -> Checkpoint:
-        """The best epoch's weights. Raises CheckpointError if they are lost, also if others stand in their place."""
+    def _read_best(self, counters: Counters, end: int = 0) -> Checkpoint:
+        """The best epoch's weights. Raises CheckpointError if they are lost, also if others stand in their place; those
+        of an epoch still to come, up to `end`, may: it was the best before a kill, and will be trained again."""
         if not counters.best_epoch:
             raise CheckpointError("No epoch's weights are kept as the best.")
         best = load_checkpoint(self._run.best)
-        if best.epoch != counters.best_epoch or _identity(best.meta) != _identity(self._describe()):
+        again = counters.epoch < (best.epoch or 0) <= end
+        if (best.epoch != counters.best_epoch and not again) or _identity(best.meta) != _identity(self._describe()):
             raise CheckpointError(f"{self._run.best} is not of this run's epoch {counters.best_epoch}.")
         return best
 

@@ -66,5 +66,5 @@ class Scores:
             world=self._world,
             skip_bad=True,
         )
-        self._faults.unreadable(split, counters)
+        self._faults.unreadable(split, name, counters)
         return result
