@@ -200,11 +200,17 @@ def _read_torch(path: Path) -> Any:
         reason = "torch cannot read it"
         if isinstance(problem, RuntimeError | OSError) and str(problem):  # not "pop from empty list", of a text file
             reason = str(problem).splitlines()[0]
-        if "Unsupported operand" in str(problem):  # bytes that mean nothing to it, as of a web page
+        if "Unsupported operand" in str(problem) and not _holds_a_pickle(path):
             reason = "it is no file of torch's"
         elif "weights_only" in str(problem) or "Unsupported" in str(problem):
             reason = "it holds more than tensors, and loading that would execute code from the file"
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({reason}).") from None
+
+
+def _holds_a_pickle(path: Path) -> bool:
+    """Whether a file is one, or an archive that may hold one; a web page under a wrong name is neither."""
+    with path.open("rb") as stream:
+        return stream.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def rename(content: Any, origin: object) -> dict[str, Tensor]:
