@@ -357,7 +357,7 @@ def test_unreadable_photographs_are_counted_over_all_processes(tmp_path, limit, 
         assert len(noted) == 8
         assert said.count("left out: ") == 8
     else:
-        assert said.count("photographs cannot be read") == 1
+        assert said.count("photographs of the train split cannot be read") == 1
 
 
 def test_one_process_is_the_identity():

@@ -148,9 +148,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a text names a file or folder within another and leads nowhere else, on any system."""
-    plain = all(c.isprintable() and c not in "/\\" for c in name)
-    return plain and name.strip() not in ("", ".", "..") and len(os.fsencode(name)) <= 255

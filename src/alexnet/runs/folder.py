@@ -18,7 +18,7 @@ from alexnet.config import TrainConfig, dump, load
 from alexnet.config.values import flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.files import LEFTOVERS, LOCK, holding, is_plain_name, remove_leftovers, write_atomically
+from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
 from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
@@ -212,7 +212,11 @@ def load_run(path: str | Path) -> Run:
 def default_folder(name: str) -> Path:
     """Where a run is when no folder is named: runs/NAME. Raises UsageError for a name, perhaps out of somebody's
     config.yaml, that is no plain folder name and would lead elsewhere."""
-    if not is_plain_name(name):
+    if (
+        name.strip() in ("", ".", "..")
+        or any(not c.isprintable() or c in "/\\" for c in name)
+        or len(os.fsencode(name)) > 255
+    ):
         raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
     return Path("runs") / name
 
