@@ -343,16 +343,16 @@ def test_constant_answers(confusion, loss, constant):
         ({"data.fraction": 0.03, "data.val_fraction": 0.0}, None),  # asked for
         ({"data.fraction": 0.03, "early_stop": 1}, "--early-stop will never end it"),
         ({"data.fraction": 0.0035, "data.val_fraction": 0.0}, "no training image is of the class"),
-        ({"grow_epochs": 1.0}, "--grow-epochs is without effect without --grow-from: add --grow-from"),
+        ({"grow_epochs": 1.0}, "--grow-epochs is without effect without --grow-from: add that"),
         (
             {"grow_from": 16, "grow_epochs": 2.0},
             "the images grow for 2 epochs (--grow-epochs), and training ends after 2",
         ),
         ({"replace_head": True}, "--replace-head is without effect without --init"),
         ({"data.alternate_flips": True, "data.flip": False}, "--data.alternate-flips is without effect without"),
-        ({"mix_probability": 0.5}, "--mix-probability is without effect without --cutmix or --mixup"),
+        ({"mix_probability": 0.5}, "--mix-probability is without effect without --cutmix"),
         ({"data.noise_until": 1}, "--data.noise-until is without effect without --data.colour-noise"),
-        ({"keep": "0,1,5,900"}, "--keep is without effect for 5, 900: training ends after 2 epochs"),
+        ({"keep": "0,1,5,900"}, "--keep 5, 900 is beyond the 2 epochs of this run"),
     ],
 )
 def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values, expected):

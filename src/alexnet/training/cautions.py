@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
+
 from alexnet.config import TrainConfig
 from alexnet.config.values import flag
 from alexnet.data.splits import Dataset
@@ -22,15 +26,14 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
             f"{flag('optim.drops')} is without effect in the schedule {config.optim.schedule}: "
             f"{flag('optim.schedule')} step drops the rate there."
         )
-    said += [
-        f"{flag(name)} is without effect {without}: {mend}." for name, idle, without, mend in _idle(config) if idle
-    ]
+    said += _idle(config)
     if config.grow_from is not None and config.grow_epochs >= config.end:
         said.append(
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
             f"{config.end}: the network is evaluated at a size that it has not seen."
         )
-    untaught = [name for name, count in zip(dataset.names, _counts(dataset), strict=True) if not count]
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.names))
+    untaught = [name for name, count in zip(dataset.names, counts, strict=True) if not count]
     if untaught:
         said.append(
             f"no training image is of the class{'es' if len(untaught) > 1 else ''} {listed(untaught)}, which cannot be "
@@ -48,35 +51,19 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
     return said
 
 
-def _idle(config: TrainConfig) -> list[tuple[str, bool, str, str]]:
-    """Settings that need another one: the name, whether it was given without that, and how to mend it."""
-    data, default = config.data, TrainConfig()
-    mixes, last = config.cutmix > 0 or config.mixup > 0, config.horizon
-    listed_epochs = [] if config.keep in (None, "log") else map(int, str(config.keep).split(","))
-    beyond = [epoch for epoch in listed_epochs if epoch > last]
-    grow, starts, flips, mixed = (flag(name) for name in ("grow_from", "init", "data.flip", "cutmix"))
-    return [
-        ("grow_epochs", config.grow_from is None and config.grow_epochs > 0, f"without {grow}", f"add {grow}"),
-        ("replace_head", config.init is None and config.replace_head, f"without {starts}", f"add {starts}"),
-        ("data.alternate_flips", data.alternate_flips and not data.flip, f"without {flips}", f"add {flips}"),
-        (
-            "mix_probability",
-            config.mix_probability != default.mix_probability and not mixes,
-            f"without {mixed} or {flag('mixup')}",
-            "add one of them",
-        ),
-        (
-            "data.noise_until",
-            data.noise_until is not None and not data.colour_noise,
-            f"without {flag('data.colour_noise')}",
-            f"add {flag('data.colour_noise')} 0.1",
-        ),
-        ("keep", bool(beyond), f"for {', '.join(map(str, beyond[:5]))}", f"training ends after {last} epochs"),
-    ]
-
-
-def _counts(dataset: Dataset) -> list[int]:
-    import numpy as np
-
-    counts: list[int] = np.bincount(dataset.train.labels, minlength=len(dataset.classes)).tolist()
-    return counts
+def _idle(config: TrainConfig) -> Iterator[str]:
+    """A sentence for each setting that was given and does nothing without another one."""
+    data, mixes = config.data, config.cutmix > 0 or config.mixup > 0
+    needs = {
+        "grow_epochs": (config.grow_epochs > 0 and config.grow_from is None, "grow_from"),
+        "replace_head": (config.replace_head and config.init is None, "init"),
+        "mix_probability": (config.mix_probability != TrainConfig.mix_probability and not mixes, "cutmix"),
+        "data.alternate_flips": (data.alternate_flips and not data.flip, "data.flip"),
+        "data.noise_until": (data.noise_until is not None and not data.colour_noise, "data.colour_noise"),
+    }
+    for name, (idle, other) in needs.items():
+        if idle:
+            yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
+    kept = [] if config.keep in (None, "log") else [int(epoch) for epoch in str(config.keep).split(",")]
+    if beyond := [str(epoch) for epoch in kept if epoch > config.horizon]:
+        yield f"{flag('keep')} {listed(beyond)} is beyond the {config.horizon} epochs of this run."
