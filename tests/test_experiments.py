@@ -223,6 +223,15 @@ def test_bias(later: Sequence[float], one: float, state: str):
     assert states(bias.judge(bias_rows(later, one))) == {24: state}
 
 
+def test_bias_tells_what_equal_rates_did():
+    rows = bias_rows(around(0.3), 1.8)
+    for word, left in (("one", 300), ("zero", 550)):
+        losses = [(step, 2.0 if step >= left else 2.3) for step in range(50, 1001, 50)]
+        rows.append({"arm": f"code-{word}-rate0.005", "seed": 0, "losses": losses})
+    sentence = bias.judge(rows)[24].sentence
+    assert "at step 300, never, never with biases of 1 and 550, never, never with biases of 0" in sentence
+
+
 def flat(job: Job, loss: float) -> Any:
     """A run whose training loss stays where it is."""
     steps = [{"kind": "step", "epoch": 1, "step": step, "train_loss": loss} for step in range(50, 301, 50)]

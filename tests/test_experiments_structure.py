@@ -177,6 +177,13 @@ def test_specialisation(columns: int, control: int, runs: int, state: str):
     assert states(specialisation.judge(specialisation_rows(columns, control, runs))) == {30: state}
 
 
+def test_columns_that_differ_a_little_specialise_in_direction_only():
+    shares = [0.6 + 0.001 * i for i in range(24)] + [0.5 + 0.001 * i for i in range(24)]
+    assert specialisation.p_value(shares) < 0.01
+    assert specialisation.judge_specialisation([shares] * 10)[0] == "direction only"
+    assert specialisation.judge_specialisation([kernels(apart=True)] * 10)[0] == "reproduced"
+
+
 def test_p_value_is_that_of_the_halves():
     assert specialisation.p_value(kernels(apart=True)) < 0.01
     assert specialisation.p_value(kernels(apart=False)) > 0.2

@@ -127,6 +127,13 @@ def test_where_open_files_cannot_be_removed(tmp_path, monkeypatch):
             pass
 
 
+def test_images_in_hidden_folders_are_passed_over_as_in_training(tmp_path):
+    for name in ("a.png", ".b.png", ".checkpoints/c.png", "in/.d/e.png", "in/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["a.png", "in/f.png"]
+
+
 def test_images_come_in_the_same_order_where_paths_ignore_case(tmp_path, monkeypatch):
     """Windows compares paths without regard to case."""
     for name in ("b.png", "A/z.png", "a/B.png", "a/a.png", "C.png"):

@@ -11,11 +11,11 @@ import torch
 from alexnet import build_model
 from alexnet.paper import results
 from alexnet.paper.claims import CLAIMS, claim, logs, sizes, training
-from alexnet.paper.document import markdown_table, render
+from alexnet.paper.document import markdown_table, render, state_of
 from alexnet.paper.experiment import STATES, Table, Verdict
 from alexnet.paper.experiments import experiments, experiments_on
 from alexnet.paper.imagenet import STUDIES
-from alexnet.paper.results import Outcome, findings, published_outcome
+from alexnet.paper.results import Finding, Outcome, findings, published_outcome
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -49,6 +49,19 @@ def test_shares_of_the_parameters_against_the_network_itself():
     ]
     assert [check.what for check in sizes.shares() if not check.holds] == ["conv3", "conv4"]
     assert sizes.parameters()[0].value == whole == 60_965_224
+
+
+def test_a_claim_of_several_experiments_counts_once_and_by_the_least_favourable():
+    def found(state, runs=3):
+        outcome = None if state is None else Outcome("S5", False, [], {"runs": runs})
+        return Finding(experiments_on(17)[0], Verdict(state or "not yet run", ""), outcome)
+
+    assert state_of([]) == "none is written"
+    assert state_of([found(None)]) == "not yet run"
+    assert state_of([found("reproduced"), found(None)]) == "reproduced"
+    assert state_of([found("reproduced"), found("inconclusive")]) == "inconclusive"
+    assert state_of([found("not reproduced"), found("direction only")]) == "not reproduced"
+    assert state_of([found("reproduced", runs=0)]) == "reproduced by construction"
 
 
 def test_other_arithmetic():

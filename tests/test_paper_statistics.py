@@ -161,6 +161,13 @@ def test_rule_of_differences(low, high, claimed, state):
     assert judge_difference(Estimate((low + high) / 2, low, high), claimed, "x").state == state
 
 
+def test_more_than_a_figure_is_reached_by_an_interval_beyond_it():
+    found = Estimate(2.5, 2.0, 3.0)
+    assert judge_difference(found, 1.4, "x").state == "direction only"
+    assert judge_difference(found, 1.4, "x", or_more=True).state == "reproduced"
+    assert judge_difference(Estimate(0.7, 0.5, 1.0), 1.4, "x", or_more=True).state == "direction only"
+
+
 @pytest.mark.filterwarnings("ignore:Precision loss")
 @pytest.mark.parametrize("test", [s.welch, s.paired_t])
 def test_rule_of_differences_without_any_spread(test):

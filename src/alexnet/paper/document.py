@@ -34,8 +34,8 @@ and there; "weights of the text" and "of the released code" are the initial weig
 
 | verdict | means |
 |---|---|
-| reproduced | the effect is there, at the size that the paper gives where it gives one |
-| direction only | the effect is there, of another size or in part of what the claim is about |
+| reproduced | the effect is there, at the size that its rule asks for |
+| direction only | the effect is there, and not of that size, or in part of what the claim is about |
 | inconclusive | the measurement could not have told |
 | not reproduced | it could have told, and there is no such effect, or the opposite one |
 | not yet run | the experiment is written, the command with its hours stands below |
@@ -129,7 +129,7 @@ def summarise() -> str:
     """The verdicts in a sentence of Markdown: how many claims are in which state at the paper's own scale, and how many
     by the published small experiments. Raises UsageError without SciPy."""
     scale = Counter(one.imagenet.state for one in CLAIMS)
-    small = Counter(_state(findings(one.number, own=False)) for one in CLAIMS)
+    small = Counter(state_of(findings(one.number, own=False)) for one in CLAIMS)
     counted = [", ".join(f"{state} {count}" for state, count in states.most_common()) for states in (scale, small)]
     return (
         f"**The paper's {len(CLAIMS)} claims** ([docs/paper.md](docs/paper.md)). At its own scale: {counted[0]}. By "
@@ -137,7 +137,7 @@ def summarise() -> str:
     )
 
 
-def _state(found: Sequence[Finding]) -> str:
+def state_of(found: Sequence[Finding]) -> str:
     """What the small experiments on one claim say together: the least favourable verdict of those that were run."""
     judged = [finding for finding in found if finding.outcome is not None]
     if not judged:

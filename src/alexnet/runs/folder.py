@@ -136,8 +136,8 @@ class Run:
     def checkpoint(self) -> Path:
         """The checkpoint to evaluate: of a finished run the one that its test result is of, before that the best, or
         the last where no epoch was completed."""
-        finished = self.status.get("state") == "finished" and self.test is not None
-        latest = finished and (self.test or {}).get("measured", {}).get("weights") == self.last.name
+        measured = (self.test or {}).get("measured") if self.status.get("state") == "finished" else None
+        latest = isinstance(measured, dict) and measured.get("weights") == self.last.name
         for file in (self.last, self.best) if latest else (self.best, self.last):
             if file.exists():
                 return file
