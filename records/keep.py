@@ -1,0 +1,83 @@
+"""What a record keeps of runs and of reproductions: their text and pictures, without weights, without the names of the
+machine and of its folders.
+
+    uv run python records/keep.py runs/cifar10-seed1 runs/cifar10-seed2 --out records/2026-11-28-cifar10
+
+A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself. What either printed is kept
+as log.txt where it was written to a file beside it with its name and the ending .log. The README.md of a record, which
+says what was found, is written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import cyclopts
+
+from alexnet.errors import AlexNetError, UsageError
+from alexnet.runs.folder import Run
+
+RUN = ("config.yaml", "curves.png", "metrics.csv", "metrics.jsonl", "sessions.jsonl", "status.json", "test.json")
+TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
+REPRODUCTION = ("figure.png", "result.json", "table.md")
+
+
+def keep(source: Path, out: Path) -> list[Path]:
+    """Copy what a record keeps of one folder, and return the files made.
+
+    Raises UsageError for a folder that is neither a run nor a reproduction that has ended.
+    """
+    copies: dict[Path, Path] = {}
+    if (source / "experiment.json").is_file():
+        if not (source / "result.json").is_file():
+            raise UsageError(f"{source} has no result.json: its reproduction has not ended.")
+        runs = [Run(path) for path in sorted((source / "runs").iterdir())]
+        copies = {out / name: source / name for name in REPRODUCTION}
+        copies |= {out / "runs" / run.path.name / name: run.path / name for run in runs for name in TRAINING}
+    elif (source / "status.json").is_file():
+        runs, out = [Run(source)], out / source.name
+        copies = {out / name: source / name for name in (*RUN, "test-confusion.png")}
+    else:
+        raise UsageError(f"{source} is neither a run nor a folder of alexnet reproduce.")
+    copies[out / "log.txt"] = source.with_name(f"{source.name}.log")
+    private = names_of_machine(runs)
+    made = []
+    for to, file in copies.items():
+        if file.is_file():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == ".png":
+                shutil.copyfile(file, to)
+            else:
+                to.write_text(anonymous(file.read_text(), private))
+            made.append(to)
+    return made
+
+
+def names_of_machine(runs: list[Run]) -> dict[str, str]:
+    """What to say in the place of each folder that the runs were started with: relative paths, and "data"."""
+    roots = {run.config.data.root for run in runs}
+    return {root: "data" for root in roots if Path(root).is_absolute()} | {f"{Path.cwd()}/": ""}
+
+
+def anonymous(text: str, private: dict[str, str]) -> str:
+    """A text without these names and without the host's."""
+    for name, instead in private.items():
+        text = text.replace(name, instead)
+    text = re.sub(r'"host": "[^"]*",\s*', "", text)
+    return re.sub(r"^on \S+ \(", "on this machine (", text, flags=re.MULTILINE)
+
+
+def main(*sources: Path, out: Path) -> None:
+    try:
+        for source in sources:
+            files = keep(source, out)
+            print(f"{source}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    except AlexNetError as problem:
+        sys.exit(f"error: {problem}")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

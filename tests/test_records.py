@@ -1,0 +1,39 @@
+"""records/keep.py: what a record keeps of a run folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from alexnet import recipe, train
+
+KEEP = Path(__file__).parents[1] / "records" / "keep.py"
+
+
+def keep(*arguments, cwd):
+    return subprocess.run([sys.executable, KEEP, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
+    root = tmp_path / "somewhere"
+    settings = {"epochs": 1, "data.fraction": 0.1, "data.root": str(root), "model.width": 0.125}
+    train(recipe("digits", **settings), tmp_path / "runs" / "one")
+    (tmp_path / "runs" / "one.log").write_text(f"on host7 (AMD EPYC): cpu\ndata: {root}/x, {tmp_path}/runs/one\n")
+    done = keep("runs/one", "--out", "records/a", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    kept = tmp_path / "records" / "a" / "one"
+    assert {"config.yaml", "metrics.jsonl", "sessions.jsonl", "test.json"} <= {file.name for file in kept.iterdir()}
+    assert not list(kept.rglob("*.safetensors"))
+    session = json.loads((kept / "sessions.jsonl").read_text().splitlines()[0])
+    assert "host" not in session
+    assert session["data"]["root"] == "data"
+    assert (kept / "log.txt").read_text() == "on this machine (AMD EPYC): cpu\ndata: data/x, runs/one\n"
+    assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*") if file.suffix != ".png")
+
+
+def test_a_reproduction_that_has_not_ended_is_refused(tmp_path):
+    (tmp_path / "S3").mkdir()
+    (tmp_path / "S3" / "experiment.json").write_text("{}")
+    done = keep("S3", "--out", "a", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "error: S3 has no result.json: its reproduction has not ended.\n")
+    assert not (tmp_path / "a").exists()
