@@ -77,6 +77,7 @@ def test_all_points_are_there_in_order():
         ({"model.overlap": False}, {9, 29}, "2x2, stride 2"),
         ({"model.dropout": 0.0}, {10, 11}, "no dropout"),
         ({"model.init": "code"}, {12}, "0.03 in conv3, conv4, conv5"),
+        ({"model.positive_bias": 0.0}, {13}, "0 in every layer"),
         ({"init": "weights.pth"}, {12, 13}, "weights.pth"),
         ({"optim.rules": ("biases rate=2x",)}, {14}, "2 x that of the weights"),
         ({"optim.rules": ("biases rate=0.02",)}, {14}, "2 x that of the weights"),
@@ -155,6 +156,7 @@ BIASES, CONV1, *DROPOUT = recipe("net145").optim.rules[:2] + recipe("net145").op
     ("points", "values"),
     [
         ({11, 12}, {"optim.rules": (BIASES, CONV1)}),  # without the dropout's rates its weights are as they stand
+        ({13}, {"model.positive_bias": 0.0}),
         ({14}, {"optim.rules": (CONV1, *DROPOUT)}),
         ({20}, {"optim.rules": (BIASES, *DROPOUT)}),
         ({15}, {"optim.decay_biases": True}),
@@ -367,6 +369,16 @@ def test_frozen_layers_have_no_rate():
     course = course_of(TrainConfig(), model)
     assert [stage.rate for stage in course["conv1.weight"]] == [0.0]
     assert "frozen throughout" in by_number(ledger_of_run(TrainConfig(), model))[20]["this"]
+
+
+def test_frozen_layers_of_a_configuration():
+    assert "frozen throughout" in rows_of("imagenet-paper", **{"model.freeze_to": "conv2"})[20]["this"]
+
+
+def test_a_network_alone_may_have_its_weights_for_the_papers_dropout():
+    rows = by_number(as_rows(examine(Facts.of_table(VARIANTS["net145"]))))
+    assert departs(rows[12]) == (True, False)
+    assert "fc7 and fc8 for the paper's dropout, if they are trained so" in rows[12]["this"]
 
 
 def test_courses_are_the_schedules():

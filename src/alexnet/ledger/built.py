@@ -23,7 +23,8 @@ def facts_of_model(model: AlexNet | ColumnNetwork) -> Facts:
         return Facts.of_table(model.variant)
     layers = (replace(layer, **_read(model.get_submodule(layer.name), layer)) for layer in trace(model.variant))
     by_name = {layer.name: layer for layer in layers}
-    return Facts(tuple(by_name[name] for name, _ in model.named_children() if name in by_name), model.variant.init)
+    built = tuple(by_name[name] for name, _ in model.named_children() if name in by_name)
+    return Facts(built, model.variant.init, model.variant.positive_bias)
 
 
 def _read(module: nn.Module, layer: Layer) -> dict[str, Any]:

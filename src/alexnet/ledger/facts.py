@@ -8,9 +8,9 @@ from functools import cached_property
 from math import isclose, sqrt
 
 from alexnet.config import TrainConfig
-from alexnet.models.schemes import MODERN_HEAD, SCHEMES
+from alexnet.models.schemes import MODERN_HEAD, SCHEMES, start_bias
 from alexnet.models.summary import Kind, Layer, trace
-from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Start, Variant
+from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Variant
 
 _GAINS = {"relu": sqrt(2), "tanh": 5 / 3}  # of He's initial weights
 
@@ -55,8 +55,6 @@ class Training:
     pixels: Pixels
     learning: Mapping[str, tuple[Stage, ...]]
     """Of every parameter, by name: from which epoch on it learns how."""
-    views: int = 1
-    """Views of an image that the run's own test averages."""
 
     def at(self, parameter: str, epoch: int) -> Stage:
         """What holds for a parameter in an epoch."""
@@ -74,12 +72,14 @@ class Facts:
     layers: tuple[Layer, ...]
     init: str
     """The scheme of the initial weights (`Variant.init`) of those layers whose rows have no start of their own."""
+    positive_bias: float | None = None
+    """The biases of those rows that ask for positive ones (`Variant.positive_bias`); None for the scheme's."""
     training: Training | None = None
 
     @classmethod
     def of_table(cls, variant: Variant) -> Facts:
         """Those of a network that is still a table. Raises UsageError as `trace`."""
-        return cls(trace(variant), variant.init)
+        return cls(trace(variant), variant.init, variant.positive_bias)
 
     def of_kind(self, *kinds: Kind) -> list[Layer]:
         """The layers of some kinds, in order."""
@@ -123,21 +123,25 @@ class Facts:
             if isinstance(layer.row, Dropout) and layer.row.rate > 0:
                 yield linears, layer.row
 
-    def start(self, layer: Layer) -> Start | None:
-        """The initial weights of a layer; None for torch's own, which are uniform."""
-        assert isinstance(layer.row, Conv | Local | Linear)
-        if layer.row.start is not None or self.init in SCHEMES:
-            return layer.row.start or SCHEMES[self.init].start(layer)
-        if self.init == "torch":
-            return None
-        head = MODERN_HEAD if self.init == "modern" and layer.role == "output" else 1.0
-        gain = next((_GAINS[step] for step in layer.row.then if isinstance(step, str)), 1.0)
-        return Start(head * gain / sqrt(layer.fan_in))
-
     def start_std(self, layer: Layer) -> float:
         """The standard deviation of a layer's initial weights, whatever their distribution."""
-        start = self.start(layer)
-        return 1 / sqrt(3 * layer.fan_in) if start is None else start.std
+        assert isinstance(layer.row, Conv | Local | Linear)
+        if layer.row.start is not None or self.init in SCHEMES:
+            return (layer.row.start or SCHEMES[self.init].start(layer)).std
+        if self.is_uniform(layer):
+            return 1 / sqrt(3 * layer.fan_in)
+        head = MODERN_HEAD if self.init == "modern" and layer.role == "output" else 1.0
+        gain = next((_GAINS[step] for step in layer.row.then if isinstance(step, str)), 1.0)
+        return head * gain / sqrt(layer.fan_in)
+
+    def is_uniform(self, layer: Layer) -> bool:
+        """Whether a layer's initial weights are torch's own, and not normal."""
+        assert isinstance(layer.row, Conv | Local | Linear)
+        return layer.row.start is None and self.init == "torch"
+
+    def start_bias(self, layer: Layer) -> float | None:
+        """The initial bias of a layer; None for torch's own, which are uniform."""
+        return start_bias(layer, self.init, self.positive_bias)
 
     @cached_property
     def plain(self) -> str:

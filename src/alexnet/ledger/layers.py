@@ -115,21 +115,32 @@ def _weights(facts: Facts) -> Answer:
     fitted = facts.training.config.start if facts.training is not None else ()
     stds: dict[str, float] = {}
     for layer in facts.weighted:
-        start = facts.start(layer)
-        if start is None:
+        if facts.is_uniform(layer):
             return Answer(_UNIFORM + _then(fitted), **differs(True))
-        stds[layer.name] = start.std / facts.equivalent(layer)
+        stds[layer.name] = facts.start_std(layer) / facts.equivalent(layer)
     shown = "normal: " + _grouped({name: number(std) for name, std in stds.items()})
     if facts.compensated:
         shown += f" (those of {', '.join(sorted(facts.compensated))} as the paper's dropout has them)"
     if fitted:
         return Answer(shown + _then(fitted), **differs(True))
-    released = {layer.name: SCHEMES["code"].start(layer).std for layer in facts.weighted}
-    return Answer(
-        shown,
-        paper=not all(isclose(std, 0.01) for std in stds.values()),
-        release=not all(isclose(std, released[name]) for name, std in stds.items()),
-    )
+    kept = {layer.name: facts.kept(layer) for layer in facts.weighted} if facts.training is None else {}
+    halved: set[str] = set()
+
+    def same(name: str, wanted: float) -> bool:
+        """Whether a layer has these weights, or has them in the paper's dropout if it is trained so (see
+        `compensated`), which is not known of a network alone."""
+        if isclose(stds[name], wanted):
+            return True
+        if kept.get(name, 1) < 1 and isclose(stds[name] / kept[name], wanted):
+            halved.add(name)
+            return True
+        return False
+
+    paper = [same(name, 0.01) for name in stds]
+    release = [same(layer.name, SCHEMES["code"].start(layer).std) for layer in facts.weighted]
+    if halved:
+        shown += f"; {' and '.join(sorted(halved))} for the paper's dropout, if they are trained so"
+    return Answer(shown, paper=not all(paper), release=not all(release))
 
 
 @network_point(
@@ -142,14 +153,11 @@ def _weights(facts: Facts) -> Answer:
 def _biases(facts: Facts) -> Answer:
     if facts.training is not None and (given := facts.training.config.init) is not None:
         return Answer(f"taken from {given}", **differs(True))
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for layer in facts.weighted:
-        start = facts.start(layer)
-        if start is None:
-            return Answer(_UNIFORM, **differs(True))
-        found[layer.name] = start.bias
+        found[layer.name] = facts.start_bias(layer)
     wanted = {layer.name: _positive(facts, layer) for layer in facts.weighted}
-    shown = _grouped({name: number(bias) for name, bias in found.items()})
+    shown = _grouped({name: _UNIFORM if bias is None else number(bias) for name, bias in found.items()})
     return Answer(shown, **differs(found != wanted))
 
 

@@ -90,8 +90,7 @@ def _second_moment(facts: Facts, until: Layer, rms: float) -> float:
         if layer is until:
             break
         if layer.weight_shape:
-            start = facts.start(layer)
-            bias = start.bias if start else 0.0
+            bias = facts.start_bias(layer) or 0.0
             moment = bias**2 + moment * layer.fan_in * facts.start_std(layer) ** 2
         elif layer.row == "relu" and moment:
             std = sqrt(max(moment - bias**2, 1e-12 * moment))

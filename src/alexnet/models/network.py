@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from alexnet.models.ablations import resolve
 from alexnet.models.local import GroupedLinear, LocalConv2d
 from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
-from alexnet.models.schemes import MODERN_HEAD, SCHEMES
+from alexnet.models.schemes import MODERN_HEAD, SCHEMES, start_bias
 from alexnet.models.summary import Layer, trace
 from alexnet.models.table import Conv, Dropout, Linear, Local, Norm, Pool, Variant
 
@@ -193,15 +193,12 @@ def initialise_layer(module: nn.Module, layer: Layer, scheme: str, positive_bias
     elif row.start is None and scheme in ("he", "modern"):
         gain = nn.init.calculate_gain(_nonlinearity(row))
         nn.init.normal_(module.weight, std=gain / sqrt(layer.fan_in))
-        nn.init.zeros_(module.bias)
         if scheme == "modern" and layer.role == "output":
             module.weight.mul_(MODERN_HEAD)
     else:
-        start = row.start or SCHEMES[scheme].start(layer)
-        nn.init.normal_(module.weight, std=start.std)
-        nn.init.constant_(module.bias, start.bias)
-    if row.start is None and row.positive_bias and positive_bias is not None:
-        nn.init.constant_(module.bias, positive_bias)
+        nn.init.normal_(module.weight, std=(row.start or SCHEMES[scheme].start(layer)).std)
+    if (bias := start_bias(layer, scheme, positive_bias)) is not None:
+        nn.init.constant_(module.bias, bias)
 
 
 def _nonlinearity(row: Conv | Local | Linear) -> Literal["linear", "relu", "tanh"]:

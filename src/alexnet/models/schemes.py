@@ -31,6 +31,21 @@ SCHEMES = {
     # BVLC models/bvlc_alexnet/train_val.prototxt
     "caffe": Scheme({"conv": 0.01, "conv3x3": 0.01, "hidden": 0.005, "output": 0.01}, 0.1),
 }
+
+
+def start_bias(layer: Layer, scheme: str, positive_bias: float | None) -> float | None:
+    """The initial bias of a layer whose network has `Variant.init` and `Variant.positive_bias` so; None for torch's
+    own, which are drawn."""
+    assert isinstance(layer.row, Conv | Local | Linear)
+    if layer.row.positive_bias and positive_bias is not None:
+        return positive_bias
+    if layer.row.start is not None:
+        return layer.row.start.bias
+    if scheme in SCHEMES:
+        return SCHEMES[scheme].start(layer).bias
+    return None if scheme == "torch" else 0.0
+
+
 # "modern" starts the output layer at this part of He's weights. With all of them torchvision's network starts at a loss
 # of about 6 (5 classes) and 15 (1000) on photographs instead of ln K (records/2026-11-24-init).
 MODERN_HEAD = 0.01

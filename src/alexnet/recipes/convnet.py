@@ -7,7 +7,8 @@ from dataclasses import replace
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 # Pixels of 0 to 255 minus the mean image, all 50,000 training images, no validation: the weights of the last epoch are
-# tested. cuda-convnet validated on a tenth of the images at first; here all of them are there from the beginning.
+# tested. cuda-convnet validated on a tenth of the images at first; here all of them are there from the beginning. The 19 %
+# network's parameter file has no drops of the rate: these are the 18 % network's.
 _19 = TrainConfig(
     name="convnet-19pct",
     epochs=140,
@@ -24,15 +25,17 @@ _19 = TrainConfig(
         rules=("biases rate=2x", "head.weights decay=3"),
     ),
 )
-# Crops of 24x24 at any of 9x9 places, and flips; 350 epochs with validation, 150 with all images, 10 and 10 more at
-# rates divided by ten. The convolutions have no decay.
+# The 13 % network: crops of 24x24 at any of 9x9 places, and flips. Its parameter file has no drops; these are the 11 %
+# network's, 350 epochs with validation, 150 with all images, 10 and 10 more, of which the first two are one here. With
+# them it is the release's 12 % network. The convolutions have no decay, and of the rates the weights' alone are lowered
+# ("lower learning rates (epsW)").
 _13 = replace(
     _19,
     name="convnet-13pct",
     epochs=520,
     data=replace(_19.data, crop=24, flip=True),
     model=ModelConfig(variant="convnet-13pct"),
-    optim=replace(_19.optim, drops=(500, 510), rules=("biases rate=2x", "convolutions.weights decay=0")),
+    optim=replace(_19.optim, drops=(500, 510), rules=("biases rate=0.002", "convolutions.weights decay=0")),
 )
 
 
@@ -49,7 +52,8 @@ RECIPES = [
 ]
 ORIGINS = {
     "convnet-18pct": "cuda-convnet, layer-params-18pct.cfg: normalisation within maps",
-    "convnet-19pct": "cuda-convnet, layer-params-19pct.cfg",
-    "convnet-13pct": "cuda-convnet, layer-params-conv-local-13pct.cfg (section 3.3: without LRN)",
+    "convnet-19pct": "cuda-convnet, layer-params-19pct.cfg, with the drops of layer-params-18pct.cfg",
+    "convnet-13pct": "cuda-convnet, layer-params-conv-local-13pct.cfg (section 3.3: without LRN), with the drops of "
+    "the 11 % network, by which it is the release's 12 % network",
     "convnet-11pct": "cuda-convnet, layer-params-conv-local-11pct.cfg (section 3.3: with LRN)",
 }

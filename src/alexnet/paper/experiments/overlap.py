@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 OVERLAPPING, APART = "overlapping", "side-by-side"
 CLAIMED = 0.4  # points of top-1 error
 ARMS = Arms(
-    recipe("convnet-13pct", **{"epochs": 40, "optim.lr": 0.002, "optim.drops": (32, 36)}),
+    recipe(
+        "convnet-13pct",
+        **{
+            "epochs": 40,
+            "optim.lr": 0.002,
+            "optim.drops": (32, 36),
+            "optim.rules": ("biases rate=2x", "convolutions.weights decay=0"),
+        },
+    ),
     {OVERLAPPING: {"model.overlap": True}, APART: {"model.overlap": False}},
     seeds=6,
     rehearsal={"epochs": 2, "optim.drops": (1,), "data.fraction": 0.02},
@@ -65,12 +73,13 @@ EXPERIMENT = Experiment(
     "normalisation) on its 24x24 crops with reflections, pooling 3x3 or 2x2 windows two pixels apart. Its pooling "
     "rounds up, so that both give maps of 12x12 and 6x6 and every layer keeps its size and, seed by seed, its initial "
     "weights: the released comparison, net 147, changed the padding too. 40 epochs in the place of 520, the rate "
-    "divided by ten after 32 and 36, six seeds. The rate of 0.002, twice the released one, had the lower training "
-    "loss after 300 steps (1.58 against 1.64) in a pilot of the overlapping network.",
-    rule=f"Claim 13 is about the test error, claim 14 about its gap to the error on the training split, both of the "
-    f"last "
-    f"weights and central crops. {EFFECT.format(least=f'{CLAIMED} points, what the paper reports for ImageNet')} "
-    "At a spread of 0.3 points between seeds, six pairs would show a difference of 0.6.",
+    "divided by ten after 32 and 36 (that of the biases too, which the release left as it was), six seeds. The rate of "
+    "0.002, twice the released one, had the lower training loss after 300 steps (1.58 against 1.64) in a pilot of the "
+    "overlapping network.",
+    rule="Claim 13 is about the test error, claim 14 about its gap to the error on the training split, both of the "
+    f"last weights and central crops. {EFFECT.format(least=f'{CLAIMED} points')} Of the test error that is what the "
+    "paper reports for ImageNet, of the gap, to which it gives no figure, our choice. At a spread of 0.3 points "
+    "between seeds, six pairs would show a difference of 0.6.",
     data="CIFAR-10 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. " + WHERE10,
     hours=2.2,
     plan=ARMS.plan,
@@ -81,6 +90,8 @@ EXPERIMENT = Experiment(
     open_questions=(
         "In the released logs the difference is 0.39 points top-1, of one network each, while networks that differ in "
         "the schedule alone spread by 0.31.",
+        "Nine seeds were planned. They became six, for time, before the first pair of these runs had ended; an earlier "
+        "start, of which one pair had ended, was lost with its machine.",
         "Two poolings in a network for small images are not three in one for large ones.",
     ),
 )
