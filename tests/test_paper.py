@@ -56,7 +56,7 @@ def test_a_claim_of_several_experiments_counts_once_and_by_the_least_favourable(
         outcome = None if state is None else Outcome("S5", False, [], {"runs": runs})
         return Finding(experiments_on(17)[0], Verdict(state or "not yet run", ""), outcome)
 
-    assert state_of([]) == "none is written"
+    assert state_of([]) == "not testable here"
     assert state_of([found(None)]) == "not yet run"
     assert state_of([found("reproduced"), found(None)]) == "reproduced"
     assert state_of([found("reproduced"), found("inconclusive")]) == "inconclusive"

@@ -86,6 +86,8 @@ def test_masks_are_averaged_in_both_ways(runs):
 def test_neighbours_are_compared_on_pixels_and_classes(runs):
     run = runs["network-seed1"]
     found = compare(run, 15, 0.1)
+    few = compare(run, 15, 0.1, 6)
+    assert few["agree"][0] == few["agree"][1], "among six images all are neighbours"
     subject = open_subject(run, "train")
     test = subject.dataset.test
     rows = np.sort(np.random.default_rng(0).permutation(len(test))[:15])

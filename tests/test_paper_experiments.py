@@ -186,12 +186,11 @@ def test_studies_name_what_exists():
         assert {arm.recipe for arm in study.arms.values()} <= set(RECIPES)
         experiment = imagenet_experiment(number)
         jobs = experiment.plan({}, False)
-        assert len(jobs) == 3 * len(study.arms)
+        assert len(jobs) == study.seeds * len(study.arms)
         assert all(job.config.data.source == "imagenet" for job in jobs)
         assert experiment.judge([])[number].state == "inconclusive"
-        sides = [s for d in study.says for s in ((d.more, d.less) if hasattr(d, "more") else (d.of,))]
-        assert {arm for arm, _ in sides} == set(study.arms)
-        assert {figure for _, figure in sides} <= set(imagenet.FIGURES)
+        assert {arm for arm, _ in study.sides} == set(study.arms)
+        assert {figure for _, figure in study.sides} <= set(imagenet.FIGURES)
 
 
 def test_arms_differ_in_what_they_say():
@@ -232,6 +231,25 @@ def test_verdicts_on_imagenet():
     assert judged(20, of=epochs).state == "reproduced"
     slightly = epochs | {("without", imagenet.EPOCHS): [55.0, 57.0, 58.0]}
     assert judged(20, of=slightly).state == "direction only", "longer, and not twice as long"
+    colours = [[0.1, 0.2, 0.15] * 8 + [0.7, 0.8, 0.75] * 8] * 5
+    assert judged(30, of={("net145", imagenet.COLOUR): colours}).state == "reproduced"
+    assert judged(30, of={("net145", imagenet.COLOUR): colours[:3]}).state == "inconclusive"
+    near = {"mean rank": 0.2, "agree": [0.8, 0.3], "far": {"5": 50, "6": 50}, "more agree": {"2": 50, "4": 50}}
+    assert judged(31, of={("net145", imagenet.NEAR): [near]}).state == "reproduced"
+    deep = {(arm, imagenet.TOP1): norm for arm in ("without-conv3", "without-conv4")}
+    assert judged(32, of=deep | {("net145", imagenet.TOP1): [38.6, 38.7, 38.8]}).state == "reproduced"
+    assert judged(32, of=deep | {("net145", imagenet.TOP1): norm}).state == "not reproduced"
+
+
+def test_tables_and_pictures_of_what_is_no_number(tmp_path):
+    shares = [0.1] * 4 + [0.3] * 4
+    rows = [
+        {"arm": "net145", "seed": 0, "figure": imagenet.COLOUR, "value": shares},
+        {"arm": "net145", "seed": 0, "figure": imagenet.NEAR, "value": {"mean rank": 0.25}},
+        {"arm": "no-norm1", "seed": 0, "figure": imagenet.TOP1, "value": None},
+    ]
+    assert [line[2] for line in imagenet.table(rows).lines] == ["3.00", "25.00", "diverged"]
+    imagenet.draw(rows).savefig(tmp_path / "figure.png", dpi=50)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from rich.table import Table
 from alexnet.cli.command import print_json
 from alexnet.errors import UsageError
 from alexnet.paper.claims import Claim, claim
+from alexnet.paper.document import state_of
 from alexnet.paper.experiment import Experiment
 from alexnet.paper.experiments import experiments, experiments_on
 from alexnet.paper.imagenet import imagenet_experiment
@@ -42,7 +43,7 @@ def show_claims(chosen: Sequence[Claim]) -> None:
     for name in ("#", "", "the paper says", "at its own scale", "small experiment"):
         table.add_column(name, overflow="fold")
     for one in chosen:
-        small = "\n".join(map(_short, findings(one.number))) or "-"
+        small = "\n".join(map(_short, findings(one.number))) or state_of([])
         section = one.section.partition(",")[0].replace("abstract", "abs")
         state = one.imagenet.state.removeprefix("the ")
         table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
@@ -76,7 +77,7 @@ def show_claim(one: Claim) -> None:
         if finding.outcome is not None:
             say("  rule:", finding.experiment.rule)
     if not found:
-        say("no small experiment:", f"{one.without}.")
+        say("small experiment:", f"{state_of([])}: {one.without}.")
 
 
 def choose_experiment(what: str, imagenet: bool) -> Experiment:

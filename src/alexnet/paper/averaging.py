@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from alexnet.data.loading import open_split
+from alexnet.data.photos import Photos
+from alexnet.data.splits import Split
 from alexnet.inference.dropout import thinned_logits
 from alexnet.inference.ensembles import average
 from alexnet.inference.evaluation import open_subject
@@ -68,26 +70,26 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return round(float((a - b).abs().sum(dim=-1).mean() / 2), 6)
 
 
-def compare(run: Run, queries: int, close: float) -> Row:
-    """Neighbours of test images among the training images by the last hidden layer and by pixels.
+def compare(run: Run, queries: int, close: float, index: int | None = None) -> Row:
+    """Neighbours of test images among the training images, or so many of them drawn at random, by the last hidden layer
+    and by pixels.
 
     Of the former, where they lie in the ranking by pixel distance: how many in each tenth of it ("ranks"), and on
     average. Of both, which part shows the image's class ("agree"). And two counts over the test images, so many of an
     image's six to so many images: those that are not among the nearest in pixels, the part `close` ("far"), and how
     many more by the hidden layer than by pixels show its class ("more agree").
     """
-    subject = open_subject(run, "train")
+    subject = open_subject(run)
     assert isinstance(subject.model, AlexNet)
-    data, prep, train = subject.loader.data, subject.loader.prep, subject.dataset.train
-    test = subject.dataset.split()[1]
-    test = test.take(np.sort(np.random.default_rng(0).permutation(len(test))[:queries]))
-    asked = open_split(test, subject.compute.device, data, prep)
+    data, prep = subject.loader.data, subject.loader.prep
+    test, train = _some(subject.dataset.split()[1], queries), _some(subject.dataset.train, index)
+    asked, known = (open_split(split, subject.compute.device, data, prep) for split in (test, train))
     with subject.compute.settings():
         features = torch.cat(list(split_features(subject.model, asked, subject.compute)))
-        hidden = find_nearest(features, split_features(subject.model, subject.loader, subject.compute), NEIGHBOURS)
-    seen, index = (split_pixels(split, prep, data).flatten(1) for split in (test, train))
-    pixels = find_nearest(seen, index.split(4096), NEIGHBOURS)
-    ranks = rank_distances(seen, index, torch.from_numpy(hidden.rows)).numpy()
+        hidden = find_nearest(features, split_features(subject.model, known, subject.compute), NEIGHBOURS)
+    seen, known_pixels = (split_pixels(split, prep, data).flatten(1) for split in (test, train))
+    pixels = find_nearest(seen, known_pixels.split(4096), NEIGHBOURS)
+    ranks = rank_distances(seen, known_pixels, torch.from_numpy(hidden.rows)).numpy()
     agree = [(train.labels[near.rows] == test.labels[:, None]).sum(axis=1) for near in (hidden, pixels)]
     return {
         "images": len(test),
@@ -97,6 +99,13 @@ def compare(run: Run, queries: int, close: float) -> Row:
         "far": _count((ranks >= close).sum(axis=1)),
         "more agree": _count(agree[0] - agree[1]),
     }
+
+
+def _some(split: Split | Photos, count: int | None) -> Split | Photos:
+    """So many images drawn at random, always the same, in their order; all with None."""
+    if count is None:
+        return split
+    return split.take(np.sort(np.random.default_rng(0).permutation(len(split))[:count]))
 
 
 def _count(values: np.ndarray[Any, Any]) -> dict[str, int]:

@@ -19,10 +19,11 @@ at the paper's own scale (by arithmetic, or from the figures that came with the 
 experiment of ours found. A small experiment never stands for the number on ImageNet: it asks whether the effect is
 there at all.
 
-Two commands show all of it and repeat the first experiment that trains:
+Two commands show all of it and repeat the first experiment that trains (`uv run alexnet claims 15` shows one claim with
+its figures):
 
 ```sh
-uv run alexnet claims 15
+uv run alexnet claims
 uv run alexnet reproduce S1 --data.root data
 ```
 
@@ -38,10 +39,22 @@ and there; "weights of the text" and "of the released code" are the initial weig
 | direction only | the effect is there, and not of that size, or in part of what the claim is about |
 | inconclusive | the measurement could not have told |
 | not reproduced | it could have told, and there is no such effect, or the opposite one |
+| not testable here | no small experiment can be about it, or none is needed; the reason stands with the claim |
 | not yet run | the experiment is written, the command with its hours stands below |
+| reproduced by construction | what is counted or computed of the network follows from how it is built; nothing is trained |
 
-The rule of each was written down before its run; the figures below are computed from the published measurements
-whenever this page is made.
+| at its own scale | means |
+|---|---|
+| true, false by arithmetic | the figures follow from the network's shapes, and are the paper's or are not |
+| plausible by arithmetic | arithmetic only bounds or approximates what the claim says, and agrees |
+| the released log agrees, differs | the errors that were noted in the released parameter files are the paper's or are not |
+| needs ImageNet | a command for it stands with the claim |
+| about CIFAR-10 | the claim is about that data set: the small experiment is at its own scale |
+| data not to be had | nobody outside can run it |
+
+The rule of each was written down before its run, except that S4's was made stricter after it, which changed no verdict;
+the figures below are computed from the published measurements whenever this page is made. Commands are to be typed as
+`uv run alexnet ...` in a clone of the repository.
 
 """
 
@@ -63,7 +76,7 @@ def render() -> str:
 
 
 def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
-    small = ", ".join(f"{finding.experiment.id}: {finding.verdict.state}" for finding in found) or "-"
+    small = ", ".join(f"{finding.experiment.id}: {finding.verdict.state}" for finding in found) or state_of([])
     return f"[{one.number}](#claim-{one.number})", one.section, one.title, one.imagenet.state, small
 
 
@@ -89,7 +102,7 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
         else:
             parts.append(f"What was done: [claim {told}](#claim-{told}).\n")
     if not found:
-        parts.append(f"No small experiment: {one.without}.\n")
+        parts.append(f"**Small experiment**: **{state_of([])}**: {one.without}.\n")
     return "\n".join(parts)
 
 
@@ -141,7 +154,7 @@ def state_of(found: Sequence[Finding]) -> str:
     """What the small experiments on one claim say together: the least favourable verdict of those that were run."""
     judged = [finding for finding in found if finding.outcome is not None]
     if not judged:
-        return "not yet run" if found else "none is written"
+        return "not yet run" if found else "not testable here"
     worst = max(judged, key=lambda finding: STATES.index(finding.verdict.state))
     assert worst.outcome is not None
     return worst.verdict.state + ("" if worst.outcome.made.get("runs") else " by construction")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 # Pixels of 0 to 255 minus the mean image, all 50,000 training images, no validation: the weights of the last epoch are
-# tested. cuda-convnet validated on a tenth of the images at first; here all of them are there from the beginning. The 19 %
+# tested. cuda-convnet validated on a tenth of the images at first; here all are there from the beginning. The 19 %
 # network's parameter file has no drops of the rate: these are the 18 % network's.
 _19 = TrainConfig(
     name="convnet-19pct",

@@ -1,4 +1,4 @@
-"""Photographs: overfitting, views, columns and neighbours once more, on images that are none of CIFAR's."""
+"""Photographs: overfitting, views and neighbours once more, on images that are none of CIFAR's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +18,7 @@ from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdic
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
 from alexnet.paper.experiments.overfitting import BOTH, CROPS, DROPOUT, MEASURED, NEITHER
-from alexnet.paper.experiments.specialisation import (
-    CHANCE,
-    LEVEL,
-    SPECIALISED,
-    chroma_shares,
-    judge_specialisation,
-    p_value,
-)
+from alexnet.paper.experiments.specialisation import chroma_shares
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
 from alexnet.paper.rules import DIFFERENCE, judge_difference
 from alexnet.paper.statistics import mcnemar, paired_bootstrap
@@ -41,7 +33,6 @@ EPOCHS, CONSTANT = 40, 30  # of which so many at the first rate
 RATES = (0.005, 0.01, 0.02)
 WHOLE = "whole-network"
 QUERIES = 500  # test photographs whose neighbours are looked for
-LEAST = 5  # runs that say something about columns
 _CROPS = {"data.pad": 8, "data.flip": True}
 ARMS = Arms(
     TrainConfig(
@@ -146,7 +137,7 @@ def _whole(rows: Sequence[Row]) -> Row | None:
 
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
-    verdicts = {**overfitting.judge(_arms(rows)), 30: judge_columns(rows)}
+    verdicts = overfitting.judge(_arms(rows))
     whole = _whole(rows)
     if whole is None:
         lost = Verdict("inconclusive", "The whole network was not trained to the end.")
@@ -165,17 +156,6 @@ def judge_views(views: Mapping[str, int]) -> Verdict:
     verdict = judge_difference(found, 1.5, what)
     p = mcnemar(ten, one)
     return Verdict(verdict.state, f"{verdict.sentence} McNemar's test: p = {p:.2g}.", verdict.numbers | {"p": p})
-
-
-def judge_columns(rows: Sequence[Row]) -> Verdict:
-    """The verdict on columns that specialise, from the kernels of all runs, and as a control from the same kernels in
-    halves that have nothing to do with columns: those in even places and those in odd ones."""
-    shares = [row["chroma"] for row in rows if row["chroma"] is not None]
-    state, sentence, numbers = judge_specialisation(shares)
-    control = [p_value([*each[::2], *each[1::2]]) < LEVEL for each in shares]
-    sentence += f" Kernels in even and odd places differ so in {sum(control)}."
-    weak = len(shares) < LEAST or mean(control) > CHANCE
-    return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -220,8 +200,8 @@ def table(rows: Sequence[Row]) -> Table:
 
 EXPERIMENT = Experiment(
     id="photographs",
-    title="overfitting, views, columns and neighbours on photographs",
-    claims=(17, 19, 20, 21, 30, 31),
+    title="overfitting, views and neighbours on photographs",
+    claims=(17, 19, 20, 21, 31),
     method="The paper's network at half its widths on photographs of 112x112, two columns as the paper's: with crops "
     "(of photographs with a frame of 8 pixels, so that 112 of 128 are seen, as 224 of 256) and reflections, with "
     f"dropout, with both and with neither; three seeds, batches of 64, {CONSTANT} epochs at a constant rate and five "
@@ -233,10 +213,7 @@ EXPERIMENT = Experiment(
     f"{QUERIES} test photographs by its last hidden layer and by pixels. Figure 4 with the photographs themselves: "
     f"alexnet figure answers runs/reproduce/photographs/runs/{WHOLE}-seed0.",
     rule=f"Claims 17, 20 and 21, as S5. {overfitting.EXPERIMENT.rule} Claim 19, of the whole network, with a bootstrap "
-    f"over photographs: {DIFFERENCE} Claim 30: in each run a permutation test (p < {LEVEL}) says whether the two "
-    f"columns of conv1 differ in the mean share of colour of their kernels. {SPECIALISED} "
-    f'"Inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places differ in more than '
-    f"{CHANCE:.0%} of them. {ALIKE}",
+    f"over photographs: {DIFFERENCE} {ALIKE}",
     data="Imagenette (ten classes of ImageNet, 9,469 photographs to train on, of which a tenth validates, and 3,925 to "
     "test), or any folder with train/ and test/ and a folder for each class. --data.root is this folder or, much "
     "faster, what `alexnet prepare folder --data.root FOLDER --out PREPARED --side 128` made of it.",
@@ -248,7 +225,8 @@ EXPERIMENT = Experiment(
     table=table,
     open_questions=(
         "Ten classes and 8,500 photographs overfit sooner than a thousand classes and 1.2 million.",
-        "The four arms of a seed begin with the same first kernels: for claim 30 they are no independent runs.",
+        "Whether columns specialise (claim 30) is not asked: the arms of a seed begin with the same first kernels, so "
+        "that there are but four starts.",
         "On standardised pixels the response normalisation is all but a constant, in the paper it acts within each "
         "column.",
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from alexnet.runs.folder import Run
 
-COLUMNS, CONTROL = "two-columns", "no-groups"
+TWO_COLUMNS, CONTROL = "two-columns", "no-groups"
 LEVEL = 0.05
 MOST, CHANCE = 0.8, 0.2  # of the runs
 LARGELY = 2.0  # times the share of colour
@@ -28,12 +28,21 @@ SPECIALISED = (
     f'{LARGELY:g} times the share of colour of the other (the paper: "largely"), "direction only" if they do in more '
     f'than {CHANCE:.0%}, which chance alone exceeds once in a hundred times with ten runs, else "not reproduced".'
 )
+LEAST = 5  # runs that say something
+TESTED = (
+    f"In each run a permutation test (p < {LEVEL}) says whether the two columns of conv1 differ in the mean share of "
+    "colour of their kernels."
+)
+COLUMNS = (
+    f'{TESTED} {SPECIALISED} "Inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places, which '
+    f"have nothing to do with columns, differ in more than {CHANCE:.0%} of them."
+)
 ARMS = Arms(
     override(
         CIFAR100,
         {"name": "specialisation", "epochs": 20, "optim.drops": (14, 18), "model.width": 0.5, "data.std": (0.25,)},
     ),
-    {COLUMNS: {}, CONTROL: {"model.groups": 1}},
+    {TWO_COLUMNS: {}, CONTROL: {"model.groups": 1}},
     seeds=10,
     rehearsal=REHEARSAL | {"model.width": 0.25},
 )
@@ -78,6 +87,16 @@ def judge_specialisation(runs: Sequence[Sequence[float]]) -> tuple[State, str, d
     return "direction only" if runs and mean(differ) > CHANCE else "not reproduced", sentence, numbers
 
 
+def judge_columns(runs: Sequence[Sequence[float]]) -> Verdict:
+    """The verdict on columns that specialise where there is no network without columns to compare with, by the rule
+    `COLUMNS`: the control are the same kernels in halves that have nothing to do with columns."""
+    state, sentence, numbers = judge_specialisation(runs)
+    control = [p_value([*shares[::2], *shares[1::2]]) < LEVEL for shares in runs]
+    sentence += f" Kernels in even and odd places differ so in {sum(control)}."
+    weak = len(runs) < LEAST or mean(control) > CHANCE
+    return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})
+
+
 def p_value(shares: Sequence[float]) -> float:
     """The p-value that it does not matter for a kernel's share of colour in which half it stands."""
     return permutation_test(*halves(shares))
@@ -89,18 +108,18 @@ def _shares(rows: Sequence[Row], arm: str) -> list[list[float]]:
 
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
-    columns, without = _shares(rows, COLUMNS), _shares(rows, CONTROL)
+    columns, without = _shares(rows, TWO_COLUMNS), _shares(rows, CONTROL)
     state, sentence, numbers = judge_specialisation(columns)
     control = [p_value(shares) < LEVEL for shares in without]
     sentence += f" The halves of conv1 differ so in {sum(control)} of {len(control)} runs without groups."
-    weak = min(len(columns), len(control)) < 5 or mean(control) > CHANCE
+    weak = min(len(columns), len(control)) < LEAST or mean(control) > CHANCE
     return {30: Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})}
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """For each run the share of colour of every kernel, the first half's and the second's beside each other."""
     figure = new_figure(5.4, 4.6)
-    for axes, arm in zip(figure.subplots(2, 1, sharex=True, sharey=True), (COLUMNS, CONTROL), strict=True):
+    for axes, arm in zip(figure.subplots(2, 1, sharex=True, sharey=True), (TWO_COLUMNS, CONTROL), strict=True):
         for row in (row for row in rows if row["arm"] == arm and row["chroma"] is not None):
             for side, half, colour in zip((-0.16, 0.16), halves(row["chroma"]), COLOURS, strict=False):
                 place = row["seed"] + side
@@ -115,7 +134,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 def table(rows: Sequence[Row]) -> Table:
     """One line a run."""
     lines = []
-    for row in sorted(rows, key=lambda row: (row["arm"] != COLUMNS, row["seed"])):
+    for row in sorted(rows, key=lambda row: (row["arm"] != TWO_COLUMNS, row["seed"])):
         if row["chroma"] is None:
             cells = ["none"] * 3
         else:
@@ -137,7 +156,7 @@ EXPERIMENT = Experiment(
     "weights "
     "is measured that lies outside the direction of equal red, green and blue, and the means of the two halves are "
     "compared.",
-    rule="In each run a permutation test (p < 0.05) says whether the halves differ in their mean share of colour. "
+    rule=f"In each run a permutation test (p < {LEVEL}) says whether the halves differ in their mean share of colour. "
     f'{SPECIALISED} "Inconclusive" if the '
     f"control's halves differ in more than {CHANCE:.0%} of its runs, or fewer than five runs of either ended.",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images. " + WHERE100,

@@ -1,0 +1,123 @@
+"""What claims on ImageNet say of measurements, each kind of statement with its rule and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from alexnet.paper.experiment import Row, Verdict
+from alexnet.paper.experiments.averages import ALIKE, judge_neighbours
+from alexnet.paper.experiments.specialisation import COLUMNS, judge_columns
+from alexnet.paper.rules import DIFFERENCE, LEVEL, RATIO, judge_difference, judge_level, judge_ratio
+from alexnet.paper.statistics import paired_t, welch
+
+Side = tuple[str, str]
+"""An arm, and the name of a figure of it."""
+
+
+def values(rows: Sequence[Row], side: Side) -> list[Any]:
+    """A figure of an arm, one a seed in the order of these; diverged runs are left out."""
+    chosen = [row for row in rows if (row["arm"], row["figure"]) == side and row["value"] is not None]
+    return [row["value"] for row in sorted(chosen, key=lambda row: int(row["seed"]))]
+
+
+class Statement(Protocol):
+    """Something that a claim says of figures."""
+
+    rule: ClassVar[str]
+    """By which the measurements are judged."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The figures that it speaks of."""
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        """The verdict on it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first figure is larger than the second, perhaps by how much (0: the claim does not say)."""
+
+    rule: ClassVar[str] = DIFFERENCE
+    more: Side
+    less: Side
+    claimed: float = 0.0
+    or_more: bool = False
+    """Whether the claim says more than that."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.more, self.less
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        more, less = values(rows, self.more), values(rows, self.less)
+        if min(len(more), len(less)) < 2:
+            return Verdict("inconclusive", f"{self.more[0]}: fewer than two runs to compare.")
+        found = paired_t(more, less) if self.more[0] == self.less[0] else welch(more, less)
+        what = f"{self.more[1]} of {self.more[0]} less {self.less[1]} of {self.less[0]}, {len(less)} seeds"
+        return judge_difference(found, self.claimed, what, self.or_more)
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """The first figure is about twice the second (claim 20)."""
+
+    rule: ClassVar[str] = f"Epochs until the validation error stays within a point of its last value. {RATIO}"
+    more: Side
+    less: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return self.more, self.less
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        return judge_ratio(values(rows, self.more), values(rows, self.less))
+
+
+@dataclass(frozen=True)
+class Level:
+    """A figure has a value."""
+
+    rule: ClassVar[str] = LEVEL
+    of: Side
+    claimed: float
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.of,)
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        return judge_level(values(rows, self.of), self.claimed, f"{self.of[0]}, {self.of[1]}")
+
+
+@dataclass(frozen=True)
+class Specialising:
+    """The columns of conv1 differ in their share of colour (claim 30)."""
+
+    rule: ClassVar[str] = COLUMNS
+    of: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.of,)
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        return judge_columns(values(rows, self.of))
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Neighbours by the last hidden layer show the same things, and are not near in pixels (claim 31)."""
+
+    rule: ClassVar[str] = ALIKE
+    of: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.of,)
+
+    def judge(self, rows: Sequence[Row]) -> Verdict:
+        found = values(rows, self.of)
+        return judge_neighbours(found) if found else Verdict("inconclusive", f"{self.of[0]}: no run ended.")
