@@ -41,13 +41,13 @@ and there; "weights of the text" and "of the released code" are the initial weig
 | not reproduced | it could have told, and there is no such effect, or the opposite one |
 | not testable here | no small experiment can be about it, or none is needed; the reason stands with the claim |
 | not yet run | the experiment is written, the command with its hours stands below |
-| reproduced by construction | what is counted or computed of the network follows from how it is built; nothing is trained |
+| reproduced by construction | it is counted or computed of the network as it is built; nothing is trained |
 
 | at its own scale | means |
 |---|---|
 | true, false by arithmetic | the figures follow from the network's shapes, and are the paper's or are not |
 | plausible by arithmetic | arithmetic only bounds or approximates what the claim says, and agrees |
-| the released log agrees, differs | the errors that were noted in the released parameter files are the paper's or are not |
+| the released log agrees, differs | the errors noted in the released parameter files are the paper's or are not |
 | needs ImageNet | a command for it stands with the claim |
 | about CIFAR-10 | the claim is about that data set: the small experiment is at its own scale |
 | data not to be had | nobody outside can run it |
