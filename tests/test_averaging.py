@@ -53,6 +53,22 @@ def test_the_average_is_not_trained_and_not_the_weights_themselves():
     torch.testing.assert_close(average.weights["bias"], 0.1 * start.bias + 0.9 * model.bias)
 
 
+def test_an_average_that_begins_late_is_the_weights_until_then():
+    model = nn.Linear(3, 2)
+    average, late = Average(model, 0.5), Average(model, 0.5, start=2)
+    for step in range(2):
+        moved(model, step)
+        late.update(model, step, GOOD)
+        assert torch.equal(late.weights["weight"], model.weight)
+    average.weights["weight"].copy_(model.weight)
+    for step in range(3):
+        moved(model, step)
+        average.update(model, step, GOOD)
+        late.update(model, step + 2, GOOD)
+    assert torch.equal(late.weights["weight"], average.weights["weight"])
+    assert not torch.equal(late.weights["weight"], model.weight)
+
+
 def test_the_averaged_copy_leaves_the_model():
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval()
     average = Average(model, 0.5)

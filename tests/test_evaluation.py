@@ -18,9 +18,9 @@ from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.errors import AlexNetError, CheckpointError, UsageError
 from alexnet.inference import evaluation
-from alexnet.inference.evaluation import score
+from alexnet.inference.evaluation import score, view_notes
 from alexnet.inference.forward import SMALL_BATCH as BATCH
-from alexnet.inference.trained import restore
+from alexnet.inference.trained import open_trained, restore
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.training.loop import train
 from conftest import TINY, figures
@@ -158,10 +158,21 @@ def test_last_is_evaluated_with_its_average(tmp_path, reporter, no_figures):
 
 
 def test_ten_views(finished):
-    """Without a margin around the crop all places are the centre: five equal pairs."""
+    """The digits are seen whole, and were trained with a border: the corners begin in it."""
     ten = evaluate(finished, views=10)
     assert (ten.views, ten.count) == (10, 359)
     assert 0 < ten.loss < 100
+    assert not any("views 2 differ" in note for note in ten.notes)
+
+
+@pytest.mark.parametrize(("views", "words"), [(2, None), (9, "none differ"), (10, "2 differ, those of --views 2")])
+def test_views_of_whole_images_are_few(finished, views, words):
+    trained = open_trained(finished)
+    assert trained.preprocessing.pad == 3
+    whole = replace(trained, preprocessing=replace(trained.preprocessing, pad=0))
+    said = " ".join(view_notes(whole, views))
+    assert (words in said) if words else "differ" not in said
+    assert "differ" not in " ".join(view_notes(trained, views))
 
 
 def test_network_keeps_its_mode(finished):

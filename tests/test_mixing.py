@@ -123,3 +123,20 @@ def test_the_step_learns_from_mixed_images_and_parts_are_the_whole_batchs():
     assert parts.train_step(images, labels, 12).tolist() == pytest.approx([loss, correct], rel=1e-5)
     for (name, a), b in zip(whole.model.named_parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_mixing_ends_with_its_last_epoch():
+    torch.manual_seed(1)
+    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
+    config = TrainConfig(cutmix=1.0, mix_until=2)
+    learner = Learner(config, model, 3, resolve_compute("cpu", "fp32"), World())
+    images, labels = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
+    with torch.no_grad():
+        whole = torch.nn.functional.cross_entropy(model(images), labels, reduction="sum").item()
+    losses = []
+    for epoch in range(4):
+        learner.counters.epoch = epoch
+        losses.append(learner.train_step(images, labels, 12)[0].item())
+    assert losses[2:] == pytest.approx([whole] * 2, rel=1e-5)
+    assert abs(losses[0] - whole) > 1e-3
+    assert abs(losses[1] - whole) > 1e-3

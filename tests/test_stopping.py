@@ -183,7 +183,9 @@ def test_a_drop_is_to_come_until_it_has():
     assert to_come(OptimConfig(schedule="step", drops=(1, 2.5)), 4) == [True] * 5 + [False] * 3
     assert to_come(OptimConfig(schedule="step", drops=(9,)), 4) == [False] * 8
     assert to_come(OptimConfig(schedule="step", step_epochs=2), 3) == [True] * 4 + [False] * 2
-    assert not any(to_come(OptimConfig(schedule="cosine"), 3))
+    assert not any(to_come(OptimConfig(), 3))
+    for schedule in ("cosine", "one-cycle", "triangular"):
+        assert to_come(OptimConfig(schedule=schedule), 3) == [True] * 5 + [False], "it falls until its end"
 
 
 @pytest.mark.parametrize(("drops", "factor"), [((2, 5), 0.1), ((0.5, 2.25), 0.5), ((30,), 0.1)])

@@ -16,12 +16,15 @@ from alexnet.data.augment import Preprocessing, epoch_plan
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
+from alexnet.data.splits import Dataset, Split
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
 from alexnet.metrics import Result
 from alexnet.models.network import build_model
+from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import load_config
 from alexnet.training import loop, scoring
+from alexnet.training.cautions import cautions
 from alexnet.training.faults import ENOUGH_STEPS, is_constant
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
@@ -353,6 +356,12 @@ def test_constant_answers(confusion, loss, constant):
         ({"mix_probability": 0.5}, "--mix-probability is without effect without --cutmix"),
         ({"data.noise_until": 1}, "--data.noise-until is without effect without --data.colour-noise"),
         ({"keep": "0,1,5,900"}, "--keep 5, 900 is beyond the 2 epochs of this run"),
+        ({"keep": "0,1,2", "stop_after": 1}, "--keep 2 is beyond the 1 epochs of this run"),
+        ({"mix_until": 1}, "--mix-until is without effect without --cutmix"),
+        ({"ema_after": 1.0}, "--ema-after is without effect without --ema"),
+        ({"ema": 0.999}, "--ema 0.999 asks to remember 1,000 steps"),
+        ({"ema": 0.1}, None),
+        ({"early_stop": 1, "optim.schedule": "cosine"}, "--early-stop is without effect in the schedule cosine"),
     ],
 )
 def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values, expected):
@@ -364,6 +373,19 @@ def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values
     else:
         assert said.count(expected) == 1
         assert said.index(expected) < said.index("epoch 1/")
+
+
+def test_evaluation_that_sees_the_middle_of_photographs_alone():
+    split = Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64), np.arange(4))
+    dataset = Dataset("folder", ("a",), split, split, split, "", ("a",))
+
+    def said(**values):
+        return [line for line in cautions(recipe("folder", **values), dataset) if "central" in line]
+
+    [line] = said(**{"data.crop": 128})
+    assert "the central 25% of a square photograph, 128 of 256 pixels: --data.resize 146 with --data.crop 128" in line
+    assert not said(**{"data.crop": 128, "data.resize": 146})
+    assert not said()
 
 
 # Numbers that are not numbers.

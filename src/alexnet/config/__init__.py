@@ -59,13 +59,18 @@ class TrainConfig:
     """mixup: likewise, but the other image is faded in; with CutMix, each image gets one or the other."""
     mix_probability: float = 1.0
     """Part of the training images that are mixed, drawn for each."""
+    mix_until: int | None = None
+    """Mix images in this many epochs only, and leave them whole afterwards."""
     grow_from: int | None = None
     """Side in pixels of the training images at first, central parts of what they are later; it grows by 4 pixels at a
     time (--grow-epochs). Networks are evaluated at their full size."""
     grow_epochs: float = 0.0
     """Epochs before the training images have their full size (--grow-from)."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off."""
+    """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off. It remembers
+    1 / (1 - decay) steps, and never more than a tenth of those since it began."""
+    ema_after: float = 0.0
+    """Epochs before that average begins; until then the weights themselves are evaluated."""
     init: str | None = None
     """Weights file, checkpoint or run to start from; torchvision downloads its published weights."""
     replace_head: bool = False
@@ -113,7 +118,9 @@ class TrainConfig:
             mix_probability=Range(least=0, most=1),
             grow_from=Range(least=1),
             grow_epochs=Range(least=0),
+            mix_until=Range(least=0),
             ema=Range(least=0, below=1),
+            ema_after=Range(least=0),
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )

@@ -35,17 +35,21 @@ class Preprocessing:
     std: tuple[float, ...]
     upright: bool | None = None
     """Whether photographs are turned as EXIF says; None where nobody decided: as the data at hand would be."""
+    pad: int = 0
+    """How many pixels beyond the edge of an image the outer of several views begin, as training's crops do."""
     mean_image: Tensor | None = field(default=None, compare=False)
     """The centre of the training set's mean image, float32 [C, size, size] on the 0-255 scale, which every crop has
     subtracted in the place of `mean`, wherever it was cut (convdata_jpeg.py of the released code)."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Preprocessing:
-        """Undo `to_dict`, after JSON, and `tensors`, among others. Before `upright` was kept nothing was turned."""
+        """Undo `to_dict`, after JSON, and `tensors`, among others. Before `upright` was kept nothing was turned,
+        and before `pad` was no view reached over an edge."""
         mean_image = (tensors or {}).get("mean_image") if values.get("mean_image") else None
         return cls(
             *(values["size"], values["resize"], tuple(values["mean"]), tuple(values["std"])),
             upright=values.get("upright", False),
+            pad=values.get("pad", 0),
             mean_image=mean_image,
         )
 
@@ -56,6 +60,12 @@ class Preprocessing:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold beside `to_dict`."""
         return {} if self.mean_image is None else {"mean_image": self.mean_image}
+
+    def views(self, images: Tensor, views: int = 1) -> Tensor:
+        """What evaluation makes of resized images, uint8 [N, C, H, W]: float32 [N, V, C, size, size] (`central_views`).
+        Of more than the centre the outer views are cut from the images with a border of `pad` zeros."""
+        around = self.pad if views > 2 else 0
+        return self.normalise(central_views(F.pad(images, (around,) * 4), self.size, views))
 
     def normalise(self, images: Tensor, shift: Tensor | None = None, divisor: float = 1.0) -> Tensor:
         """uint8 [..., C, H, W] to float32 of the same shape and layout.

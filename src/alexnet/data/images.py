@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alexnet.data.augment import Preprocessing, central_views
+from alexnet.data.augment import Preprocessing
 from alexnet.data.decode import (
     FORMATS,
     BadImageError,
@@ -147,7 +147,7 @@ def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:
     """What evaluation makes of an image: float32 [V, C, size, size]. A network of small images gets the photograph
     resized to its crop."""
     square = central_square(picture.pixels, prep, prep.size if views == 1 else prep.resize or prep.size)
-    return prep.normalise(central_views(torch.from_numpy(square).permute(2, 0, 1)[None], prep.size, views))[0]
+    return prep.views(torch.from_numpy(square).permute(2, 0, 1)[None], views)[0]
 
 
 def central_square(pixels: Pixels, prep: Preprocessing, side: int) -> Pixels:

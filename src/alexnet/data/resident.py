@@ -59,7 +59,7 @@ class ResidentSplit(Loader):
         self.check_channels(channels)
         mean, std = self.statistics()
         image = central_views(self._mean_image(), size)[0, 0].contiguous() if data.mean_image else None
-        return Preprocessing(size, short, data.mean or mean, data.std or std, mean_image=image)
+        return Preprocessing(size, short, data.mean or mean, data.std or std, pad=data.pad, mean_image=image)
 
     def _mean_image(self) -> Tensor:
         """The mean of the images, float32 [1, C, H, W] on the CPU, on the 0-255 scale."""
@@ -101,7 +101,7 @@ class ResidentSplit(Loader):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         parts = (tensor[shard].split(batch_size) for tensor in (self.images, self.labels))
         for images, labels in zip(*parts, strict=True):
-            yield self.prep.normalise(central_views(images, self.prep.size, views)), labels
+            yield self.prep.views(images, views), labels
 
 
 def resize_short_side(images: Tensor, size: int) -> Tensor:

@@ -79,6 +79,7 @@ class StreamedSplit(Loader):
         return Preprocessing(
             *(size, resize, data.mean or own.mean, data.std or own.std),
             upright=turned_upright(data, store.upright),
+            pad=data.pad,
             mean_image=_centre(store.mean_image, resize, size) if data.mean_image else None,
         )
 
@@ -121,7 +122,7 @@ class StreamedSplit(Loader):
         for pixels, rows in self._decoded(batches, self.evaluation_cut(views)):
             if self.bad and not skip_bad:
                 raise DataError(f"{self.bad[min(self.bad)]} Replace or remove it, or use --skip-bad.")
-            yield self.prep.normalise(central_views(pixels, self.prep.size, views)), self.labels[rows].to(self.device)
+            yield self.prep.views(pixels, views), self.labels[rows].to(self.device)
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,

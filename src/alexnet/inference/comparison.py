@@ -17,7 +17,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import replacing
-from alexnet.inference.evaluation import check_classes, mirror_notes, score
+from alexnet.inference.evaluation import check_classes, score, view_notes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
@@ -119,7 +119,7 @@ def compare(
                 on_logits=keep if logits else lambda batch, labels: None,
             )
         seconds = time.perf_counter() - started
-        result = replace(result, notes=tuple(mirror_notes(trained, views)))
+        result = replace(result, notes=tuple(view_notes(trained, views)))
         if logits:
             arrays[str(number)] = np.concatenate([z.numpy() for z, _ in kept])
             arrays["labels"] = np.concatenate([y.numpy() for _, y in kept])

@@ -106,6 +106,20 @@ VARIANTS: dict[str, Variant] = {
         input_size=32,
         init="modern",
     ),
+    "cifar-ungrouped": replace(
+        PAPER,
+        about="jackwang0108/AlexNet's for 32x32: no groups, no padding in conv1, a third LRN after conv5",
+        convs=(
+            Conv(96, 5, then=("relu", NORM, POOL)),
+            Conv(256, 5, padding=2, then=("relu", NORM, POOL), positive_bias=True),
+            Conv(384, 3, padding=1),
+            Conv(384, 3, padding=1, positive_bias=True),
+            Conv(256, 3, padding=1, then=("relu", NORM, POOL), positive_bias=True),
+        ),
+        output=replace(PAPER.output, width=10),
+        input_size=32,
+        init="torch",
+    ),
     "cifar-resized": replace(
         TORCHVISION,
         about="OWT widths with LRN on 64x64 crops of enlarged small images",

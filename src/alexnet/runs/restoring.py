@@ -68,6 +68,8 @@ def _sees(preprocessing: Preprocessing, table: Variant) -> bool:
         and all(isinstance(value, int | float) and isfinite(value) for value in (*seen.mean, *seen.std))
         and min(seen.std) > 0
         and seen.upright in (True, False, None)
+        and isinstance(seen.pad, int)
+        and 0 <= seen.pad <= LARGEST_SIDE
         and (image is None or image.shape == (table.in_channels, seen.size, seen.size))
         and (image is None or (image.dtype == torch.float32 and bool(image.isfinite().all())))
     )

@@ -12,19 +12,22 @@ from torch import Tensor, nn
 class Average:
     """An exponential moving average of a network's parameters (Polyak averaging with forgetting).
 
-    Its decay is `decay`, but a young average forgets faster, (1 + step) / (10 + step), or it would hold on to the
-    initial weights: the rule of TensorFlow's ExponentialMovingAverage.
+    Until step `start` it is the weights themselves. From then on its decay is `decay`, but a young average forgets
+    faster, (1 + age) / (10 + age), or it would hold on to the weights that it began with: the rule of TensorFlow's
+    ExponentialMovingAverage. So it never remembers more than a tenth of the steps of its life.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """The average starts at the weights that `model` has now."""
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, start: float = 0) -> None:
+        """The average begins with the weights that `model` has now."""
+        self.decay, self.start = decay, start
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, bad: Tensor) -> None:
         """Take in the weights after a step, counted from 0; after a `bad` one (a boolean on their device) nothing."""
-        weight = (1 - min(self.decay, (1 + step) / (10 + step))) * (~bad).float()
+        age = step - self.start
+        kept = min(self.decay, (1 + age) / (10 + age)) if age >= 0 else 0.0
+        weight = (1 - kept) * (~bad).float()
         for name, parameter in model.named_parameters():
             self.weights[name].lerp_(parameter, weight)
 

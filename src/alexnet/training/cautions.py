@@ -8,7 +8,9 @@ import numpy as np
 
 from alexnet.config import TrainConfig
 from alexnet.config.values import flag
+from alexnet.data.sources import SOURCES
 from alexnet.data.splits import Dataset
+from alexnet.data.streamed import CROP, RESIZE
 from alexnet.errors import listed
 
 
@@ -31,6 +33,19 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
         said.append(
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
             f"{config.end}: the network is evaluated at a size that it has not seen."
+        )
+    life = (config.end - config.ema_after) * (len(dataset.train) // config.batch_size)
+    if config.ema and 1 / (1 - config.ema) > max(life, 1) / 9:
+        said.append(
+            f"{flag('ema')} {config.ema:g} asks to remember {1 / (1 - config.ema):,.0f} steps, and an average never "
+            f"remembers more than a tenth of its life, here of {max(life, 0):,.0f} steps: a smaller one does the same."
+        )
+    data, photographs = config.data, config.data.source in SOURCES and SOURCES[config.data.source].photographs
+    if photographs and (part := (data.crop or CROP) / (data.resize or RESIZE)) < 0.8:
+        said.append(
+            f"evaluation sees the central {part**2:.0%} of a square photograph, {data.crop or CROP} of "
+            f"{data.resize or RESIZE} pixels: {flag('data.resize')} {round((data.crop or CROP) * RESIZE / CROP)} with "
+            f"{flag('data.crop')} {data.crop or CROP} shows as much as usual."
         )
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.names))
     untaught = [name for name, count in zip(dataset.names, counts, strict=True) if not count]
@@ -58,6 +73,8 @@ def _idle(config: TrainConfig) -> Iterator[str]:
         "grow_epochs": (config.grow_epochs > 0 and config.grow_from is None, "grow_from"),
         "replace_head": (config.replace_head and config.init is None, "init"),
         "mix_probability": (config.mix_probability != TrainConfig.mix_probability and not mixes, "cutmix"),
+        "mix_until": (config.mix_until is not None and not mixes, "cutmix"),
+        "ema_after": (config.ema_after > 0 and not config.ema, "ema"),
         "data.alternate_flips": (data.alternate_flips and not data.flip, "data.flip"),
         "data.noise_until": (data.noise_until is not None and not data.colour_noise, "data.colour_noise"),
     }
@@ -65,5 +82,10 @@ def _idle(config: TrainConfig) -> Iterator[str]:
         if idle:
             yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
     kept = [] if config.keep in (None, "log") else [int(epoch) for epoch in str(config.keep).split(",")]
-    if beyond := [str(epoch) for epoch in kept if epoch > config.horizon]:
-        yield f"{flag('keep')} {listed(beyond)} is beyond the {config.horizon} epochs of this run."
+    if beyond := [str(epoch) for epoch in kept if epoch > config.end]:
+        yield f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."
+    if config.early_stop is not None and config.legs[-1].optim.schedule in ("cosine", "one-cycle", "triangular"):
+        yield (
+            f"{flag('early_stop')} is without effect in the schedule {config.legs[-1].optim.schedule}, whose rate "
+            f"falls until the end: {flag('stop_after')} ends a run sooner."
+        )

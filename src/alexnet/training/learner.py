@@ -107,7 +107,7 @@ class Learner:
         self.loss = build_loss(config)
         self.optimizer = Optimizer(config.optim, self.model)
         self.schedule = Course(config.legs, steps_per_epoch)
-        self.average = Average(self.model, config.ema) if config.ema else None
+        self.average = Average(self.model, config.ema, config.ema_after * steps_per_epoch) if config.ema else None
         self.counters = Counters()
         # This epoch's sums over all processes: loss, correct answers, samples.
         self.totals = torch.zeros(3, dtype=torch.float64, device=compute.device)
@@ -121,7 +121,8 @@ class Learner:
         Returns the loss and number of correct answers, [2], summed over the part.
         """
         images = central_views(images, self.growth.side(self.counters.step))[:, 0]
-        images, labels = mix(images, labels, self.model.variant.num_classes, self.config)
+        if self.config.mix_until is None or self.counters.epoch < self.config.mix_until:
+            images, labels = mix(images, labels, self.model.variant.num_classes, self.config)
         self.optimizer.zero_grad()
         sums = torch.zeros(2, dtype=torch.float64, device=images.device)
         accumulate = self.config.accumulate

@@ -1,7 +1,7 @@
 """What a training step minimises: the loss of a batch, built from the configuration.
 
-A loss is handed the network together with the batch, so that one which mixes images or softens labels (mixup, CutMix,
-distillation) is a function here and changes nothing in the training step.
+A loss is handed the network together with the batch, so that one which asks more of the network than one answer
+(distillation, consistency of two views) is a function here and changes nothing in the training step.
 """
 
 from __future__ import annotations

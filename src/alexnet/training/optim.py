@@ -228,8 +228,10 @@ class Schedule:
         return step // self.steps_per_epoch // self.config.step_epochs
 
     def drop_to_come(self, step: int) -> bool:
-        """Whether the rate is still to drop after a step, by a schedule that drops it."""
+        """Whether the rate is still to drop after a step: by one of a schedule's drops, or on its way down to zero."""
         match self.config.schedule:
+            case "cosine" | "one-cycle" | "triangular":
+                return step < self.total - 1
             case "step":
                 return self._steps_down(self.total - 1) > self._steps_down(step)
             case "plateau":

@@ -226,7 +226,8 @@ EXPERIMENT = Experiment(
         "to 2.2 points either way. By that of the other ten rungs alone it would be 1.1, and the inputs, less dropout "
         "and smoothed labels would be said to help, no response normalisation and crops with a border to hurt.",
         "On standardised pixels, which come before it, the response normalisation is all but a constant factor of "
-        "0.59: the rung without it takes away that factor, twice, at an unchanged rate, and says nothing of normalising.",
+        "0.59: the rung without it takes away that factor, twice, at an unchanged rate, and says nothing of "
+        "normalising.",
         "What a change does depends on those before it, and on the length: regularisation that hurts after "
         f"{EPOCHS} epochs may help after a hundred.",
     ),
