@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet.cli.tables import show_family
 from alexnet.config import TrainConfig
 from alexnet.errors import AlexNetError, DataError, UsageError
 from alexnet.runs.folder import Run, load_config
@@ -118,6 +120,16 @@ def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch
     accuracies = [100 * run.test["top1"] for run in runs]
     assert f"{statistics.fmean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %" in said
     assert all(f"{accuracy:.2f}%" in said for accuracy in accuracies)
+
+
+def test_the_table_says_what_ended_a_run_early(finished, tmp_path, capsys):
+    shutil.copytree(finished.path, tmp_path / "early")
+    early = Run(tmp_path / "early")
+    early.write_status(**early.status | {"stopped": "stopped at 1 of 2 epochs by --stop-after"})
+    show_family([early, finished])
+    said = capsys.readouterr().out
+    assert f"{early.path}: stopped at 1 of 2 epochs by --stop-after" in said
+    assert said.count("stopped at") == 1
 
 
 def test_what_a_training_says_goes_where_our_own_output_goes(tmp_path):

@@ -14,6 +14,7 @@ from alexnet.config import DataConfig
 from alexnet.data.augment import central_views
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
+from alexnet.errors import DataError
 from alexnet.inference.features import extract_features
 from alexnet.inference.kernels import colour_shares, first_kernels
 from alexnet.inference.neighbours import find_nearest, hidden_layer, rank_distances, split_features, split_pixels
@@ -127,6 +128,24 @@ def test_files_are_asked_about(finished, digits, tmp_path):
     assert retrieved.answer.image.shape == (8, 8, 1)
     loader = open_split(digits.train, FP32.device, finished.config.data)
     assert np.array_equal(image, loader.images[row].movedim(0, -1))
+
+
+def test_any_folder_can_be_searched(finished, digits, tmp_path):
+    """Three test images among files of which one is the query itself, under a class's name and under another one."""
+    for row, folder in enumerate(("0", "0", "strange")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(digits.test.images[row, 0]).save(tmp_path / folder / f"{row}.png")
+    asked = tmp_path / "0" / "1.png"
+    (retrieved,) = retrieve(finished, [asked], neighbours=5, index=tmp_path, device="cpu")
+    trained = open_trained(finished)
+    loader = open_split(digits.test, FP32.device, finished.config.data, trained.preprocessing)
+    features = torch.cat(list(split_features(trained.model, loader, FP32))).numpy()[:3]
+    order = [row for row in np.argsort(distances(features[1:2], features), axis=1)[0] if row != 1]
+    assert [name for _, name in retrieved.neighbours] == [("0", "0", "strange")[row] for row in order]
+    for row, (image, _) in zip(order, retrieved.neighbours, strict=True):
+        assert np.abs(image.astype(int) - loader.images[row].movedim(0, -1).numpy()).max() <= 2
+    with pytest.raises(DataError, match="no image, folder or match for nowhere"):
+        retrieve(finished, index="nowhere", device="cpu")
 
 
 @pytest.fixture

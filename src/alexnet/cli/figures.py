@@ -137,7 +137,7 @@ def answers(
     queries: Annotated[int, within(Range(least=1, most=20))] = 8,
     neighbours: Annotated[int, within(Range(least=0, most=12))] = 6,
     split: Literal["test", "val", "train"] | None = None,
-    index: Literal["train", "val", "test"] = "train",
+    index: str = "train",
     seed: Annotated[int, within(Range(least=0))] = 0,
     root: Annotated[str | None, Parameter(name="--data.root")] = None,
     recipe: str | None = None,
@@ -162,7 +162,7 @@ def answers(
     split
         Part of the data that the images are drawn from; without it test, or val where the data has no test split.
     index
-        Part of the data that neighbours are looked for in.
+        Where neighbours are looked for: train, val or test of the data, or a folder of images.
     seed
         Draws the images.
     root

@@ -251,6 +251,8 @@ def show_family(runs: Sequence[Run]) -> None:
         table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
     console = Terminal()
     console.print(table)
-    for run, test, _ in ended:
+    for run, test, status in ended:
         if test is None:
             console.print(f"{markup(str(run.path))}: no test result", soft_wrap=True)
+        elif "stopped" in status:
+            console.print(f"{markup(str(run.path))}: {markup(status['stopped'])}", soft_wrap=True)

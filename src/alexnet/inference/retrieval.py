@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet.config import TrainConfig
-from alexnet.data.images import as_views, find_images, read_picture
+from alexnet.data.images import Picture, as_views, central_square, find_images, read_picture
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
@@ -35,7 +36,7 @@ def retrieve(
     queries: int = 8,
     neighbours: int = 6,
     split: str | None = None,
-    index: str = "train",
+    index: str | Path = "train",
     seed: int = 0,
     config: TrainConfig | None = None,
     data: dict[str, Any] | None = None,
@@ -46,29 +47,30 @@ def retrieve(
     Euclidean distance of its raw outputs, as findsimilar.py of the released code).
 
     The images are files, folders or patterns, or without these `queries` of the split called `split` (without a name
-    test, or val where there is none), drawn by a seed. Neighbours come from the split called `index`, an image itself
-    left out. The other arguments are those of `evaluate`. Raises UsageError, DataError or CheckpointError.
+    test, or val where there is none), drawn by a seed. Neighbours come from the split called `index`, train, val or
+    test, or from the image files of a folder, an image itself left out. They are searched exactly and in one pass, so
+    that their features need not fit into memory. The other arguments are those of `evaluate`; what cannot be read is
+    left out of a split alone. Raises UsageError, DataError or CheckpointError.
     """
-    subject = open_subject(target, index, config=config, data=data, device=device)
+    files = None if index in ("train", "val", "test") else find_images([index])
+    subject = open_subject(target, None if files else str(index), config=config, data=data, device=device)
     assert isinstance(subject.model, AlexNet)
-    chosen, names = subject.dataset.split(index)[1], subject.dataset.names
+    names = subject.dataset.names
+    known: _Known = _Files(subject, files) if files else _Rows(subject, skip_bad)
     asked = _read_files(subject, images) if images else _draw(subject, split, queries, seed)
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
         found = list(layer_outputs(subject.model, asked.batch.split(BATCH), [hidden, output], subject.compute))
         best = torch.cat([part[output] for part in found]).softmax(dim=1).topk(min(5, len(names)))
         features = torch.cat([part[hidden].flatten(1) for part in found])
-        searched = split_features(subject.model, subject.loader, subject.compute, hidden, skip_bad=skip_bad)
-        nearest = find_nearest(features, searched, neighbours + 1)  # one may be the image itself
-    read = np.setdiff1d(np.arange(len(chosen)), list(subject.loader.bad))  # what could not be read has no features
+        nearest = find_nearest(features, known.features(hidden), neighbours + 1)  # one may be the image itself
     retrieved = []
     for number, image in enumerate(asked.shown):
-        own = asked.rows[number] if asked.split == subject.split else None
-        rows = np.array([row for row in read[nearest.rows[number]] if row != own][:neighbours], dtype=np.int64)
+        own = known.own(asked, number)
+        rows = [row for row in known.read()[nearest.rows[number]].tolist() if row != own][:neighbours]
         bars = zip(best.indices[number].tolist(), best.values[number].tolist(), strict=True)
         answer = Answer(image, [(names[k], p) for k, p in bars], asked.titles[number], asked.truths[number])
-        near = _show(subject, chosen.take(rows)) if len(rows) else []
-        retrieved.append(Retrieval(answer, list(zip(near, _name(subject, chosen.labels[rows]), strict=True))))
+        retrieved.append(Retrieval(answer, known.show(rows) if rows else []))
     return retrieved
 
 
@@ -82,6 +84,82 @@ class _Queries(NamedTuple):
     truths: list[str | None]
     split: str | None = None
     rows: Sequence[int] = ()
+    files: Sequence[Path] = ()
+
+
+class _Known(Protocol):
+    """The images that neighbours are looked for among, by their rows."""
+
+    def features(self, layer: str) -> Iterator[Tensor]:
+        """What a layer answers to all that can be read, in batches [B, D]."""
+
+    def read(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The rows that have features, in order, once these were made."""
+
+    def own(self, asked: _Queries, number: int) -> int | None:
+        """The row that is a query itself."""
+
+    def show(self, rows: list[int]) -> list[tuple[Image, str]]:
+        """The pixels of some, each with the name of its class."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Those of the split that a subject was opened with."""
+
+    subject: Subject
+    skip_bad: bool
+
+    def features(self, layer: str) -> Iterator[Tensor]:
+        assert isinstance(self.subject.model, AlexNet)
+        opened = self.subject.model, self.subject.loader, self.subject.compute
+        return split_features(*opened, layer, skip_bad=self.skip_bad)
+
+    def read(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.setdiff1d(np.arange(len(self.subject.loader)), list(self.subject.loader.bad))
+
+    def own(self, asked: _Queries, number: int) -> int | None:
+        return asked.rows[number] if asked.split == self.subject.split else None
+
+    def show(self, rows: list[int]) -> list[tuple[Image, str]]:
+        chosen = self.subject.dataset.split(self.subject.split)[1].take(np.array(rows, dtype=np.int64))
+        return list(zip(_show(self.subject, chosen), _name(self.subject, chosen.labels), strict=True))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files, whose folders name their classes."""
+
+    subject: Subject
+    paths: list[Path]
+
+    def features(self, layer: str) -> Iterator[Tensor]:
+        assert isinstance(self.subject.model, AlexNet)
+        prep = self.subject.loader.prep
+        for start in range(0, len(self.paths), BATCH):
+            batch = torch.stack([as_views(picture, prep)[0] for picture in self._pictures(start, start + BATCH)])
+            [found] = layer_outputs(self.subject.model, [batch], [layer], self.subject.compute)
+            yield found[layer].flatten(1)
+
+    def _pictures(self, start: int, end: int) -> list[Picture]:
+        return [read_picture(path, self.subject.dataset.train.channels) for path in self.paths[start:end]]
+
+    def read(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.arange(len(self.paths))
+
+    def own(self, asked: _Queries, number: int) -> int | None:
+        same = [row for row, path in enumerate(self.paths) if asked.files and path.samefile(asked.files[number])]
+        return same[0] if same else None
+
+    def show(self, rows: list[int]) -> list[tuple[Image, str]]:
+        prep = self.subject.loader.prep
+        shown = []
+        for row in rows:
+            [picture] = self._pictures(row, row + 1)
+            folder = picture.path.absolute().parent.name
+            name = self.subject.trained.known_class(folder) if self.subject.trained else None
+            shown.append((central_square(picture.pixels, prep, prep.size), name or folder))
+        return shown
 
 
 def _read_files(subject: Subject, images: Sequence[str | Path]) -> _Queries:
@@ -95,6 +173,7 @@ def _read_files(subject: Subject, images: Sequence[str | Path]) -> _Queries:
         [picture.pixels for picture in pictures],
         [picture.path.name for picture in pictures],
         [trained.known_class(folder) if trained else None for folder in folders],
+        files=[picture.path for picture in pictures],
     )
 
 
