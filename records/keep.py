@@ -4,8 +4,8 @@ machine and of its folders.
     uv run python records/keep.py runs/cifar10-seed1 runs/cifar10-seed2 --out records/2026-11-28-cifar10
 
 A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself. What either printed is kept
-as log.txt where it was written to a file beside it with its name and the ending .log. The README.md of a record, which
-says what was found, is written by hand.
+as log.txt where it was written to a file beside it with its name and the ending .log. To be called in the folder that
+the runs were started in. The README.md of a record, which says what was found, is written by hand.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ REPRODUCTION = ("figure.png", "result.json", "table.md")
 def keep(source: Path, out: Path) -> list[Path]:
     """Copy what a record keeps of one folder, and return the files made.
 
-    Raises UsageError for a folder that is neither a run nor a reproduction that has ended.
+    Raises UsageError for a folder that is neither a run nor a reproduction that has ended, and for a file that is there
+    already.
     """
     copies: dict[Path, Path] = {}
     if (source / "experiment.json").is_file():
         if not (source / "result.json").is_file():
             raise UsageError(f"{source} has no result.json: its reproduction has not ended.")
-        runs = [Run(path) for path in sorted((source / "runs").iterdir())]
+        runs = [Run(config.parent) for config in sorted((source / "runs").glob("*/config.yaml"))]
         copies = {out / name: source / name for name in REPRODUCTION}
         copies |= {out / "runs" / run.path.name / name: run.path / name for run in runs for name in TRAINING}
     elif (source / "status.json").is_file():
@@ -43,23 +44,27 @@ def keep(source: Path, out: Path) -> list[Path]:
     else:
         raise UsageError(f"{source} is neither a run nor a folder of alexnet reproduce.")
     copies[out / "log.txt"] = source.with_name(f"{source.name}.log")
+    copies = {to: file for to, file in copies.items() if file.is_file()}
+    if there := [to for to in copies if to.exists()]:
+        raise UsageError(f"{there[0]} is there already: name another --out.")
     private = names_of_machine(runs)
-    made = []
     for to, file in copies.items():
-        if file.is_file():
-            to.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix == ".png":
-                shutil.copyfile(file, to)
-            else:
-                to.write_text(anonymous(file.read_text(), private))
-            made.append(to)
-    return made
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".png":
+            shutil.copyfile(file, to)
+        else:
+            to.write_text(anonymous(file.read_text(), private))
+    return list(copies)
 
 
 def names_of_machine(runs: list[Run]) -> dict[str, str]:
-    """What to say in the place of each folder that the runs were started with: relative paths, and "data"."""
-    roots = {run.config.data.root for run in runs}
-    return {root: "data" for root in roots if Path(root).is_absolute()} | {f"{Path.cwd()}/": ""}
+    """What to say in the place of each folder that the runs were started with, the longest name first: "data", and
+    nothing before what lies in the present folder."""
+    configs = [run.config for run in runs]
+    roots = {config.data.root.rstrip("/") for config in configs if Path(config.data.root).is_absolute()}
+    weights = {str(Path(config.init).parent) for config in configs if config.init and Path(config.init).is_absolute()}
+    names = {f"{Path.cwd()}/": ""} | {f"{folder}/": "" for folder in weights} | dict.fromkeys(roots, "data")
+    return dict(sorted(names.items(), key=lambda pair: -len(pair[0])))
 
 
 def anonymous(text: str, private: dict[str, str]) -> str:
@@ -74,7 +79,8 @@ def main(*sources: Path, out: Path) -> None:
     try:
         for source in sources:
             files = keep(source, out)
-            print(f"{source}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+            log = "" if any(file.name == "log.txt" for file in files) else f"; no {source}.log to keep"
+            print(f"{source}: {len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB{log}")
     except AlexNetError as problem:
         sys.exit(f"error: {problem}")
 

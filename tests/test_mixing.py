@@ -125,6 +125,19 @@ def test_the_step_learns_from_mixed_images_and_parts_are_the_whole_batchs():
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_an_average_begins_after_its_epochs():
+    torch.manual_seed(1)
+    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
+    config = TrainConfig(ema=0.9, ema_after=2.0)
+    learner = Learner(config, model, 3, resolve_compute("cpu", "fp32"), World())
+    images, labels = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
+    same = []
+    for _ in range(8):  # of three an epoch
+        learner.apply_step(learner.train_step(images, labels, 12), 12)
+        same.append(torch.equal(learner.average.weights["conv1.weight"], learner.model.conv1.weight))
+    assert same == [True] * 6 + [False] * 2
+
+
 def test_mixing_ends_with_its_last_epoch():
     torch.manual_seed(1)
     model = build_model("cifar", width=0.125, dropout=0.0, init="he")

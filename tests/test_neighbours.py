@@ -144,6 +144,11 @@ def test_any_folder_can_be_searched(finished, digits, tmp_path):
     assert [name for _, name in retrieved.neighbours] == [("0", "0", "strange")[row] for row in order]
     for row, (image, _) in zip(order, retrieved.neighbours, strict=True):
         assert np.abs(image.astype(int) - loader.images[row].movedim(0, -1).numpy()).max() <= 2
+    (tmp_path / "0" / "broken.png").write_bytes(b"no image")
+    (again,) = retrieve(finished, [asked], neighbours=5, index=tmp_path, device="cpu", skip_bad=True)
+    assert [name for _, name in again.neighbours] == [name for _, name in retrieved.neighbours]
+    with pytest.raises(DataError, match="broken"):
+        retrieve(finished, [asked], neighbours=5, index=tmp_path, device="cpu")
     with pytest.raises(DataError, match="no image, folder or match for nowhere"):
         retrieve(finished, index="nowhere", device="cpu")
 

@@ -12,6 +12,7 @@ from PIL import Image
 from alexnet.config import TrainConfig
 from alexnet.config.values import flatten
 from alexnet.errors import UsageError
+from alexnet.models.network import blank_model
 from alexnet.paper import imagenet
 from alexnet.paper.experiments import construction, figure1
 from alexnet.paper.experiments.figure1 import EXPERIMENT as S1
@@ -19,6 +20,7 @@ from alexnet.paper.imagenet import STUDIES, imagenet_experiment
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
 from alexnet.recipes import RECIPES
+from alexnet.training.optim import Optimizer
 
 
 class Fake:
@@ -191,6 +193,15 @@ def test_studies_name_what_exists():
         assert experiment.judge([])[number].state == "inconclusive"
         assert {arm for arm, _ in study.sides} == set(study.arms)
         assert {figure for _, figure in study.sides} <= set(imagenet.FIGURES)
+
+
+def test_networks_of_studies_can_be_trained():
+    """Their rules name parameters that they have."""
+    configs = [imagenet.recipe(arm.recipe, **arm.changes) for study in STUDIES.values() for arm in study.arms.values()]
+    for config in configs:
+        fields = {name: value for name, value in vars(config.model).items() if value not in (None, ())}
+        model = blank_model(fields.pop("variant"), **fields, width=0.0625)
+        Optimizer(config.optim, model)
 
 
 def test_arms_differ_in_what_they_say():

@@ -89,7 +89,7 @@ def made_up(gap: float = 8.0, slow: float = 4.0, views: tuple[int, int] = (60, 1
             curve += [5.0] * (photographs.EPOCHS - photographs.CONSTANT)
             errors = {"test": 25 + gap * lacking + 0.1 * seed * lacking, "train": 10.0}
             more = {"validation errors": curve, "training errors": curve, "rate": 0.01}
-            rows.append({"arm": arm, "seed": seed, **errors, **more, "chroma": chroma(seed, 0.4)})
+            rows.append({"arm": arm, "seed": seed, **errors, **more})
     rng, (one, ten) = np.random.default_rng(0), views
     run: Any = SimpleNamespace(last=None)
     kernels = rng.normal(size=(8, 3, 5, 5))

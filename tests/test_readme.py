@@ -160,7 +160,7 @@ def test_commands_that_take_seconds_do_what_they_say(home, capsys) -> None:
         "alexnet predict runs/digits digits --sheet sheet.png",
         "alexnet preview folder --data.root ~/pictures",
         "alexnet predict runs/folder holiday/*.jpg --sheet sheet.png",
-        "alexnet features runs/folder holiday --layers conv5,fc7 --out features.npz",
+        "alexnet features runs/folder holiday --layers conv5,relu7 --out features.npz",
     ]
     for command in quick:
         assert f"uv run {command}" in DOCS

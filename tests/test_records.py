@@ -16,7 +16,7 @@ def keep(*arguments, cwd):
 
 def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
     root = tmp_path / "somewhere"
-    settings = {"epochs": 1, "data.fraction": 0.1, "data.root": str(root), "model.width": 0.125}
+    settings = {"epochs": 1, "data.fraction": 0.1, "data.root": f"{root}/", "model.width": 0.125}
     train(recipe("digits", **settings), tmp_path / "runs" / "one")
     (tmp_path / "runs" / "one.log").write_text(f"on host7 (AMD EPYC): cpu\ndata: {root}/x, {tmp_path}/runs/one\n")
     done = keep("runs/one", "--out", "records/a", cwd=tmp_path)
@@ -28,6 +28,9 @@ def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
     assert "host" not in session
     assert session["data"]["root"] == "data"
     assert (kept / "log.txt").read_text() == "on this machine (AMD EPYC): cpu\ndata: data/x, runs/one\n"
+    assert keep("runs/one", "--out", "records/a", cwd=tmp_path).stderr == (
+        "error: records/a/one/config.yaml is there already: name another --out.\n"
+    )
     assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*") if file.suffix != ".png")
 
 

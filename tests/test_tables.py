@@ -306,6 +306,13 @@ def test_positive_biases_are_those_of_the_rows_that_ask_for_them(scheme: str):
     assert biases == {"conv1": {0.0}, "conv3": {0.0}, "fc8": {0.0}, **expected}
 
 
+@pytest.mark.parametrize("name", ["net145", "caffenet"])
+def test_positive_biases_of_rows_with_weights_of_their_own(name: str):
+    model = build_model(name, width=0.0625, positive_bias=0.5)
+    assert {set(model.get_submodule(layer).bias.tolist()) == {0.5} for layer in ("conv2", "fc6", "fc7")} == {True}
+    assert set(model.fc8.bias.tolist()) == {0.0}
+
+
 def test_widths_of_single_layers():
     table = resolve("convnet-11pct", widths=("local3=24", "conv1=16"))
     assert [row.width for row in table.convs] == [16, 64, 24, 32]

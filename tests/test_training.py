@@ -20,7 +20,7 @@ from alexnet.data.splits import Dataset, Split
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
 from alexnet.metrics import Result
 from alexnet.models.network import build_model
-from alexnet.recipes import recipe
+from alexnet.recipes import RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import load_config
 from alexnet.training import loop, scoring
@@ -373,6 +373,15 @@ def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values
     else:
         assert said.count(expected) == 1
         assert said.index(expected) < said.index("epoch 1/")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_recipe_draws_a_caution_on_its_own_data(name):
+    config = RECIPES[name]
+    count = {"digits": 1295, "imagenet": 100_000, "stanford-dogs": 652, "folder": 9469}.get(config.data.source, 40_000)
+    labels = np.arange(count) % 5
+    split = Split(np.zeros((count, 1, 1, 1), np.uint8), labels, np.arange(count))
+    assert cautions(config, Dataset(config.data.source, tuple("abcde"), split, split, split, "", tuple("abcde"))) == []
 
 
 def test_evaluation_that_sees_the_middle_of_photographs_alone():

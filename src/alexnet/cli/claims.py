@@ -59,7 +59,7 @@ def show_claims(chosen: Sequence[Claim]) -> None:
 
 
 def _short(finding: Finding) -> str:
-    return f"{finding.experiment.id}: {finding.verdict.state}{' (own)' if finding.own else ''}"
+    return f"{finding.experiment.id}: {state_of([finding])}{' (own)' if finding.own else ''}"
 
 
 def show_claim(one: Claim) -> None:

@@ -75,16 +75,13 @@ def configured_rows(config: TrainConfig) -> list[dict[str, Any]]:
     from alexnet.models.network import blank_model
     from alexnet.models.variants import VARIANTS
     from alexnet.training.facts import crop_side, ledger_of_run
-    from alexnet.training.learner import freeze
 
     fields = {
         name: value for name, value in asdict(config.model).items() if value not in (None, ()) and name != "freeze_to"
     }
     name = fields.pop("variant")
     side = crop_side(config, VARIANTS[name].input_size) if name in VARIANTS else 1  # whose name is the error to show
-    model = blank_model(name, **fields | {"input_size": side})
-    freeze(model, config.model.freeze_to)
-    return ledger_of_run(config, model)
+    return ledger_of_run(config, blank_model(name, **fields | {"input_size": side}))
 
 
 def _of_run(folder: str) -> list[dict[str, Any]]:

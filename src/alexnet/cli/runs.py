@@ -116,7 +116,7 @@ def evaluate(
         Part of the data; without it test, or val where the data has no test split (ImageNet).
     views
         1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
-        by three.
+        by three; the outer ones begin in the border that training's crops had (--data.pad).
     recipe
         What a bare weights file was trained on.
     root

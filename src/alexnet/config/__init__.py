@@ -35,7 +35,8 @@ class TrainConfig:
     """Stop and test after this many epochs; the schedule keeps its length, so that the run can go on later."""
     early_stop: int | None = None
     """Stop and test after this many epochs without a better validation accuracy, counted anew after each drop of the
-    learning rate; a drop that is still to come is waited for."""
+    learning rate; a drop that is still to come is waited for, and so is the end of the schedules that fall until
+    then: cosine, one-cycle and triangular."""
     score_train: int = 0
     """Evaluate the whole training split this many times an epoch, evenly spaced, as validation is: without augmentation
     and dropout. The error that training itself logs is of a network that moves on, on altered images."""
@@ -68,7 +69,7 @@ class TrainConfig:
     """Epochs before the training images have their full size (--grow-from)."""
     ema: float = 0.0
     """Decay of an exponential moving average of the weights that is evaluated instead of them; 0 is off. It remembers
-    1 / (1 - decay) steps, and never more than a tenth of those since it began."""
+    1 / (1 - decay) steps, and never more than a ninth of those since it began."""
     ema_after: float = 0.0
     """Epochs before that average begins; until then the weights themselves are evaluated."""
     init: str | None = None

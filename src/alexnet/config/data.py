@@ -54,7 +54,8 @@ class DataConfig:
     min_area: float = 0.08
     """Smallest part of the area that such a crop covers."""
     pad: int = 0
-    """Zero pixels around a training image before the random crop."""
+    """Zero pixels around a training image before the random crop; of nine or ten views in the test the outer ones begin
+    there too."""
     flip: bool = False
     """Mirror half of the training images, drawn per image."""
     alternate_flips: bool = False

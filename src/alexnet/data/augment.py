@@ -57,6 +57,10 @@ class Preprocessing:
         """All but the mean image, of which it says whether there is one."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"mean_image": self.mean_image is not None}
 
+    def of_one_view(self) -> dict[str, Any]:
+        """`to_dict` without what concerns several views alone."""
+        return {name: value for name, value in self.to_dict().items() if name != "pad"}
+
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold beside `to_dict`."""
         return {} if self.mean_image is None else {"mean_image": self.mean_image}

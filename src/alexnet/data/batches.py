@@ -54,6 +54,10 @@ class Loader(ABC):
         """Images of the split."""
 
     @abstractmethod
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what evaluation cuts its views from."""
+
+    @abstractmethod
     def noise(self) -> ColourNoise | None:
         """The configured colour noise, along the axes of these images' colours. Raises UsageError without colours."""
 

@@ -96,6 +96,10 @@ class ResidentSplit(Loader):
         values, vectors = torch.linalg.eigh(products / pixels - torch.outer(mean, mean))
         return tuple(map(tuple, (vectors * values.clamp(min=0).sqrt()).tolist()))
 
+    def sides(self) -> tuple[int, int]:
+        height, width = self.images.shape[-2:]
+        return height, width
+
     def evaluation_batches(
         self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:

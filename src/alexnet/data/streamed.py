@@ -115,6 +115,10 @@ class StreamedSplit(Loader):
         axes = (self.photos.store.statistics or IMAGENET).colour_axes
         return ColourNoise(self.data.colour_noise, self.data.noise_probability, axes, self.data.noise_divisor)
 
+    def sides(self) -> tuple[int, int]:
+        assert self.prep.resize is not None
+        return self.prep.resize, self.prep.resize
+
     def evaluation_batches(
         self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:

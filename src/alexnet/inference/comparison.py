@@ -119,7 +119,7 @@ def compare(
                 on_logits=keep if logits else lambda batch, labels: None,
             )
         seconds = time.perf_counter() - started
-        result = replace(result, notes=tuple(view_notes(trained, views)))
+        result = replace(result, notes=tuple(view_notes(loader, trained, views)))
         if logits:
             arrays[str(number)] = np.concatenate([z.numpy() for z, _ in kept])
             arrays["labels"] = np.concatenate([y.numpy() for _, y in kept])

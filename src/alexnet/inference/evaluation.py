@@ -133,7 +133,7 @@ class Subject:
         bad = len(self.loader.bad)
         notes = [f"{bad} image(s) could not be read and were left out."] if bad else []
         measured = self.measured | {"skip_bad": skip_bad, "skipped": bad}
-        return replace(result, measured=measured, notes=(*notes, *view_notes(self.trained, result.views)))
+        return replace(result, measured=measured, notes=(*notes, *view_notes(self.loader, self.trained, result.views)))
 
 
 def evaluate(
@@ -247,18 +247,16 @@ def _check_training_images(dataset: Dataset, purpose: str) -> None:
         )
 
 
-def view_notes(trained: Trained | None, views: int) -> list[str]:
+def view_notes(loader: Loader, trained: Trained | None, views: int) -> list[str]:
     """A sentence where views are asked for that are none, or mirrored ones of a network that has never seen a mirrored
     image."""
-    if trained is None or views == 1:
-        return []
-    notes, seen = [], trained.preprocessing
-    if views > 2 and not seen.pad and seen.resize in (None, seen.size):
+    notes, seen = [], loader.prep
+    if views > 2 and not seen.pad and loader.sides() == (seen.size, seen.size):
         notes.append(
             f"the network sees whole images, without a border (--data.pad): of {views} views "
             f"{'2 differ, those of --views 2' if views == 10 else 'none differ'}."
         )
-    if views != 9 and trained.config is not None and not trained.config.data.flip:
+    if views in (2, 10) and trained is not None and trained.config is not None and not trained.config.data.flip:
         notes.append(
             f"half of the {views} views are mirrored, and the network was trained without mirrored images "
             "(--data.flip): where mirroring changes what an image shows, as of digits, they lower the accuracy; "

@@ -81,7 +81,7 @@ def split_pictures(
         "weights": describe_weights(file, trained.epoch),
         "network": trained.network,
         "images": {**describe_data(config, dataset), "images": len(chosen), "split": name},
-        "preprocessing": trained.preprocessing.to_dict(),
+        "preprocessing": trained.preprocessing.of_one_view(),
     }
     places = chosen.places(np.arange(len(chosen)))
     return Pictures(trained.model, compute, places, described, batches, chosen.labels, dataset.classes, loader.bad)
@@ -126,7 +126,7 @@ def file_pictures(
         "weights": describe_weights(file, trained.epoch),
         "network": trained.network,
         "images": {"source": "files", "fingerprint": digest.hexdigest(), "images": len(paths), "split": None},
-        "preprocessing": trained.preprocessing.to_dict(),
+        "preprocessing": trained.preprocessing.of_one_view(),
     }
     compute = resolve_compute(device, "fp32")
     places: list[int | str] = [str(path) for path in paths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from alexnet.data.images import Picture, as_views, central_square, find_images, 
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
+from alexnet.errors import DataError
 from alexnet.figures import Image
 from alexnet.figures.neighbours import Retrieval
 from alexnet.figures.predictions import Answer
@@ -48,15 +50,15 @@ def retrieve(
 
     The images are files, folders or patterns, or without these `queries` of the split called `split` (without a name
     test, or val where there is none), drawn by a seed. Neighbours come from the split called `index`, train, val or
-    test, or from the image files of a folder, an image itself left out. They are searched exactly and in one pass, so
-    that their features need not fit into memory. The other arguments are those of `evaluate`; what cannot be read is
-    left out of a split alone. Raises UsageError, DataError or CheckpointError.
+    test, or from the image files of a folder, an image itself left out (of a folder where it was named as a file). They
+    are searched exactly and in one pass, so that their features need not fit into memory. The other arguments are those
+    of `evaluate`. Raises UsageError, DataError or CheckpointError.
     """
     files = None if index in ("train", "val", "test") else find_images([index])
     subject = open_subject(target, None if files else str(index), config=config, data=data, device=device)
     assert isinstance(subject.model, AlexNet)
     names = subject.dataset.names
-    known: _Known = _Files(subject, files) if files else _Rows(subject, skip_bad)
+    known: _Known = _Files(subject, files, skip_bad) if files else _Rows(subject, skip_bad)
     asked = _read_files(subject, images) if images else _draw(subject, split, queries, seed)
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
@@ -126,37 +128,56 @@ class _Rows:
         return list(zip(_show(self.subject, chosen), _name(self.subject, chosen.labels), strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Files:
     """Image files, whose folders name their classes."""
 
     subject: Subject
     paths: list[Path]
+    skip_bad: bool
+
+    def __post_init__(self) -> None:
+        self._bad: set[int] = set()
 
     def features(self, layer: str) -> Iterator[Tensor]:
         assert isinstance(self.subject.model, AlexNet)
-        prep = self.subject.loader.prep
-        for start in range(0, len(self.paths), BATCH):
-            batch = torch.stack([as_views(picture, prep)[0] for picture in self._pictures(start, start + BATCH)])
-            [found] = layer_outputs(self.subject.model, [batch], [layer], self.subject.compute)
+        for found in layer_outputs(self.subject.model, self._batches(), [layer], self.subject.compute):
             yield found[layer].flatten(1)
 
-    def _pictures(self, start: int, end: int) -> list[Picture]:
-        return [read_picture(path, self.subject.dataset.train.channels) for path in self.paths[start:end]]
+    def _batches(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.paths), BATCH):
+            views = []
+            for row in range(start, min(start + BATCH, len(self.paths))):
+                try:
+                    views.append(as_views(self._picture(row), self.subject.loader.prep)[0])
+                except DataError:
+                    if not self.skip_bad:
+                        raise
+                    self._bad.add(row)
+            if views:
+                yield torch.stack(views)
+
+    def _picture(self, row: int) -> Picture:
+        return read_picture(self.paths[row], self.subject.dataset.train.channels)
 
     def read(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.arange(len(self.paths))
+        return np.setdiff1d(np.arange(len(self.paths)), list(self._bad))
 
     def own(self, asked: _Queries, number: int) -> int | None:
-        same = [row for row, path in enumerate(self.paths) if asked.files and path.samefile(asked.files[number])]
-        return same[0] if same else None
+        if not asked.files:
+            return None
+        place = asked.files[number].resolve()
+        return next((row for row, path in enumerate(self._places) if path == place), None)
+
+    @cached_property
+    def _places(self) -> list[Path]:
+        return [path.resolve() for path in self.paths]
 
     def show(self, rows: list[int]) -> list[tuple[Image, str]]:
         prep = self.subject.loader.prep
         shown = []
         for row in rows:
-            [picture] = self._pictures(row, row + 1)
-            folder = picture.path.absolute().parent.name
+            picture, folder = self._picture(row), self._places[row].parent.name
             name = self.subject.trained.known_class(folder) if self.subject.trained else None
             shown.append((central_square(picture.pixels, prep, prep.size), name or folder))
         return shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
@@ -19,28 +19,28 @@ at the paper's own scale (by arithmetic, or from the figures that came with the 
 experiment of ours found. A small experiment never stands for the number on ImageNet: it asks whether the effect is
 there at all.
 
-Two commands show all of it and repeat the first experiment that trains (`uv run alexnet claims 15` shows one claim with
-its figures):
+{found}
+
+Two commands show all of it and repeat the first experiment that trains (about 3 hours on two cores; with `--quick` a
+rehearsal of minutes):
 
 ```sh
 uv run alexnet claims
 uv run alexnet reproduce S1 --data.root data
 ```
 
-"The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
-([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files number
-their networks: net 145 is the paper's, 145-half, 147, 148 and 150 are what the paper compares it with, and their
-parameter files end with notes of the errors that were measured (the "log"). The paper's text and that code differ here
-and there; "weights of the text" and "of the released code" are the initial weights of one and of the other.
+"""
+_LEGEND = """
+## What the words mean
 
-| verdict | means |
+| verdict of a small experiment | means |
 |---|---|
 | reproduced | the effect is there, at the size that its rule asks for |
-| direction only | the effect is there, and not of that size, or in part of what the claim is about |
+| direction only | the effect is there, and smaller or larger than its rule asks for, or in a part of the claim |
 | inconclusive | the measurement could not have told |
 | not reproduced | it could have told, and there is no such effect, or the opposite one |
 | not testable here | no small experiment can be about it, or none is needed; the reason stands with the claim |
-| not yet run | the experiment is written, the command with its hours stands below |
+| not yet run | the experiment is written; its command and hours stand with the claim |
 | reproduced by construction | it is counted or computed of the network as it is built; nothing is trained |
 
 | at its own scale | means |
@@ -52,10 +52,15 @@ and there; "weights of the text" and "of the released code" are the initial weig
 | about CIFAR-10 | the claim is about that data set: the small experiment is at its own scale |
 | data not to be had | nobody outside can run it |
 
-The rule of each was written down before its run, except that S4's was made stricter after it, which changed no verdict;
-the figures below are computed from the published measurements whenever this page is made. Commands are to be typed as
-`uv run alexnet ...` in a clone of the repository.
+Every experiment has a rule of its own, which stands with it and was written down before its run; S4's was made stricter
+afterwards, which changed no verdict. All figures are computed from the published measurements whenever this page is
+made. Commands are to be typed as `uv run alexnet ...` in a clone of the repository.
 
+"The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
+([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files number
+their networks: net 145 is the paper's, 145-half, 147, 148 and 150 are what the paper compares it with, and their
+parameter files end with notes of the errors that were measured (the "log"). The paper's text and that code differ here
+and there; "weights of the text" and "of the released code" are the initial weights of one and of the other.
 """
 
 
@@ -66,17 +71,52 @@ def render() -> str:
     overview = Table(head, tuple(_line(one, found[one.number]) for one in CLAIMS))
     explained: dict[str, int] = {}
     sections = [_section(one, found[one.number], explained) for one in CLAIMS]
-    intro = _HEAD.format(count=len(CLAIMS))
+    intro = _HEAD.format(count=len(CLAIMS), found=_found(found))
     beyond = [
         "\n".join([f"\n## {one.id}: {one.title}\n", *_experiment(one, published_outcome(one.id))])
         for one in experiments().values()
         if not one.claims
     ]
-    return intro + markdown_table(overview) + "".join(sections) + "".join(beyond)
+    return intro + markdown_table(overview) + _experiments() + _LEGEND + "".join(sections) + "".join(beyond)
+
+
+def _found(found: Mapping[int, Sequence[Finding]]) -> str:
+    """What the small experiments found, claim by claim, in a paragraph."""
+    claims: dict[str, list[str]] = {}
+    for one in CLAIMS:
+        claims.setdefault(state_of(found[one.number]), []).append(f"[{one.number}](#claim-{one.number}) ({one.title})")
+    shown = [state for state in claims if state not in ("not yet run", "not testable here")]
+    parts = [f"{state.capitalize()}: {', '.join(claims[state])}." for state in shown]
+    open_ones, hours = claims.get("not yet run", []), sum(e.hours for e in _open())
+    if open_ones:
+        parts.append(
+            f"{len(open_ones)} claims wait for {len(_open())} experiments, about {hours:.0f} hours on two cores."
+        )
+    return "So far: " + " ".join(parts)
+
+
+def _open() -> list[Experiment]:
+    return [one for one in experiments().values() if published_outcome(one.id) is None]
+
+
+def _experiments() -> str:
+    """All experiments with their claims and hours."""
+    lines = [
+        (
+            one.id,
+            one.title,
+            ", ".join(f"[{claim}](#claim-{claim})" for claim in one.claims) or "none",
+            f"{one.hours:g}",
+            "not yet" if (made := published_outcome(one.id)) is None else str(made.made.get("when"))[:10],
+        )
+        for one in experiments().values()
+    ]
+    head = ("experiment", "about", "claims", "hours on two cores", "run")
+    return "\n" + markdown_table(Table(head, tuple(lines)))
 
 
 def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
-    small = ", ".join(f"{finding.experiment.id}: {finding.verdict.state}" for finding in found) or state_of([])
+    small = ", ".join(f"{finding.experiment.id}: {state_of([finding])}" for finding in found) or state_of([])
     return f"[{one.number}](#claim-{one.number})", one.section, one.title, one.imagenet.state, small
 
 
@@ -95,12 +135,13 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
     found = list(found)
     for finding in found:
         experiment = finding.experiment
-        told_of = f"**{experiment.id}, {experiment.title}**: **{finding.verdict.state}**. {_told(finding)}"
+        told_of = f"**{experiment.id}, {experiment.title}**: **{state_of([finding])}**. {_told(finding)}"
         parts.append(told_of.rstrip() + "\n")
         if (told := explained.setdefault(experiment.id, one.number)) == one.number:
             parts += _experiment(experiment, finding.outcome)
         else:
-            parts.append(f"What was done: [claim {told}](#claim-{told}).\n")
+            done = "is planned" if finding.outcome is None else "was done"
+            parts.append(f"What {done}: [claim {told}](#claim-{told}).\n")
     if not found:
         parts.append(f"**Small experiment**: **{state_of([])}**: {one.without}.\n")
     return "\n".join(parts)
@@ -112,7 +153,7 @@ def _told(finding: Finding) -> str:
 
 def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
     """What is done, on which data, by which rule and command, and what was measured if it has been run."""
-    parts = [f"What is done: {experiment.method}\n"]
+    parts = [f"What {'is planned' if outcome is None else 'was done'}: {experiment.method}\n"]
     if experiment.data:
         parts.append(f"Data: {experiment.data}\n")
     command, _, time = to_run(experiment).partition(" (")
@@ -124,7 +165,7 @@ def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
             f"![{experiment.title}](paper/{experiment.id}.png)\n",
             markdown_table(experiment.table(outcome.rows)),
             f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]} (that of each training is "
-            f"in its record), {made.get('runs')} trainings, {made.get('hours')} hours in all, on {where}, torch "
+            f"in its record), {made.get('runs')} trainings of {made.get('hours')} hours added up, on {where}, torch "
             f"{made.get('torch')}.\n",
         ]
     if experiment.open_questions:

@@ -31,7 +31,7 @@ FAST = replace(
 )
 # With more epochs CutMix keeps the network from learning its training images by heart; the average of the weights takes
 # the noise out of their end.
-STRONG = replace(FAST, name="cifar10-strong", epochs=30, cutmix=1.0, mix_probability=0.5, ema=0.999, grow_epochs=10)
+STRONG = replace(FAST, name="cifar10-strong", epochs=30, cutmix=1.0, mix_probability=0.5, ema=0.998, grow_epochs=10)
 # jackwang0108/AlexNet (branch v1): SGD with momentum .9, weight decay 5e-4, batches of 128, pixels of 0 to 1 as they
 # are, no augmentation, torch's initial weights, a fifth of the images for validation; 1e-2 divided by ten up to three
 # times when 20 epochs brought no better validation accuracy (its setting 1; its code counts on after a drop, so that

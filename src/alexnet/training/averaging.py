@@ -14,7 +14,7 @@ class Average:
 
     Until step `start` it is the weights themselves. From then on its decay is `decay`, but a young average forgets
     faster, (1 + age) / (10 + age), or it would hold on to the weights that it began with: the rule of TensorFlow's
-    ExponentialMovingAverage. So it never remembers more than a tenth of the steps of its life.
+    ExponentialMovingAverage. So it never remembers more than a ninth of the steps of its life.
     """
 
     def __init__(self, model: nn.Module, decay: float, start: float = 0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 import numpy as np
 
@@ -34,11 +35,11 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
             f"{config.end}: the network is evaluated at a size that it has not seen."
         )
-    life = (config.end - config.ema_after) * (len(dataset.train) // config.batch_size)
-    if config.ema and 1 / (1 - config.ema) > max(life, 1) / 9:
+    life = max(0.0, config.end - config.ema_after) * ceil(len(dataset.train) / config.batch_size)
+    if config.ema and 1 / (1 - config.ema) > (life + 10) / 9:  # as far as a young average remembers
         said.append(
-            f"{flag('ema')} {config.ema:g} asks to remember {1 / (1 - config.ema):,.0f} steps, and an average never "
-            f"remembers more than a tenth of its life, here of {max(life, 0):,.0f} steps: a smaller one does the same."
+            f"{flag('ema')} {config.ema:g} asks to remember {1 / (1 - config.ema):,.0f} steps, and an average "
+            f"remembers no more than a ninth of its life, here of {life:,.0f} steps: a smaller one does the same."
         )
     data, photographs = config.data, config.data.source in SOURCES and SOURCES[config.data.source].photographs
     if photographs and (part := (data.crop or CROP) / (data.resize or RESIZE)) < 0.8:

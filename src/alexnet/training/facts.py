@@ -15,6 +15,7 @@ from alexnet.ledger import Pixels, Stage, Training, as_rows, examine
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import AlexNet
+from alexnet.training.learner import freeze
 from alexnet.training.optim import Course, Optimizer
 
 
@@ -27,8 +28,11 @@ def ledger_of_run(
     """The ledger of a run, as rows (`alexnet.ledger.as_rows`): of `model` as it is trained by `config`.
 
     `images` is the training split; where it was not opened, `prep` is what a checkpoint says of the pixels, and without
-    that they are what the configuration says. Raises UsageError for rules that select no parameter.
+    that they are what the configuration says. What the configuration freezes is frozen here too. Raises UsageError for
+    rules that select no parameter.
     """
+    if isinstance(model, AlexNet):
+        freeze(model, config.model.freeze_to)
     pixels = _pixels(config, model.variant.input_size, images, prep)
     facts = replace(facts_of_model(model), training=Training(config, pixels, course_of(config, model)))
     return as_rows(examine(facts))

@@ -81,8 +81,8 @@ class Claim:
     """What arithmetic or the released code's logs say: the state follows from these, and is written nowhere."""
     note: str = ""
     """What else is known, in a sentence."""
-    without: str = "none is written yet"
-    """Why no small experiment tests it, where none does."""
+    without: str = ""
+    """Why no small experiment tests it; empty where one does."""
 
     @property
     def place(self) -> str:

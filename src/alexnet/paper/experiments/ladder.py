@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
     "interval is on its own: of twenty changes without any effect one would be said to have one.",
     data="CIFAR-10: nine tenths of the training images, the others for validation, and the 10,000 of the test. "
     + WHERE10,
-    hours=2.2,
+    hours=2.7,
     plan=plan,
     measure=measure,
     judge=judge,

@@ -97,9 +97,9 @@ EXPERIMENT = Experiment(
     "0 to 255 less the mean image, which the constants of the normalisation are meant for: on standardised pixels it "
     "is all but a constant factor. The two differ in the normalisation and in a locally connected layer of 64 in the "
     "place of 32 channels, with another weight decay of the output layer, so all four combinations are trained: "
-    "120 epochs in the place of 520, the rate divided by ten after 100 and 110, three seeds. The test error is "
-    "measured "
-    "before the drops as well, because the released 12 % network is the 13 % one with more of them.",
+    "120 epochs in the place of 520, the weights' rate divided by ten after 100 and 110, as released, three seeds. The "
+    "test error is measured before the drops as well, because the released 12 % network is the 13 % one with more of "
+    "them.",
     rule="The test error without normalisation less that with it, paired by seed and width, six pairs. " + DIFFERENCE,
     data="CIFAR-10, the paper's own data for this claim: all 50,000 training images and the 10,000 of the test. "
     + WHERE10,

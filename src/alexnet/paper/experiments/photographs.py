@@ -75,12 +75,10 @@ def plan(finished: Mapping[str, Run], quick: bool) -> list[Job]:
 
 
 def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
-    """One row a run, as those of S5, with the "rate" and with "chroma"; that of the whole network holds "views",
-    "neighbours" and "kernels" too."""
+    """One row a run, as those of S5, with the "rate"; that of the whole network holds "views", "neighbours", "kernels"
+    and "chroma" too."""
     named = replace(ARMS, arms={**ARMS.arms, WHOLE: {}})
-    rows = named.measure(
-        {**MEASURED, "rate": lambda run, _: run.config.optim.lr, "chroma": chroma_shares}, runs, recall
-    )
+    rows = named.measure({**MEASURED, "rate": lambda run, _: run.config.optim.lr}, runs, recall)
     for row in rows:
         run = runs[f"{row['arm']}-seed{row['seed']}"]
         if row["arm"] == WHOLE and not has_diverged(run):
@@ -89,6 +87,7 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
             row["views"] = recall("views", partial(_compare_views, run))
             row["neighbours"] = recall("neighbours", partial(averaging.compare, run, QUERIES, CLOSE))
             row["kernels"] = recall("kernels", partial(_pack_kernels, run))
+            row["chroma"] = chroma_shares(run, recall)
     return rows
 
 

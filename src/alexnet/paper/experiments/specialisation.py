@@ -26,7 +26,8 @@ LARGELY = 2.0  # times the share of colour
 SPECIALISED = (
     f'"Reproduced" if they do in {MOST:.0%} of the runs or more, and in the median run one column has at least '
     f'{LARGELY:g} times the share of colour of the other (the paper: "largely"), "direction only" if they do in more '
-    f'than {CHANCE:.0%}, which chance alone exceeds once in a hundred times with ten runs, else "not reproduced".'
+    f"than {CHANCE:.0%} (which chance alone exceeds once in a hundred times with ten runs, twice with five), else "
+    '"not reproduced".'
 )
 LEAST = 5  # runs that say something
 TESTED = (
@@ -87,14 +88,20 @@ def judge_specialisation(runs: Sequence[Sequence[float]]) -> tuple[State, str, d
     return "direction only" if runs and mean(differ) > CHANCE else "not reproduced", sentence, numbers
 
 
-def judge_columns(runs: Sequence[Sequence[float]]) -> Verdict:
-    """The verdict on columns that specialise where there is no network without columns to compare with, by the rule
-    `COLUMNS`: the control are the same kernels in halves that have nothing to do with columns."""
+def judge_columns(runs: Sequence[Sequence[float]], control: Sequence[Sequence[float]] = ()) -> Verdict:
+    """The verdict on columns that specialise, by `SPECIALISED`, from the shares of runs with columns and of a control.
+
+    Where there are no runs without columns to compare with, the control are the same kernels in halves that have
+    nothing to do with columns: those in even and those in odd places (the rule `COLUMNS`).
+    """
     state, sentence, numbers = judge_specialisation(runs)
-    control = [p_value([*shares[::2], *shares[1::2]]) < LEVEL for shares in runs]
-    sentence += f" Kernels in even and odd places differ so in {sum(control)}."
-    weak = len(runs) < LEAST or mean(control) > CHANCE
-    return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})
+    differ = [p_value(shares) < LEVEL for shares in control or [[*each[::2], *each[1::2]] for each in runs]]
+    if control:
+        sentence += f" The halves of conv1 differ so in {sum(differ)} of {len(differ)} runs without groups."
+    else:
+        sentence += f" Kernels in even and odd places differ so in {sum(differ)}."
+    weak = min(len(runs), len(differ)) < LEAST or mean(differ) > CHANCE
+    return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(differ))})
 
 
 def p_value(shares: Sequence[float]) -> float:
@@ -108,12 +115,10 @@ def _shares(rows: Sequence[Row], arm: str) -> list[list[float]]:
 
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
-    columns, without = _shares(rows, TWO_COLUMNS), _shares(rows, CONTROL)
-    state, sentence, numbers = judge_specialisation(columns)
-    control = [p_value(shares) < LEVEL for shares in without]
-    sentence += f" The halves of conv1 differ so in {sum(control)} of {len(control)} runs without groups."
-    weak = min(len(columns), len(control)) < LEAST or mean(control) > CHANCE
-    return {30: Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(control))})}
+    without = _shares(rows, CONTROL)
+    if not without:
+        return {30: Verdict("inconclusive", "No run without groups ended, to compare with.")}
+    return {30: judge_columns(_shares(rows, TWO_COLUMNS), without)}
 
 
 def draw(rows: Sequence[Row]) -> Figure:
