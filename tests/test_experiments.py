@@ -172,7 +172,6 @@ def overfitting_rows(gap: Sequence[float], slow: float) -> list[Row]:
             overfitting.BOTH: arm([15.0] * 9, slow),
             overfitting.CROPS: arm(worse, 5),
             overfitting.DROPOUT: arm(worse, slow),
-            overfitting.NEITHER: arm([30.0] * 9, 5),
         }
     )
 

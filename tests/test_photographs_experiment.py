@@ -83,7 +83,7 @@ def made_up(gap: float = 8.0, slow: float = 4.0, views: tuple[int, int] = (60, 1
     rows: list[Row] = []
     for seed in (1, 2, 3):
         for arm in ARMS:
-            lacking = {photographs.BOTH: 0, photographs.CROPS: 1, photographs.DROPOUT: 1, photographs.NEITHER: 2}[arm]
+            lacking = {photographs.BOTH: 0, photographs.CROPS: 1, photographs.DROPOUT: 1}[arm]
             pace = slow if arm in (photographs.BOTH, photographs.DROPOUT) else 2
             curve = [20 + 70 * 0.5 ** (epoch / pace) for epoch in range(photographs.CONSTANT)]
             curve += [5.0] * (photographs.EPOCHS - photographs.CONSTANT)
