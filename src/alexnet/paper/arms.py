@@ -195,6 +195,7 @@ def table_of(rows: Sequence[Row], figures: Mapping[str, str]) -> Table:
 def _spread(numbers: Sequence[float], runs: int) -> str:
     if not numbers:
         return "none"
-    spread = f" ± {stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    digits = 2 if abs(mean(numbers)) < 100 else 0
+    spread = f" ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
     part = f" ({len(numbers)} of {runs})" if len(numbers) < runs else ""
-    return f"{mean(numbers):.2f}{spread}{part}"
+    return f"{mean(numbers):.{digits}f}{spread}{part}"

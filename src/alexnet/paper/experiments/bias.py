@@ -117,7 +117,10 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
         pairs = paired(rows, f"{init}-zero", f"{init}-one", "early")
         ends = [loss for arm in ("one", "zero") for loss in values(rows, f"{init}-{arm}", "last")]
         weights = f"weights of the {INITS[init]}"
-        what = f"training loss with biases of 0 less that with biases of 1 after {FIRST} steps, {weights}"
+        what = (
+            f"training loss with biases of 0 less that with biases of 1 (above 0: biases of 1 are ahead) after {FIRST} "
+        )
+        what += f"steps, {weights}"
         verdict = judge_effect(*pairs, LEAST, what)
         if ends and min(ends) > STALLED:
             stall = f"Neither bias left the start ({weights}: the last loss is {min(ends):.2f} or more)."
