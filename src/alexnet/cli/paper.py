@@ -50,7 +50,8 @@ def reproduce(
     Parameters
     ----------
     what
-        An experiment, such as S1, or the number of a claim (see `alexnet claims`).
+        An experiment, S0 to S11, photographs or ladder, or the number of a claim, 1 to 32, whose first one is meant
+        (`alexnet claims` shows which is about what).
     root
         Folder that holds the data sets, or receives their download.
     run
