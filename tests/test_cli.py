@@ -648,3 +648,15 @@ def test_comparison_is_readable_at_80_columns(capsys, monkeypatch):
     weights = "".join(line[:19].strip() for line in out.splitlines())
     assert origin in weights
     assert out.count("note: Look out.") == 1
+
+
+def test_settings_stand_in_groups_and_preview_shows_those_of_images(call):
+    _, training, _ = call("train", "--help")
+    heads = ["The run", "Training", "Images", "Network", "Optimiser and learning rate"]
+    places = [training.index(f"─ {head} ─") for head in heads]
+    assert places == sorted(places)
+    assert training.index("--run PATH") < places[1] < training.index("--epochs INT") < places[2]
+    assert places[2] < training.index("--data.pad INT") < places[3] < training.index("--model.width FLOAT") < places[4]
+    _, images, _ = call("preview", "--help")
+    assert "--data.pad INT" in images
+    assert "--optim.lr" not in images

@@ -22,7 +22,8 @@ from alexnet.cli.command import (
     stoppable,
     within,
 )
-from alexnet.config import DataConfig, TrainConfig
+from alexnet.cli.settings import GivenOfImages, ImageSettings
+from alexnet.config import DataConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
 from alexnet.terminal import printable
@@ -150,7 +151,7 @@ def preview(
     recipe: str | None = None,
     out: Path = Path("preview.png"),
     images: Annotated[int, within(Range(least=1, most=100))] = 4,
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    config: GivenOfImages = ImageSettings(),  # noqa: B008 (frozen)
 ) -> None:
     """Draw what becomes of a few training images on their way into the network.
 
@@ -163,7 +164,7 @@ def preview(
     out
         The PNG file.
     images
-        How many, drawn by --seed.
+        How many, drawn by --seed. Any other setting of training is taken too, as by `alexnet train`.
     """
     from alexnet.config.values import override
     from alexnet.data.preview import pipeline_stages

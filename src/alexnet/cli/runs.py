@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from alexnet.cli.command import TRAIN, Count, Views, app, given_values, note_load, print_json, start_computing
+from alexnet.cli.settings import RUN, Given, Settings
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
 from alexnet.training.signals import SignalGuard
@@ -24,10 +25,10 @@ def train(
     recipe: str = "digits",
     /,
     *,
-    run: Path | None = None,
-    seeds: str | None = None,
-    jobs: Count = 1,
-    config: Annotated[TrainConfig, Parameter(name="*")] = TrainConfig(),  # noqa: B008 (frozen)
+    run: Annotated[Path | None, RUN] = None,
+    seeds: Annotated[str | None, RUN] = None,
+    jobs: Annotated[Count, RUN] = 1,
+    config: Given = Settings(),  # noqa: B008 (frozen)
 ) -> None:
     """Train a recipe, or go on where an interrupted run stopped.
 
