@@ -152,7 +152,7 @@ def specialisation_rows(columns: int, control: int, runs: int = 10) -> list[Row]
     """Rows in which so many runs of either arm have halves that differ."""
     return made_up(
         {
-            specialisation.COLUMNS: {"chroma": [kernels(i < columns) for i in range(runs)]},
+            specialisation.TWO_COLUMNS: {"chroma": [kernels(i < columns) for i in range(runs)]},
             specialisation.CONTROL: {"chroma": [kernels(i < control) for i in range(runs)]},
         }
     )
