@@ -72,23 +72,28 @@ class Row:
     minutes: float
 
 
-def measure(configs: Mapping[str, TrainConfig], seeds: Sequence[int], out: Path, jobs: int) -> list[Row]:
-    """Train what is not trained yet, and read off all of it."""
+def train(configs: Mapping[str, TrainConfig], seeds: Sequence[int], out: Path, jobs: int) -> dict[str, list[Run]]:
+    """The runs of every configuration, one a seed: those that are not there yet are trained."""
     families = {}
     for what, config in configs.items():
         families[what], notes = family_configs(config, None, seeds, out / what.replace(" ", "-"))
         assert not notes
     with SignalGuard() as guard:
         runs = train_family({path: c for family in families.values() for path, c in family.items()}, jobs, guard)
-    ended = {what: [runs[path] for path in family] for what, family in families.items()}
-    for what, family in ended.items():
-        if diverged := [run.path.name for run in family if run.test is None]:
-            raise SystemExit(f"{what}: {', '.join(diverged)} diverged.")
-    rows = [_row(what, family, [run.epochs[-1]["val_top1"] for run in family]) for what, family in ended.items()]
-    plain = ended[f"plain, {EPOCHS} epochs"] if f"plain, {EPOCHS} epochs" in ended else next(iter(ended.values()))
-    for what, views in VIEWS.items():
-        rows.append(_row(what, plain, [evaluate(run.last, "val", views=views).top1 for run in plain]))
-    return rows
+    for path, run in runs.items():
+        if run.test is None:
+            raise SystemExit(f"{path} diverged.")
+    return {what: [runs[path] for path in family] for what, family in families.items()}
+
+
+def trained(what: str, runs: Sequence[Run]) -> Row:
+    """What runs had learned at their end, by their own validation."""
+    return _row(what, runs, [run.epochs[-1]["val_top1"] for run in runs])
+
+
+def viewed(what: str, runs: Sequence[Run], views: int) -> Row:
+    """What the same runs answer to several views."""
+    return _row(what, runs, [evaluate(run.last, "val", views=views).top1 for run in runs])
 
 
 def _row(what: str, runs: Sequence[Run], accuracies: Sequence[float]) -> Row:
@@ -115,6 +120,10 @@ def table(plain: Sequence[Row], others: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _plain(epochs: int) -> str:
+    return f"plain, {epochs} epochs"
+
+
 def main(
     *,
     root: str = "data",
@@ -126,15 +135,18 @@ def main(
 ) -> None:
     given = {"data.root": root, "model.width": width, "data.val_fraction": HELD_OUT, **(TOY if toy else {})}
     base = override(recipe(PLAIN), given)
-    plain = {f"plain, {epochs} epochs": override(base, {"epochs": epochs}) for epochs in ((2, 4) if toy else LENGTHS)}
-    shorter = override(base, {"epochs": 2 if toy else EPOCHS})
+    lengths, epochs = ((2, 4), 2) if toy else (LENGTHS, EPOCHS)
+    plain = {_plain(length): override(base, {"epochs": length}) for length in lengths}
+    shorter = override(base, {"epochs": epochs})
     levers = {what: override(shorter, values) for what, values in LEVERS.items()}
     if toy:
         growing = {what: config for what, config in levers.items() if config.grow_from}
         levers |= {what: override(config, {"grow_epochs": 1}) for what, config in growing.items()}
     levers["cifar10-fast"] = override(recipe("cifar10-fast"), given)
-    rows = measure(plain | levers, parse_seeds(seeds), out, jobs)
-    found = table(rows[: len(plain)], rows[len(plain) :])
+    runs = train(plain | levers, parse_seeds(seeds), out, jobs)
+    others = [trained(what, runs[what]) for what in levers]
+    others += [viewed(what, runs[_plain(epochs)], views) for what, views in VIEWS.items()]
+    found = table([trained(what, runs[what]) for what in plain], others)
     write_atomically(out / "table.md", found.encode())
     print(found)
 

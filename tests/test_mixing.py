@@ -101,16 +101,19 @@ def test_every_image_draws_for_itself():
     assert len({share.numpy().tobytes() for share in shares}) > 50
 
 
+def learner(**values) -> Learner:
+    """Three steps an epoch, always the same initial weights."""
+    torch.manual_seed(1)
+    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
+    return Learner(TrainConfig(**values), model, 3, resolve_compute("cpu", "fp32"), World())
+
+
 def test_the_step_learns_from_mixed_images_and_parts_are_the_whole_batchs():
     """Loss, counts and gradients of one step: by hand, and with the batch in three parts."""
 
-    def learner(**values) -> Learner:
-        torch.manual_seed(1)
-        model = build_model("cifar", width=0.125, dropout=0.0, init="he")
-        return Learner(TrainConfig(cutmix=1.0, mixup=0.5, **values), model, 3, resolve_compute("cpu", "fp32"), World())
-
     images, labels = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
-    whole, parts = learner(label_smoothing=0.1), learner(label_smoothing=0.1, accumulate=3)
+    mixing = {"cutmix": 1.0, "mixup": 0.5, "label_smoothing": 0.1}
+    whole, parts = learner(**mixing), learner(**mixing, accumulate=3)
     torch.manual_seed(5)
     loss, correct = whole.train_step(images, labels, 12).tolist()
     torch.manual_seed(5)
@@ -126,30 +129,24 @@ def test_the_step_learns_from_mixed_images_and_parts_are_the_whole_batchs():
 
 
 def test_an_average_begins_after_its_epochs():
-    torch.manual_seed(1)
-    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
-    config = TrainConfig(ema=0.9, ema_after=2.0)
-    learner = Learner(config, model, 3, resolve_compute("cpu", "fp32"), World())
+    averaging = learner(ema=0.9, ema_after=2.0)
     images, labels = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
     same = []
     for _ in range(8):  # of three an epoch
-        learner.apply_step(learner.train_step(images, labels, 12), 12)
-        same.append(torch.equal(learner.average.weights["conv1.weight"], learner.model.conv1.weight))
+        averaging.apply_step(averaging.train_step(images, labels, 12), 12)
+        same.append(torch.equal(averaging.average.weights["conv1.weight"], averaging.model.conv1.weight))
     assert same == [True] * 6 + [False] * 2
 
 
 def test_mixing_ends_with_its_last_epoch():
-    torch.manual_seed(1)
-    model = build_model("cifar", width=0.125, dropout=0.0, init="he")
-    config = TrainConfig(cutmix=1.0, mix_until=2)
-    learner = Learner(config, model, 3, resolve_compute("cpu", "fp32"), World())
+    mixing = learner(cutmix=1.0, mix_until=2)
     images, labels = torch.randn(12, 3, 32, 32), torch.randint(10, (12,))
     with torch.no_grad():
-        whole = torch.nn.functional.cross_entropy(model(images), labels, reduction="sum").item()
+        whole = torch.nn.functional.cross_entropy(mixing.model(images), labels, reduction="sum").item()
     losses = []
     for epoch in range(4):
-        learner.counters.epoch = epoch
-        losses.append(learner.train_step(images, labels, 12)[0].item())
+        mixing.counters.epoch = epoch
+        losses.append(mixing.train_step(images, labels, 12)[0].item())
     assert losses[2:] == pytest.approx([whole] * 2, rel=1e-5)
     assert abs(losses[0] - whole) > 1e-3
     assert abs(losses[1] - whole) > 1e-3

@@ -123,24 +123,22 @@ def _weights(facts: Facts) -> Answer:
         shown += f" (those of {', '.join(sorted(facts.compensated))} as the paper's dropout has them)"
     if fitted:
         return Answer(shown + _then(fitted), **differs(True))
-    kept = {layer.name: facts.kept(layer) for layer in facts.weighted} if facts.training is None else {}
-    halved: set[str] = set()
-
-    def same(name: str, wanted: float) -> bool:
-        """Whether a layer has these weights, or has them in the paper's dropout if it is trained so (see
-        `compensated`), which is not known of a network alone."""
-        if isclose(stds[name], wanted):
-            return True
-        if kept.get(name, 1) < 1 and isclose(stds[name] / kept[name], wanted):
-            halved.add(name)
-            return True
-        return False
-
-    paper = [same(name, 0.01) for name in stds]
-    release = [same(layer.name, SCHEMES["code"].start(layer).std) for layer in facts.weighted]
+    released = {layer.name: SCHEMES["code"].start(layer).std for layer in facts.weighted}
+    # Of a network alone it is not known whether the layers behind a dropout are trained as the paper's (`compensated`),
+    # so that their weights may be read either way.
+    kept = {layer.name: 1.0 if facts.training else facts.kept(layer) for layer in facts.weighted}
+    halved = [name for name in stds if kept[name] < 1 and isclose(stds[name] / kept[name], released[name])]
     if halved:
-        shown += f"; {' and '.join(sorted(halved))} for the paper's dropout, if they are trained so"
-    return Answer(shown, paper=not all(paper), release=not all(release))
+        shown += f"; {' and '.join(halved)} for the paper's dropout, if they are trained so"
+
+    def is_start(name: str, std: float) -> bool:
+        return isclose(stds[name], std) or isclose(stds[name] / kept[name], std)
+
+    return Answer(
+        shown,
+        paper=not all(is_start(name, 0.01) for name in stds),
+        release=not all(is_start(name, released[name]) for name in stds),
+    )
 
 
 @network_point(

@@ -37,19 +37,32 @@ class Statement(Protocol):
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The first figure is larger than the second, perhaps by how much (0: the claim does not say)."""
-
-    rule: ClassVar[str] = DIFFERENCE
+class _OfTwo:
     more: Side
     less: Side
-    claimed: float = 0.0
-    or_more: bool = False
-    """Whether the claim says more than that."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
         return self.more, self.less
+
+
+@dataclass(frozen=True)
+class _OfOne:
+    of: Side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        return (self.of,)
+
+
+@dataclass(frozen=True)
+class Difference(_OfTwo):
+    """The first figure is larger than the second, perhaps by how much (0: the claim does not say)."""
+
+    rule: ClassVar[str] = DIFFERENCE
+    claimed: float = 0.0
+    or_more: bool = False
+    """Whether the claim says more than that."""
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         more, less = values(rows, self.more), values(rows, self.less)
@@ -61,62 +74,41 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Doubling:
+class Doubling(_OfTwo):
     """The first figure is about twice the second (claim 20)."""
 
     rule: ClassVar[str] = f"Epochs until the validation error stays within a point of its last value. {RATIO}"
-    more: Side
-    less: Side
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        return self.more, self.less
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         return judge_ratio(values(rows, self.more), values(rows, self.less))
 
 
 @dataclass(frozen=True)
-class Level:
+class Level(_OfOne):
     """A figure has a value."""
 
     rule: ClassVar[str] = LEVEL
-    of: Side
     claimed: float
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        return (self.of,)
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         return judge_level(values(rows, self.of), self.claimed, f"{self.of[0]}, {self.of[1]}")
 
 
 @dataclass(frozen=True)
-class Specialising:
+class Specialising(_OfOne):
     """The columns of conv1 differ in their share of colour (claim 30)."""
 
     rule: ClassVar[str] = COLUMNS
-    of: Side
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        return (self.of,)
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         return judge_columns(values(rows, self.of))
 
 
 @dataclass(frozen=True)
-class Alike:
+class Alike(_OfOne):
     """Neighbours by the last hidden layer show the same things, and are not near in pixels (claim 31)."""
 
     rule: ClassVar[str] = ALIKE
-    of: Side
-
-    @property
-    def sides(self) -> tuple[Side, ...]:
-        return (self.of,)
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         found = values(rows, self.of)

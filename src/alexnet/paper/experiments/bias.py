@@ -119,8 +119,8 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
         weights = f"weights of the {INITS[init]}"
         what = (
             f"training loss with biases of 0 less that with biases of 1 (above 0: biases of 1 are ahead) after {FIRST} "
+            f"steps, {weights}"
         )
-        what += f"steps, {weights}"
         verdict = judge_effect(*pairs, LEAST, what)
         if ends and min(ends) > STALLED:
             stall = f"Neither bias left the start ({weights}: the last loss is {min(ends):.2f} or more)."
