@@ -131,7 +131,7 @@ def test_publishing_keeps_rows_and_not_the_host(tmp_path, monkeypatch):
     content = json.loads((tmp_path / "published" / "S0.json").read_text())
     assert content == {"experiment": "S0", "quick": False, "rows": rows, "made": {"git": "abc"}}
     assert (tmp_path / "paper" / "S0.png").is_file()
-    assert "**reproduced**. Parameters of the network" in (tmp_path / "paper.md").read_text()
+    assert "**reproduced by construction**. Parameters of the network" in (tmp_path / "paper.md").read_text()
 
 
 # Single trainings, without waiting for real ones: a process that ends as it is told to.
