@@ -3,9 +3,11 @@ machine and of its folders.
 
     uv run python records/keep.py runs/cifar10-seed1 runs/cifar10-seed2 --out records/2026-11-28-cifar10
 
-A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself. What either printed is kept
-as log.txt where it was written to a file beside it with its name and the ending .log. To be called in the folder that
-the runs were started in. The README.md of a record, which says what was found, is written by hand.
+A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself. Of one that has not ended
+the trainings that have are kept: it goes on in a copy of that record, with --run COPY, where its experiment measures
+run by run. What either printed is kept as log.txt where it was written to a file beside it with its name and the ending
+.log. To be called in the folder that the runs were started in. The README.md of a record, which says what was found, is
+written by hand.
 """
 
 from __future__ import annotations
@@ -23,21 +25,27 @@ from alexnet.runs.folder import Run
 RUN = ("config.yaml", "curves.png", "metrics.csv", "metrics.jsonl", "sessions.jsonl", "status.json", "test.json")
 TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
 REPRODUCTION = ("figure.png", "result.json", "table.md")
+UNENDED = (*TRAINING, "config.yaml", "test.json")  # of each training that has ended, of a reproduction that has not
 
 
 def keep(source: Path, out: Path) -> list[Path]:
     """Copy what a record keeps of one folder, and return the files made.
 
-    Raises UsageError for a folder that is neither a run nor a reproduction that has ended, and for a file that is there
-    already.
+    Raises UsageError for a folder that is neither a run nor a reproduction of which something has ended, and for a file
+    that is there already.
     """
     copies: dict[Path, Path] = {}
     if (source / "experiment.json").is_file():
-        if not (source / "result.json").is_file():
-            raise UsageError(f"{source} has no result.json: its reproduction has not ended.")
         runs = [Run(config.parent) for config in sorted((source / "runs").glob("*/config.yaml"))]
-        copies = {out / name: source / name for name in REPRODUCTION}
-        copies |= {out / "runs" / run.path.name / name: run.path / name for run in runs for name in TRAINING}
+        if (source / "result.json").is_file():
+            files = {source / name for name in REPRODUCTION} | {run.path / name for run in runs for name in TRAINING}
+        else:
+            runs = [run for run in runs if run.status.get("state") == "finished" or diverged(run).exists()]
+            files = {run.path / name for run in runs for name in UNENDED} | {diverged(run) for run in runs}
+            files |= {source / "experiment.json", *(source / "measurements").glob("*.json")}
+        if not runs:
+            raise UsageError(f"{source} has neither a result nor a training that has ended.")
+        copies = {out / file.relative_to(source): file for file in files}
     elif (source / "status.json").is_file():
         runs, out = [Run(source)], out / source.name
         copies = {out / name: source / name for name in (*RUN, "test-confusion.png")}
@@ -55,6 +63,11 @@ def keep(source: Path, out: Path) -> list[Path]:
         else:
             to.write_text(anonymous(file.read_text(), private))
     return list(copies)
+
+
+def diverged(run: Run) -> Path:
+    """What is beside a reproduction's training that diverged."""
+    return run.path.parents[1] / "jobs" / f"{run.path.name}.diverged"
 
 
 def names_of_machine(runs: list[Run]) -> dict[str, str]:

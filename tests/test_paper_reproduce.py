@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,21 @@ def test_measurements_are_made_once(done):
     finally:
         kept.write_text(before)
         quiet(TOY, done)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_run_by_run_what_has_ended_is_measured_while_others_train(early, done, tmp_path):
+    shutil.copytree(done, tmp_path / "toy", ignore=shutil.ignore_patterns("best-seed1*", "result.json"))
+    measured = []
+
+    def measure(runs, recall):
+        measured.append(set(runs))
+        return TOY.measure(runs, recall)
+
+    rows = quiet(replace(TOY, measure=measure, run_by_run=early), tmp_path / "toy").rows
+    assert rows == table(done)
+    first, whole = {"rate0.001", "rate0.002"}, {"rate0.001", "rate0.002", "best-seed1"}
+    assert measured == ([first, whole] if early else [whole])
 
 
 def test_other_settings_are_refused(done):

@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from alexnet import recipe, train
+from alexnet.paper.reporter import Reporter
+from alexnet.paper.reproduce import reproduce
+from toy_experiment import TOY
 
 KEEP = Path(__file__).parents[1] / "records" / "keep.py"
 
@@ -34,9 +38,26 @@ def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
     assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*") if file.suffix != ".png")
 
 
-def test_a_reproduction_that_has_not_ended_is_refused(tmp_path):
+def test_a_reproduction_of_which_nothing_has_ended_is_refused(tmp_path):
     (tmp_path / "S3").mkdir()
     (tmp_path / "S3" / "experiment.json").write_text("{}")
     done = keep("S3", "--out", "a", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "error: S3 has no result.json: its reproduction has not ended.\n")
+    assert (done.returncode, done.stderr) == (1, "error: S3 has neither a result nor a training that has ended.\n")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch):
+    """Without weights, and without training again what had ended."""
+    reporter, toy = Reporter(quiet=True), replace(TOY, run_by_run=True)
+    whole = reproduce(toy, tmp_path / "toy", quick=True, jobs=2, reporter=reporter)
+    (tmp_path / "toy" / "result.json").unlink()
+    last = tmp_path / "toy" / "runs" / "best-seed1" / "status.json"
+    last.write_text(last.read_text().replace("finished", "stopped"))
+    (tmp_path / "toy" / "measurements" / "best-seed1.json").unlink()
+    assert keep("toy", "--out", "part", cwd=tmp_path).returncode == 0
+    assert {run.name for run in (tmp_path / "part" / "runs").iterdir()} == {"rate0.001", "rate0.002"}
+    assert not list((tmp_path / "part").rglob("*.safetensors"))
+    started = []
+    monkeypatch.setattr(Reporter, "started", lambda _, job: started.append(job.name))
+    assert reproduce(toy, tmp_path / "part", quick=True, jobs=2, reporter=Reporter(quiet=True)).rows == whole.rows
+    assert started == ["best-seed1"]

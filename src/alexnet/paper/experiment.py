@@ -91,13 +91,16 @@ class Experiment:
     training returns no jobs.
     """
     measure: Callable[[Mapping[str, Run], Recall], list[Row]]
-    """Rows from the runs of the whole plan: from their metrics and test results, or from evaluations of its own, which
-    go through `recall`."""
+    """Rows from the runs of the whole plan, or, with `run_by_run`, of any part of it: from their metrics and test
+    results, or from evaluations of its own, which go through `recall`."""
     judge: Callable[[Sequence[Row]], dict[int, Verdict]]
     """A verdict on each of `claims`. An experiment without the power to see the claimed effect must end "inconclusive",
     never "not reproduced"; without rows for a claim: "not yet run"."""
     draw: Callable[[Sequence[Row]], Figure]
     table: Callable[[Sequence[Row]], Table]
+    run_by_run: bool = False
+    """Whether what `measure` evaluates of a run follows from that run alone: then it is evaluated as soon as the run
+    has ended, and whoever carries the folder to another machine may leave the weights behind."""
     machine: str = "two cores"
     open_questions: tuple[str, ...] = ()
     """What remains unknown, in sentences."""

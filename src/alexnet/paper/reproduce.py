@@ -1,7 +1,7 @@
 """`reproduce(experiment)`: its runs, its measurements and its verdicts, in one folder that a kill cannot spoil.
 
 The folder holds jobs/ (each training's settings and what it said), runs/ (a run folder each), measurements/ (what was
-evaluated afterwards), and at the end result.json, table.md and figure.png.
+evaluated of them), and at the end result.json, table.md and figure.png.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from alexnet.errors import TrainingStopped, UsageError
 from alexnet.figures import save_figure
 from alexnet.files import holding, write_atomically
 from alexnet.paper.document import markdown_table
-from alexnet.paper.experiment import Experiment, Job, Recall, missing
+from alexnet.paper.experiment import Experiment, Job, Recall, Row, missing
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.results import Outcome
 from alexnet.runs.folder import Run
@@ -54,7 +54,7 @@ def reproduce(
             reporter = stack.enter_context(reporter or Reporter())
             runs = _train(experiment, folder, root, jobs, quick, guard, reporter)
             reporter.stage("measuring")
-            rows = experiment.measure({name: runs[name] for name in sorted(runs)}, _recall(folder / "measurements"))
+            rows = _measure(experiment, folder, runs)
             made = {"when": now(), **environment(), "runs": len(runs), "hours": _hours(runs.values())}
             outcome = Outcome(experiment.id, quick, json.loads(json.dumps(rows)), made)
             with guard.critical():
@@ -101,6 +101,7 @@ def _train(
     """All trainings of the plan, each ended, by name."""
     threads = max(1, usable_cores() // side_by_side)
     ended: dict[str, Run] = {}
+    measured = 0
     trainings: dict[str, Training] = {}
 
     def wanted() -> list[Job]:
@@ -122,6 +123,9 @@ def _train(
                     with guard.critical():  # a process that nobody knows of could not be ended
                         trainings[job.name] = Training(job.config, *_places(folder, job), threads)
                     reporter.started(job)
+            if experiment.run_by_run and measured < len(ended):  # while others train
+                _measure(experiment, folder, ended)
+                measured = len(ended)
             done = [name for name, training in trainings.items() if training.poll()]
             for name in done:
                 del trainings[name]
@@ -134,6 +138,10 @@ def _train(
         stop(trainings.values())
         raise
     return ended
+
+
+def _measure(experiment: Experiment, folder: Path, runs: dict[str, Run]) -> list[Row]:
+    return experiment.measure({name: runs[name] for name in sorted(runs)}, _recall(folder / "measurements"))
 
 
 def _located(job: Job, root: str) -> Job:

@@ -127,6 +127,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "The released code divides the pixels by 1.1 while there is noise, and has none for the last epochs; here it "
         "is "

@@ -82,6 +82,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "Claim 9, that two columns train in slightly less time than one, is about two cards side by side: here both "
         "are on one processor.",

@@ -63,6 +63,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "With the paper's initial weights and rate, decay may help by keeping a network in the range where it learns; "
         "He's weights need no such help.",

@@ -81,6 +81,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "The paper does not say which layers were removed, nor whether the others grew.",
         "Without conv3 the two columns meet in the fully connected layers alone.",

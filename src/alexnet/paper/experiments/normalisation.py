@@ -109,6 +109,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "With the released schedule of 520 epochs and ten views the networks are better by some points than here.",
         "The paper's 11 % are from its code's parameter file, in which the width differs too.",

@@ -142,6 +142,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "The paper does not say how much it overfits without either, nor what it takes for convergence.",
         "A network a quarter as wide needs less regularisation than the paper's, and images of ten classes say less "

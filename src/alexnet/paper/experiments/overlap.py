@@ -87,6 +87,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "In the released logs the difference is 0.39 points top-1, of one network each, while networks that differ in "
         "the schedule alone spread by 0.31.",

@@ -221,6 +221,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "Ten classes and 8,500 photographs overfit sooner than a thousand classes and 1.2 million.",
         "Whether columns specialise (claim 30) is not asked: the arms of a seed begin with the same first kernels, so "

@@ -171,6 +171,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "Kernels of 5x5 pixels on images of 32 have less room for form than kernels of 11x11 on images of 224.",
         "At the scale of these pixels the normalisation is all but a constant, in the paper it acts within each "
