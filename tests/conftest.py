@@ -16,6 +16,7 @@ from rich.console import Console
 
 from alexnet import cli, files
 from alexnet.config.values import override
+from alexnet.models.int8 import computes_int8
 from alexnet.recipes import recipe
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint
@@ -33,6 +34,8 @@ TINY = recipe(
     optim={"name": "adam", "lr": 2e-3, "schedule": "constant"},
 )
 STEPS = 6  # an epoch of TINY: 325 images in batches of 64
+INT8 = computes_int8(torch.device("cpu"))
+needs_int8 = pytest.mark.skipif(not INT8, reason="this processor has no VNNI")
 TIMES = ("seconds", "images_per_second")
 
 

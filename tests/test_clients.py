@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet.models.int8 import computes_int8, quantize
+from alexnet.models.int8 import quantize
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import build_model
+from conftest import needs_int8
 
 pytestmark = [
     pytest.mark.clients,
@@ -164,7 +165,7 @@ def test_copies_and_pickles(name, model):
         assert torch.equal(other(x), model(x))
 
 
-@pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="the processor has no VNNI")
+@needs_int8
 @pytest.mark.parametrize("name", [name for name in SIDES if name != "convnet-13pct"])
 def test_copies_and_pickles_in_8_bits(name, model):
     x = images(name, 2)

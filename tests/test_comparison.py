@@ -131,6 +131,8 @@ def test_unreadable_image_stops_or_is_left_out(photos, theirs, tmp_path):
         compare(data, [theirs[1]], device="cpu")
     (line,) = compare(data, [theirs[1]], device="cpu", skip_bad=True)
     assert line.result.count == len(SIZES)
+    assert line.result.notes == ("1 image(s) could not be read and were left out.",)
+    assert line.to_dict()["skipped"] == 1
 
 
 def test_published_figures_and_verdict(photos, theirs, monkeypatch):

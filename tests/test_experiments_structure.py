@@ -94,6 +94,8 @@ def test_depth(losses: Sequence[float], spread: float, state: str):
 def test_depth_of_diverged_runs():
     rows = [row | {"test": None} if row["arm"] == "without-conv3" else row for row in depth_rows((1, 1, 1, 1))]
     assert states(depth.judge(rows)) == {32: "inconclusive"}
+    two = [row for row in depth_rows((1, 1, 1, 1)) if (row["seed"] < 2) == (row["arm"] == "without-conv3")]
+    assert states(depth.judge(two)) == {32: "inconclusive"}, "no seed of both"
 
 
 def decay_rows(more: Sequence[float]) -> list[Row]:

@@ -120,6 +120,12 @@ def test_hub_folder_is_opened_as_a_run_is(hub, finished):
     assert str(finished.path.parent) not in everything
 
 
+def test_hub_folder_is_verified_as_weights_are(hub, call):
+    code, out, err = call("verify", hub)
+    assert (code, err) == (0, "")
+    assert f"{hub / 'model.safetensors'}: " in out
+
+
 def test_hub_folder_has_what_the_hub_reads(hub, finished):
     config = json.loads((hub / "config.json").read_text())
     assert config["id2label"] == {str(i): str(i) for i in range(10)}

@@ -178,3 +178,10 @@ def test_usage(call, arguments, message):
 def test_not_under_torchrun(call, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "--jobs in the place of torchrun" in call("train", "digits", "--seeds", "0-1")[2]
+
+
+def test_flags_that_go_with_seeds_or_against_them(call, tmp_path):
+    (tmp_path / "x.yaml").write_text("epochs: 1\n")
+    for recipe in ("digits", tmp_path / "x.yaml"):
+        assert "--seed and --seeds exclude" in call("train", recipe, "--seed", "3", "--seeds", "0-1")[2]
+    assert "--jobs 4 trains several seeds side by side: add --seeds" in call("train", "digits", "--jobs", "4")[2]

@@ -22,9 +22,10 @@ from alexnet.models.lrn import LocalResponseNorm, cpu, fused
 from alexnet.models.network import AlexNet, build_model
 from alexnet.models.table import Conv, Linear, Norm, Pool
 from alexnet.models.variants import VARIANTS
+from conftest import needs_int8
 from test_tables import CIFAR18, NET145, ONE_HIDDEN, THREE_HIDDEN
 
-pytestmark = pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="the processor has no VNNI")
+pytestmark = needs_int8
 
 
 def network(name="cifar", **fields):

@@ -18,8 +18,7 @@ from torch import nn
 
 import alexnet
 from alexnet.inference.trained import restore
-from alexnet.models.int8 import computes_int8
-from conftest import TINY, assert_same_run, assert_same_tensors, figures
+from conftest import TINY, assert_same_run, assert_same_tensors, figures, needs_int8
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -161,7 +160,7 @@ def test_a_call_changes_nothing(finished, user, pictures, mallopt, name):
     assert_left_alone(call, user, mallopt)
 
 
-@pytest.mark.skipif(not computes_int8(torch.device("cpu")), reason="this processor has no VNNI")
+@needs_int8
 def test_8_bits_change_nothing(finished, user, mallopt):
     def call():
         alexnet.quantize(user, digits(user))(digits(user))

@@ -20,6 +20,8 @@ from alexnet.inference.kernels import colour_shares, first_kernels
 from alexnet.inference.neighbours import find_nearest, hidden_layer, rank_distances, split_features, split_pixels
 from alexnet.inference.retrieval import retrieve
 from alexnet.inference.trained import open_trained
+from alexnet.paper.arms import error
+from alexnet.paper.averaging import answer, compare
 from alexnet.training.loop import train
 
 FP32 = resolve_compute("cpu", "fp32")
@@ -175,6 +177,26 @@ def test_photographs_that_cannot_be_read_do_not_move_the_others(photographs, tmp
     for retrieved in found:
         for image, name in retrieved.neighbours:
             assert ("light" if image.mean() > 127 else "dark") == name
+
+
+def test_damaged_images_are_not_drawn(photographs, tmp_path):
+    (tmp_path / "set" / "val" / "dark" / "1.png").write_bytes(b"no image")
+    found = retrieve(photographs, queries=6, neighbours=1, split="val", device="cpu", skip_bad=True)
+    assert len(found) == 5
+    for retrieved in found:
+        assert retrieved.answer.truth == ("light" if retrieved.answer.image.mean() > 127 else "dark")
+    with pytest.raises(DataError, match=r"1\.png.*--skip-bad"):
+        retrieve(photographs, queries=6, split="val", device="cpu")
+
+
+def test_experiments_measure_what_can_be_read(photographs, tmp_path):
+    whole = compare(photographs, queries=6, close=0.5)
+    assert whole["images"] == 6
+    for part, name in (("train", "dark/3.png"), ("val", "light/0.png")):
+        (tmp_path / "set" / part / name).write_bytes(b"no image")
+    found, answers = compare(photographs, queries=6, close=0.5), answer(photographs)
+    assert found["images"] == len(answers["labels"]) == len(answers["10 views"]) == 5
+    assert error("train")(photographs, lambda _, compute: compute()) >= 0
 
 
 def test_colours_of_kernels(photographs, call, tmp_path):

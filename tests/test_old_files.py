@@ -128,7 +128,7 @@ STARTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [{}, {"format": 1}, {"format": 2}], ids=str)
+@pytest.mark.parametrize("form", [{"format": 1}, {"format": 2}], ids=str)
 @pytest.mark.parametrize(("variant", "init", "meant"), STARTS)
 def test_starts_of_earlier_formats(variant, init, meant, form):
     """Where a word or a table's own start has changed, the file means what it meant; today's means what it says."""
@@ -140,7 +140,7 @@ def test_starts_of_earlier_formats(variant, init, meant, form):
     assert load({**written, "format": FORMAT}).model.init == init
 
 
-@pytest.mark.parametrize("form", [{}, {"format": 1}, {"format": 2}, {"format": 3}], ids=str)
+@pytest.mark.parametrize("form", [{"format": 1}, {"format": 2}, {"format": 3}], ids=str)
 def test_owt_of_earlier_formats_is_the_network_that_it_was(form, tmp_path):
     """Padding of 2 and normalisation behind the ReLU, in configurations and in checkpoints."""
     for written in ({"model": {"variant": "owt", "width": 0.5}}, {"model.variant": "owt", "model.width": 0.5}):
@@ -148,6 +148,25 @@ def test_owt_of_earlier_formats_is_the_network_that_it_was(form, tmp_path):
         assert upgraded.model == ModelConfig(variant="owt-padded", width=0.5)
         assert load(dump(upgraded)) == upgraded
     assert load({"model": {"variant": "owt"}, "format": FORMAT}).model.variant == "owt"
+
+
+@pytest.mark.parametrize("name", ["sgd-finished", "adam-finished"])
+def test_a_whole_configuration_without_a_format_is_of_the_first(old, name):
+    """As run folders (nested) and checkpoints (by dotted names) of the first version hold them."""
+    nested = yaml.safe_load((old / name / "config.yaml").read_text())
+    for whole in (nested, load_checkpoint(old / name / "last.safetensors").meta["config"]):
+        assert "format" not in whole
+        assert load(whole) == load({**whole, "format": 1})
+    nested["model"] |= {"variant": "cifar", "init": None}
+    assert load(nested).model.init == "he"
+
+
+def test_a_configuration_that_was_written_by_hand_means_what_its_words_mean_today():
+    written = {"epochs": 3, "model": {"variant": "owt"}, "data": {"source": "cifar10", "mean_image": True}}
+    for values in (written, {**written, "model.init": "modern"}):
+        config = load(values)
+        assert config == override(TrainConfig(), values)
+        assert config.data.mean_image
 
 
 def test_a_checkpoint_of_owt_of_earlier_formats(tiny, tmp_path, monkeypatch):

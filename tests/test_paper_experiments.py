@@ -189,6 +189,7 @@ def test_studies_name_what_exists():
         experiment = imagenet_experiment(number)
         jobs = experiment.plan({}, False)
         assert len(jobs) == study.seeds * len(study.arms)
+        assert all(job.config.model.width < 0.1 for job in experiment.plan({}, True))
         assert all(job.config.data.source == "imagenet" for job in jobs)
         assert experiment.judge([])[number].state == "inconclusive"
         assert {arm for arm, _ in study.sides} == set(study.arms)

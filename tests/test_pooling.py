@@ -20,6 +20,7 @@ from alexnet.models import native, pooling
 from alexnet.models.int8 import quantize
 from alexnet.models.network import build_model
 from alexnet.models.pooling import AvgPool2d, MaxPool2d, use_kernels
+from conftest import needs_int8
 
 F32, BF16 = torch.float32, torch.bfloat16
 NHWC = torch.channels_last
@@ -421,6 +422,7 @@ def test_training_gives_the_same_network(name, launches):
         assert torch.equal(a, b), key
 
 
+@needs_int8
 def test_copies_and_int8():
     model = trained("cifar", True).eval()
     theirs = trained("cifar", False).eval()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +16,16 @@ import torch
 
 from alexnet import build_model, evaluate
 from alexnet.compute import resolve_compute
+from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import flatten
 from alexnet.data.sources import load_dataset
 from alexnet.models.lrn import fused
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import FREE
-from alexnet.runs.provenance import arithmetic, command_line, number_format, source_revision
+from alexnet.runs.provenance import arithmetic, command_line, describe_data, number_format, source_revision
 from alexnet.training import loop
 from alexnet.training.loop import train
-from conftest import STEPS, TINY, text
+from conftest import STEPS, TINY, needs_int8, text
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -185,6 +187,7 @@ def test_training_writes_its_number_format_with_the_weights(tiny, tmp_path, repo
     assert load_checkpoint(run.best).meta["precision"] == number_format(resolve_compute("cpu", "auto"))
 
 
+@needs_int8
 def test_evaluation_in_8_bits_says_so(finished):
     assert evaluate(finished, precision="int8").measured["arithmetic"]["format"] == "int8"
 
@@ -255,3 +258,11 @@ def test_revision_does_not_listen_to_the_variables_of_a_hook(tmp_path, monkeypat
 def test_command_line_can_be_typed_again(monkeypatch, argv, command):
     monkeypatch.setattr(sys, "argv", argv)
     assert command_line() == command
+
+
+def test_data_under_the_home_folder_are_told_where_they_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = TrainConfig(data=DataConfig(source="cifar10", root="~/sets"))
+    assert describe_data(config, SimpleNamespace(train=(), val=(), test=(), fingerprint=""))["root"] == str(
+        tmp_path / "sets"
+    )

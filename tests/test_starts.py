@@ -132,6 +132,7 @@ def test_single_settings_of_a_recipe_may_be_typed(call, monkeypatch):
     seen = []
     monkeypatch.setattr("alexnet.training.loop.train", lambda config, run, given, guard: seen.append(given))
     typed = (["--grow-epochs", "2"], ["--grow-from", "28"], ["--data.alternate-flips"], ["--start", "lsuv", "whiten"])
+    typed += (["--stop-after", "15"], ["--stop-train-error", "0.1"], ["--accumulate", "256"])
     for arguments in typed:
         assert call("train", "cifar10-fast", *arguments)[0] == 0
     assert seen == [
@@ -139,4 +140,7 @@ def test_single_settings_of_a_recipe_may_be_typed(call, monkeypatch):
         {"grow_from": 28},
         {"data.alternate_flips": True},
         {"start": ("lsuv", "whiten")},
+        {"stop_after": 15},
+        {"stop_train_error": 0.1},
+        {"accumulate": 256},
     ]

@@ -361,11 +361,19 @@ def test_constant_answers(confusion, loss, constant):
         ({"ema_after": 1.0}, "--ema-after is without effect without --ema"),
         ({"ema": 0.999}, "--ema 0.999 asks to remember 1,000 steps"),
         ({"ema": 0.1}, None),
+        ({"start": ["lsuv"], "init": "given"}, "--start is without effect with --init"),
+        ({"data.min_area": 0.5}, "--data.min-area is without effect without --data.random-resized-crop"),
+        ({"data.noise_divisor": 1.1}, "--data.noise-divisor is without effect without --data.colour-noise"),
+        ({"optim.patience": 9}, "--optim.patience is without effect in the schedule constant: it is for plateau"),
+        ({"optim.factor": 0.5}, "--optim.factor is without effect in the schedule constant: it is for step, plateau"),
+        ({"optim.factor": 0.5, "then": ["1 schedule=plateau"]}, None),
+        ({"optim.name": "sgd", "optim.betas": [0.9, 0.99]}, "--optim.betas is without effect with --optim.name sgd"),
+        ({"optim.name": "adamw", "optim.momentum": 0.5}, "--optim.momentum is without effect with --optim.name adamw"),
         ({"early_stop": 1, "optim.schedule": "cosine"}, "--early-stop is without effect in the schedule cosine"),
     ],
 )
-def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, values, expected):
-    values = {"data.val_fraction": 0.1} | values
+def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, finished, values, expected):
+    values = {"data.val_fraction": 0.1} | values | ({"init": str(finished.best)} if "init" in values else {})
     train(tiny(**values), tmp_path / "run", reporter=reporter)
     said = text(reporter)
     if expected is None:

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from alexnet.errors import AlexNetError, DataError, UsageError
 
-LEFTOVERS = ".*.*.????????"  # the names of temporary files, such as .last.safetensors.k3j2h1g0
+LEFTOVERS = ".*.*.????????"
+"""The names of temporary files, such as .last.safetensors.k3j2h1g0."""
 LOCK = ".lock"
 
 
@@ -66,10 +67,12 @@ def keep_as(path: Path, name: Path) -> None:
         spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a process left in a folder when it was killed."""
-    for file in folder.glob(LEFTOVERS):
-        file.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Delete the temporary files that a process left in a folder when it was killed: those of files of these names, or
+    of all in a folder that is known to be the package's own."""
+    for pattern in [f".{name}.????????" for name in names] or [LEFTOVERS]:
+        for file in folder.glob(pattern):
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

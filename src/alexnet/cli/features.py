@@ -72,6 +72,8 @@ def features(
         raise UsageError("features takes images, or a split of a data set (--split, --data.source): not both.")
     if not images and not (split or data):
         raise UsageError("name images (files, folders, patterns), or a split of the run's data with --split test.")
+    if images and skip_bad:
+        raise UsageError("--skip-bad is for the images of a split: of files name those that can be read.")
     if out.suffix == ".npz" and not images:
         raise UsageError(f"--out {out}: the features of a split go to a folder; .npz is for a few images.")
     start_computing()

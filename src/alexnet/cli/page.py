@@ -56,14 +56,14 @@ def page(
     from pathlib import Path
 
     from alexnet.compute import resolve_compute
-    from alexnet.inference.trained import open_trained
+    from alexnet.inference.trained import is_hub_folder, open_trained
     from alexnet.page.index import Index
     from alexnet.page.viewer import Viewer
     from alexnet.runs.folder import load_run
 
     start_computing()
     viewer = Viewer(open_trained(target, model), resolve_compute(device, "fp32"))
-    run = load_run(target) if Path(target).is_dir() else None
+    run = load_run(target) if Path(target).is_dir() and not is_hub_folder(target) else None
     server = PageServer(target, viewer, (lambda: Index(run, viewer, root)) if run is not None else None)
     with _listen(port) as listener:
         print(f"open http://127.0.0.1:{listener.getsockname()[1]}/ in a browser; Ctrl-C ends it", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,9 +33,20 @@ from alexnet.training.signals import SignalGuard
 if TYPE_CHECKING:
     from alexnet.inference.prediction import Prediction
 
-PathColumn = Annotated[str, Parameter(name="--data.path-column")]
-LabelColumn = Annotated[str, Parameter(name="--data.label-column")]
-SplitColumn = Annotated[str | None, Parameter(name="--data.split-column")]
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of photographs."""
+
+    path_column: Annotated[str, Parameter(name="--data.path-column")] = DataConfig.path_column
+    """Source table: the column of paths."""
+    label_column: Annotated[str, Parameter(name="--data.label-column")] = DataConfig.label_column
+    """Source table: the column of labels."""
+    split_column: Annotated[str | None, Parameter(name="--data.split-column")] = DataConfig.split_column
+    """Source table: the column that says train, val or test; without it the column "split" where there is one."""
+
+
+OfTable = Annotated[Columns, Parameter(name="*")]
 
 
 @app.command(group=DATA)
@@ -48,9 +60,7 @@ def prepare(
     quality: Annotated[int, within(Range(least=1, most=100))] = 90,
     orientation: Annotated[Literal["apply", "ignore"] | None, Parameter(name="--data.orientation")] = None,
     workers: Annotated[int | None, within(Range(least=1, most=1024))] = None,
-    path_column: PathColumn = DataConfig.path_column,
-    label_column: LabelColumn = DataConfig.label_column,
-    split_column: SplitColumn = DataConfig.split_column,
+    columns: OfTable = Columns(),
 ) -> None:
     """Prepare photographs once, as the paper did, so that training reads them fast: one Arrow file a split.
 
@@ -73,26 +83,13 @@ def prepare(
         Turn photographs upright as their EXIF tag says, or not; without it those of source folder and table are turned.
     workers
         Threads; without it one a core, at most 16.
-    path_column
-        Source table: the column of paths.
-    label_column
-        Source table: the column of labels.
-    split_column
-        Source table: the column that says train, val or test; without it the column "split" where there is one.
     """
     from alexnet.cli.tables import show_preparation
     from alexnet.data.packing import prepare as pack
     from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
-        config = DataConfig(
-            source=source,
-            root=root,
-            orientation=orientation,
-            path_column=path_column,
-            label_column=label_column,
-            split_column=split_column,
-        )
+        config = DataConfig(source=source, root=root, orientation=orientation, **asdict(columns))
         report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
     show_preparation(report, source, out)
 
@@ -107,9 +104,7 @@ def sample(
     split: Literal["test", "val", "train"] | None = None,
     root: Annotated[str, Parameter(name="--data.root")] = "data",
     seed: Annotated[int, within(Range(least=0))] = 0,
-    path_column: PathColumn = DataConfig.path_column,
-    label_column: LabelColumn = DataConfig.label_column,
-    split_column: SplitColumn = DataConfig.split_column,
+    columns: OfTable = Columns(),
 ) -> None:
     """Write a few images of a data set as files in class folders, for predict and features.
 
@@ -127,19 +122,10 @@ def sample(
         Folder that holds the data set, or receives its download.
     seed
         Draws them.
-    path_column
-        Source table: the column of paths.
-    label_column
-        Source table: the column of labels.
-    split_column
-        Source table: the column that says train, val or test.
     """
     from alexnet.data.samples import write_samples
 
-    data = DataConfig(
-        source=source, root=root, path_column=path_column, label_column=label_column, split_column=split_column
-    )
-    for file in write_samples(data, out, images, split, seed):
+    for file in write_samples(DataConfig(source=source, root=root, **asdict(columns)), out, images, split, seed):
         print(printable(str(file)))
 
 
@@ -278,6 +264,7 @@ def compare(
     skip_bad: bool = False,
     logits: Path | None = None,
     json: bool = False,
+    columns: OfTable = Columns(),
 ) -> None:
     """Compare trained networks on one split, beside the published figures.
 
@@ -315,7 +302,7 @@ def compare(
         raise UsageError("name the weights to compare: run folders, checkpoints, weights files, or torchvision.")
     start_computing()
     lines = measure(
-        DataConfig(source=source, root=root),
+        DataConfig(source=source, root=root, **asdict(columns)),
         weights,
         split=split,
         views=views,

@@ -49,11 +49,12 @@ def train(
     from alexnet.recipes import recipe as named
 
     with SignalGuard() as guard:
-        given: dict[str, Any] | None = given_values(config)
+        typed = given_values(config)
+        given: dict[str, Any] | None = typed
         if recipe.endswith((".yaml", ".yml")):  # a whole configuration: nothing in it is left to the run that is there
             from alexnet.runs.folder import load_config
 
-            chosen, given = override(load_config(Path(recipe)), given_values(config)), None
+            chosen, given = override(load_config(Path(recipe)), typed), None
         else:
             if (Path(recipe) / "config.yaml").is_file():
                 again = shlex.join(["alexnet", "train", f"{Path(recipe) / 'config.yaml'}", "--run", recipe])
@@ -61,8 +62,12 @@ def train(
             chosen = named(recipe)
         note_load()
         if seeds is not None:
+            if "seed" in typed:
+                raise UsageError("--seed and --seeds exclude each other.")
             _train_seeds(chosen, given, seeds, run, jobs, guard)
             return
+        if jobs > 1:
+            raise UsageError(f"--jobs {jobs} trains several seeds side by side: add --seeds, as in --seeds 0-4.")
         from alexnet.training import loop
 
         start_computing()
@@ -77,8 +82,6 @@ def _train_seeds(
     from alexnet.runs.folder import default_folder
     from alexnet.training.families import family_configs, parse_seeds, train_family
 
-    if "seed" in (given or {}):
-        raise UsageError("--seed and --seeds exclude each other.")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
     folder = run or default_folder(f"{override(recipe, given or {}).name}-seeds")

@@ -17,7 +17,10 @@ RUN = Parameter(group=_RUN)
 
 @dataclass(frozen=True)
 class Settings(TrainConfig):
-    """All of them."""
+    """All of them, as they were typed: what they are together is known when the recipe is."""
+
+    def __post_init__(self) -> None:
+        self._check_each()
 
     data: Annotated[DataConfig, Parameter(group=_IMAGES)] = field(default_factory=DataConfig)
     model: Annotated[ModelConfig, Parameter(group=_NETWORK)] = field(default_factory=ModelConfig)
@@ -27,6 +30,9 @@ class Settings(TrainConfig):
 @dataclass(frozen=True)
 class ImageSettings(TrainConfig):
     """The same flags, of which those about images are shown."""
+
+    def __post_init__(self) -> None:
+        self._check_each()
 
     data: Annotated[DataConfig, Parameter(group=_IMAGES, show=True)] = field(default_factory=DataConfig)
 

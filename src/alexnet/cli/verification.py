@@ -56,7 +56,9 @@ def verify(
     """
     data = {name: value for name, value in (("root", root), ("source", source)) if value is not None}
     is_folder = os.path.isdir(target)  # not Path.is_dir, which raises for names of more than 255 bytes
-    if is_folder and not (Path(target) / "config.yaml").is_file():
+    is_run = is_folder and (Path(target) / "config.yaml").is_file()
+    has_weights = is_folder and any(Path(target).glob("*.safetensors"))  # as a folder for the Hub has
+    if is_folder and not (is_run or has_weights):
         if split or data or model or json:
             raise UsageError("--split, --data, --model and --json are for runs and weights.")
         return _verify_prepared(Path(target))
@@ -66,7 +68,7 @@ def verify(
     from alexnet.inference.trust import inspect_weights, judge
     from alexnet.runs.folder import load_run
 
-    files = verify_run(load_run(target)) if is_folder else [verify_weights(weights_file(target))]
+    files = verify_run(load_run(target)) if is_run else [verify_weights(weights_file(target))]
     if not json:
         _show_files(files)
     damaged = [file.damaged for file in files if file.damaged]

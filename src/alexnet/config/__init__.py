@@ -49,7 +49,8 @@ class TrainConfig:
     name: str = "custom"
     """Name of the recipe."""
     accumulate: int = 1
-    """Split each batch into this many parts to save memory; the result is the batch's."""
+    """Split each batch into this many parts to save memory; the result is the batch's, but for dropout's masks, which
+    every part draws for itself."""
     label_smoothing: float = 0.0
     """Label smoothing."""
     cutmix: float = 0.0
@@ -101,6 +102,11 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        self._check_each()
+        self._check_together()
+
+    def _check_each(self) -> None:
+        """Raise UsageError for a setting that is wrong whatever the others are."""
         coerce_fields(self, "")
         check_ranges(
             self,
@@ -112,7 +118,7 @@ class TrainConfig:
             stop_train_error=Range(least=0, below=1),
             batch_size=Range(least=1),
             seed=Range(least=0, below=2**63),
-            accumulate=Range(least=1, most=self.batch_size),
+            accumulate=Range(least=1),
             label_smoothing=Range(least=0, below=1),
             cutmix=Range(least=0),
             mixup=Range(least=0),
@@ -125,6 +131,11 @@ class TrainConfig:
             log_every=Range(least=1),
             save_minutes=Range(above=0),
         )
+        self.keeps(0)  # reads `keep`
+
+    def _check_together(self) -> None:
+        """Raise UsageError for settings that do not go together."""
+        check_ranges(self, "", accumulate=Range(most=self.batch_size))
         for name, used in (("compile", self.compile), ("grow_from", self.grow_from is not None)):
             if used and self.columns > 1:
                 raise UsageError(
@@ -139,7 +150,6 @@ class TrainConfig:
             raise UsageError(f"{which} watches validation: set {flag('data.val_fraction')} above 0.")
         if self.stop_train_error is not None and not self.score_train:
             raise UsageError(f"{flag('stop_train_error')} needs {flag('score_train')}: how often it is looked at.")
-        self.keeps(0)  # reads `keep`
 
     def keeps(self, epoch: int) -> bool:
         """Whether the weights after so many epochs are kept as a milestone. Raises UsageError for a `keep`
@@ -166,6 +176,11 @@ class TrainConfig:
         return self.horizon if self.stop_after is None else self.stop_after
 
 
+_ALWAYS_WRITTEN = {"epochs", "batch_size", "seed", "name", "log_every", "data.source", "model.variant", "optim.name"}
+"""What every file of the first format says, which had no number: a file without one that says less was written by hand,
+in the words of today."""
+
+
 def dump(config: TrainConfig) -> dict[str, Any]:
     """A configuration as files hold it: nested, with the format that says how to read it. `load` undoes this."""
     return {"format": FORMAT, **json.loads(json.dumps(asdict(config)))}
@@ -177,13 +192,12 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
 
     Raises UsageError for an unknown name, a value of the wrong type and a newer format.
     """
-    values = dict(values)
-    format = values.pop("format", 1)  # the first one was written without
+    settings = dotted(values)
+    format = settings.pop("format", 1 if settings.keys() >= _ALWAYS_WRITTEN else FORMAT)
     if type(format) is not int or format < 1:
         raise UsageError(f"this configuration has format {format!r}, which is none: 1 to {FORMAT}.")
     if format > FORMAT:
         raise UsageError(f"this configuration has format {format}, known is up to {FORMAT}: upgrade alexnet.")
-    settings = dotted(values)
     if format < FORMAT:
         _upgrade(settings, format)
     return override(TrainConfig(), settings)

@@ -33,6 +33,7 @@ from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding, remove_leftovers, replacing, write_atomically
 
+_REPORT = "report.json"
 CHUNK = 256  # images a part: some 8 MB and a second of work
 
 
@@ -71,14 +72,14 @@ def prepare(
     published = read_published(config)
     with holding(out, "preparing", "choose another --out", unwritable=DataError):
         try:
-            remove_leftovers(out)
+            remove_leftovers(out, _REPORT, *(f"{part}.arrow" for part in PARTS))
             report: dict[str, Any] = {}
             _refuse_others(published, config.source, out)
             for name, part in published.parts.items():
                 assert isinstance(part, Photos)
                 packing = _Packing(published, name, part, config, out, side, quality)
                 report[name] = packing.work(workers or min(usable_cores(), 16), on_progress)
-            write_atomically(out / "report.json", (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
+            write_atomically(out / _REPORT, (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
             return report
         except OSError as problem:
             raise DataError(

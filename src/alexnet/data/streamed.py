@@ -125,7 +125,10 @@ class StreamedSplit(Loader):
         batches = torch.arange(len(self))[shard].split(batch_size)
         for pixels, rows in self._decoded(batches, self.evaluation_cut(views)):
             if self.bad and not skip_bad:
-                raise DataError(f"{self.bad[min(self.bad)]} Replace or remove it, or use --skip-bad.")
+                raise DataError(
+                    f"{self.bad[min(self.bad)]} Replace or remove it, or leave it out with --skip-bad, which evaluate, "
+                    "compare, features, report and figure have."
+                )
             yield self.prep.views(pixels, views), self.labels[rows].to(self.device)
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:

@@ -149,7 +149,7 @@ def _data(facts: Facts) -> Iterator[str]:
 
 def _training(facts: Facts) -> Iterator[str]:
     config, session = facts.config, facts.session
-    epochs = f"{facts.trained.epoch} of {config.epochs}" if facts.trained.epoch is not None else str(config.epochs)
+    epochs = f"{facts.trained.epoch} of {config.horizon}" if facts.trained.epoch is not None else str(config.horizon)
     yield "## Training"
     yield ""
     yield (

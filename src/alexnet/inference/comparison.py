@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import replacing
-from alexnet.inference.evaluation import check_classes, score, view_notes
+from alexnet.inference.evaluation import Subject, check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
@@ -60,7 +60,8 @@ class Compared:
     def to_dict(self) -> dict[str, Any]:
         """For JSON, without the values by class."""
         result = self.result.to_dict()
-        del result["per_class"], result["measured"]
+        del result["per_class"]
+        result["skipped"] = result.pop("measured")["skipped"]
         return {
             "weights": self.origin,
             "network": self.network,
@@ -106,20 +107,10 @@ def compare(
         def keep(batch: Tensor, labels: Tensor, kept: list[tuple[Tensor, Tensor]] = kept) -> None:
             kept.append((batch.cpu(), labels.cpu()))
 
+        subject = Subject(trained.model, loader, compute, name, dataset, {}, trained)
         started = time.perf_counter()
-        with compute.settings():
-            result = score(
-                trained.model,
-                loader,
-                compute,
-                name=name,
-                classes=dataset.names,
-                views=views,
-                skip_bad=skip_bad,
-                on_logits=keep if logits else lambda batch, labels: None,
-            )
+        result = subject.score(views=views, skip_bad=skip_bad, **({"on_logits": keep} if logits else {}))
         seconds = time.perf_counter() - started
-        result = replace(result, notes=tuple(view_notes(loader, trained, views)))
         if logits:
             arrays[str(number)] = np.concatenate([z.numpy() for z, _ in kept])
             arrays["labels"] = np.concatenate([y.numpy() for _, y in kept])

@@ -33,7 +33,7 @@ from alexnet.inference.trained import (
     weights_file,
 )
 from alexnet.metrics import Result
-from alexnet.models.int8 import quantize
+from alexnet.models.int8 import check_int8, quantize
 from alexnet.models.network import AlexNet
 from alexnet.runs.checkpoint import is_checkpoint
 from alexnet.runs.folder import Run, load_run
@@ -190,6 +190,8 @@ def open_subject(
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
     in_8_bits = precision == "int8"
+    if in_8_bits and device == "auto":
+        device = "cpu"
     own = trained.precision if trained is not None else None
     compute = resolve_compute(device, "fp32" if in_8_bits else precision or own or config.precision)
     if precision is None and own is not None:
@@ -213,6 +215,7 @@ def open_subject(
     name, chosen = dataset.split(split)
     if in_8_bits:
         _check_training_images(dataset, "the scale of 8-bit numbers")
+        check_int8(compute.device)
         with compute.settings():
             model = quantize(model, typical_images(dataset.train, config.data, prep, TYPICAL))
     measured = describe_measurement(config, dataset, compute, model)
@@ -270,7 +273,7 @@ def check_classes(trained: Trained, dataset: Dataset) -> None:
     if trained.classes is not None and trained.classes != dataset.classes:
         raise CheckpointError(
             f"{trained.origin} was trained on the classes {listed(trained.classes)}, {dataset.name} has "
-            f"{listed(dataset.classes)}; name its own data with --data.source."
+            f"{listed(dataset.classes)}: measure it on data of its own classes."
         )
     if trained.model.variant.num_classes != len(dataset.classes):
         raise CheckpointError(

@@ -68,7 +68,8 @@ def write_features(
     names = choose_layers(pictures.network, layers, torchvision_names)
     described = _describe(pictures, names, dtype)
     with holding(out, "writing features to", "choose another --out"):
-        remove_leftovers(out)
+        remove_leftovers(out, DESCRIPTION)
+        remove_leftovers(out / _WORK)
         if (complete := _read(out / DESCRIPTION)) is not None:
             _check_same(complete, described, out)
             return complete

@@ -74,10 +74,13 @@ def layer_outputs(
 
 
 @torch.inference_mode()
-def collect_logits(model: nn.Module, loader: Loader, compute: Compute, views: int = 1) -> tuple[Tensor, Tensor]:
+def collect_logits(
+    model: nn.Module, loader: Loader, compute: Compute, views: int = 1, *, skip_bad: bool = False
+) -> tuple[Tensor, Tensor]:
     """A network's answers to a whole split: logits float32 [N, V, K] and labels [N], on the CPU. Raises DataError at an
-    image that cannot be read."""
+    image that cannot be read, unless `skip_bad`."""
     with compute.settings():
-        parts = [(z.cpu(), y.cpu()) for (z,), y in split_logits([model], loader, compute, views=views)]
+        answers = split_logits([model], loader, compute, views=views, skip_bad=skip_bad)
+        parts = [(z.cpu(), y.cpu()) for (z,), y in answers]
     logits, labels = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(labels)

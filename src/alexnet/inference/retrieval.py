@@ -59,7 +59,7 @@ def retrieve(
     assert isinstance(subject.model, AlexNet)
     names = subject.dataset.names
     known: _Known = _Files(subject, files, skip_bad) if files else _Rows(subject, skip_bad)
-    asked = _read_files(subject, images) if images else _draw(subject, split, queries, seed)
+    asked = _read_files(subject, images) if images else _draw(subject, split, queries, seed, skip_bad)
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
         found = list(layer_outputs(subject.model, asked.batch.split(BATCH), [hidden, output], subject.compute))
@@ -198,13 +198,18 @@ def _read_files(subject: Subject, images: Sequence[str | Path]) -> _Queries:
     )
 
 
-def _draw(subject: Subject, split: str | None, count: int, seed: int) -> _Queries:
-    """Images of a split, drawn by a seed, in the order of its rows."""
+def _draw(subject: Subject, split: str | None, count: int, seed: int, skip_bad: bool) -> _Queries:
+    """Images of a split, drawn by a seed, in the order of its rows; with `skip_bad` without those that cannot be read.
+    Raises DataError at one, and where none is left."""
     name, chosen = subject.dataset.split(split)
     rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
     part = chosen.take(rows)
     loader = open_split(part, subject.compute.device, subject.loader.data, subject.loader.prep)
-    batch = torch.cat([views[:, 0] for views, _ in loader.evaluation_batches(BATCH)])
+    batches = [views[:, 0] for views, _ in loader.evaluation_batches(BATCH, skip_bad=skip_bad)]
+    good = np.setdiff1d(np.arange(len(rows)), list(loader.bad))
+    if not len(good):
+        raise DataError(f"none of the images that were drawn from {name} can be read: --seed draws others.")
+    batch, part, rows = torch.cat(batches), part.take(good), rows[good]
     titles, truths = [f"{name} {row}" for row in rows.tolist()], _name(subject, part.labels)
     return _Queries(batch, _show(subject, part), titles, list(truths), name, rows.tolist())
 

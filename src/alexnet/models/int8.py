@@ -50,8 +50,7 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
     Raises UsageError where the processor has no VNNI (sums saturate in others), for a layer that it does not know and
     for a network whose activations are not finite.
     """
-    if not computes_int8(images.device):
-        raise UsageError("--precision int8 needs an x86 processor with VNNI, and --device cpu.")
+    check_int8(images.device)
     check_images(images, model.variant)
     if not len(images):
         raise UsageError("quantize needs some images, to see how large activations are.")
@@ -69,6 +68,12 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
             before, between = (module, grid), []
     assert before is not None
     return QuantizedAlexNet(model.variant, [*steps, _product(*before, relu=False, to=torch.float32), *between])
+
+
+def check_int8(device: torch.device) -> None:
+    """Raise UsageError where `quantize` does not work."""
+    if not computes_int8(device):
+        raise UsageError("--precision int8 needs an x86 processor with VNNI, and --device cpu.")
 
 
 def computes_int8(device: torch.device) -> bool:

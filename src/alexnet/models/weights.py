@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -83,25 +84,44 @@ def torchvision_weights(model: AlexNet) -> dict[str, Tensor]:
     Raises UsageError for any other network, also where the weights would fit: without the same strides, padding and
     activations it answers otherwise.
     """
-    table = model.variant
-    same = resolve(TORCHVISION, num_classes=table.num_classes)
-    wanted, found = (_computed(each) for each in (same, replace(table, input_size=same.input_size)))
-    if wanted != found:
-        first = next((f"{a} there and {b} here" for a, b in zip(wanted, found, strict=False) if a != b), "its length")
-        raise UsageError(f"this network is not of torchvision's shape ({first}): build_model('torchvision') is.")
+    if difference := unlike_torchvision(model.variant):
+        raise UsageError(f"this network is not of torchvision's shape ({difference}): build_model('torchvision') is.")
     state = model.state_dict()
     kinds = ("weight", "bias")
     return {f"{theirs}.{kind}": state[f"{our}.{kind}"] for our, theirs in TORCHVISION_NAMES.items() for kind in kinds}
 
 
-def _computed(table: Variant) -> list[str]:
-    """What every layer does to its input in evaluation, in words."""
+def unlike_torchvision(variant: Variant) -> str | None:
+    """The first layer in which a network computes something else in evaluation than torchvision's with as many classes,
+    in words; None for one that computes the same."""
+    side = max(variant.input_size, TORCHVISION.input_size)  # its weights are the same for images of all sizes
+    theirs = resolve(TORCHVISION, num_classes=variant.num_classes, input_size=side)
+    for own, other in zip_longest(_computed(replace(variant, input_size=side)), _computed(theirs)):
+        if own != other:
+            return f"{_shown(own)} in the place of {_shown(other)}"
+    return None
+
+
+def _computed(variant: Variant) -> list[tuple[Any, ...]]:
+    """What evaluation computes, layer by layer; dropout may stand where it will."""
     return [
-        f"{layer.name} of {layer.in_shape} to {layer.out_shape} by {layer.kernel}, stride {layer.stride}, padding "
-        f"{layer.padding}, groups {layer.groups}"
-        for layer in trace(table)
+        (
+            layer.name,
+            layer.in_shape,
+            layer.out_shape,
+            (layer.kernel, layer.stride, layer.padding, layer.groups),
+            layer.row if layer.kind in ("activation", "norm", "pool") else None,
+        )
+        for layer in trace(variant)
         if layer.kind != "dropout"
     ]
+
+
+def _shown(layer: tuple[Any, ...] | None) -> str:
+    if layer is None:
+        return "nothing"
+    name, before, after, *_ = layer
+    return f"{name} {'x'.join(map(str, before))} -> {'x'.join(map(str, after))}"
 
 
 def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Shape], origin: str) -> None:

@@ -87,7 +87,7 @@ def error(split: str, weights: Path | None = None) -> Callable[[Run, Recall], fl
         def compute() -> float:
             from alexnet.inference.evaluation import evaluate
 
-            return 100 * evaluate(file, split).top1_error
+            return 100 * evaluate(file, split, skip_bad=True).top1_error
 
         file = weights or run.last
         found: float = recall(f"{run.path.name}-{file.stem}-{split}", compute)

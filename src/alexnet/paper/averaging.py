@@ -31,8 +31,9 @@ def answer(run: Run) -> Row:
     """Answers to the test images, [N, K] each, and their labels [N]: logits of one view, mean probabilities of 9 and of
     10, and the mean logits of the ten."""
     subject = open_subject(run)
-    logits, labels = collect_logits(subject.model, subject.loader, subject.compute)
-    nine, ten = (collect_logits(subject.model, subject.loader, subject.compute, views)[0] for views in (9, 10))
+    (logits, labels), (nine, _), (ten, _) = (
+        collect_logits(subject.model, subject.loader, subject.compute, views, skip_bad=True) for views in (1, 9, 10)
+    )
     answers = {"1 view": logits[:, 0], "9 views": average(nine), "10 views": average(ten)}
     answers["10 views, logits"] = ten.mean(dim=1)
     return {"labels": labels.tolist(), **{way: z.double().numpy().round(6).tolist() for way, z in answers.items()}}
@@ -48,9 +49,9 @@ def mask(run: Run, masks: int) -> Row:
     """
     subject = open_subject(run)
     assert isinstance(subject.model, AlexNet)
-    logits, labels = collect_logits(subject.model, subject.loader, subject.compute)
+    logits, labels = collect_logits(subject.model, subject.loader, subject.compute, skip_bad=True)
     with subject.compute.settings():
-        batches = thinned_logits(subject.model, subject.loader, subject.compute, range(masks))
+        batches = thinned_logits(subject.model, subject.loader, subject.compute, range(masks), skip_bad=True)
         thinned = torch.cat([answers.cpu() for answers, _ in batches])  # [N, M, K]
     halved, geometric, arithmetic = average(logits), average(thinned, "geometric"), average(thinned)
     ways = {"halved outputs": halved, "masks, geometric mean": geometric, "masks, arithmetic mean": arithmetic}
@@ -85,8 +86,13 @@ def compare(run: Run, queries: int, close: float, index: int | None = None) -> R
     test, train = _some(subject.dataset.split()[1], queries), _some(subject.dataset.train, index)
     asked, known = (open_split(split, subject.compute.device, data, prep) for split in (test, train))
     with subject.compute.settings():
-        features = torch.cat(list(split_features(subject.model, asked, subject.compute)))
-        hidden = find_nearest(features, split_features(subject.model, known, subject.compute), NEIGHBOURS)
+        features = torch.cat(list(split_features(subject.model, asked, subject.compute, skip_bad=True)))
+        answers = split_features(subject.model, known, subject.compute, skip_bad=True)
+        hidden = find_nearest(features, answers, NEIGHBOURS)
+    test, train = (
+        split.take(np.setdiff1d(np.arange(len(split)), list(loader.bad)))
+        for split, loader in ((test, asked), (train, known))
+    )
     seen, known_pixels = (split_pixels(split, prep, data).flatten(1) for split in (test, train))
     pixels = find_nearest(seen, known_pixels.split(4096), NEIGHBOURS)
     ranks = rank_distances(seen, known_pixels, torch.from_numpy(hidden.rows)).numpy()

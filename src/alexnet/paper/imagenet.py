@@ -66,7 +66,7 @@ def _evaluated(run: Run, recall: Recall, views: int, split: str | None = None) -
     def compute() -> dict[str, float]:
         from alexnet.inference.evaluation import evaluate
 
-        result = evaluate(run, split, views=views)
+        result = evaluate(run, split, views=views, skip_bad=True)
         return {"top1": 100 * result.top1_error, "top5": 100 * result.top5_error}
 
     found: dict[str, float] = recall(f"{run.path.name}-{split or 'held-out'}-{views}", compute)
@@ -243,7 +243,7 @@ def plan(study: Study, finished: Mapping[str, Run], quick: bool) -> list[Job]:
     """Every arm with every seed; a rehearsal takes narrow networks, few photographs and two epochs."""
     jobs = []
     for name, arm in study.arms.items():
-        config = recipe(arm.recipe, **arm.changes, **(_REHEARSED if quick else {}))
+        config = recipe(arm.recipe, **{**arm.changes, **(_REHEARSED if quick else {})})
         jobs += seeded(name, config, range(min(2, study.seeds) if quick else study.seeds))
     return jobs
 

@@ -65,7 +65,7 @@ RESIZED = TrainConfig(
 
 
 def _constant(name: str, lr: float) -> TrainConfig:
-    return replace(PLATEAU, name=name, optim=replace(PLATEAU.optim, lr=lr, schedule="constant"))
+    return replace(PLATEAU, name=name, optim=OptimConfig(lr=lr))
 
 
 def _cifar100(base: TrainConfig) -> TrainConfig:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # the network is built where it is asked for
 
 # How long a run goes on, which may change as far as that bends no schedule that is under way.
 LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
-# What may differ between a run and its continuation: none of these changes what is learned.
+# What may differ between a run and its continuation: none of these changes what is learned, but that `accumulate` has
+# dropout draw other masks.
 FREE = {
     *LENGTH,
     *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
@@ -62,8 +63,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: one an epoch ("kind": "epoch"), one every log_every steps ("step"), and one an
-        evaluation of the training split ("train-score", whose epoch counts parts). Damaged lines are left out."""
+        """The lines of metrics.jsonl: one an epoch ("kind": "epoch"), one every log_every steps ("step"), one an
+        evaluation of the training split ("train-score", whose epoch counts parts), one a step that was skipped
+        ("skipped") and one a photograph that cannot be read ("unreadable"). Damaged lines are left out."""
         return [
             row
             for row in read_rows(self.path / "metrics.jsonl")[0]

@@ -27,17 +27,18 @@ from alexnet.models.lrn import LocalResponseNorm, missing_kernel
 from alexnet.runs.folder import FREE
 
 
-def environment() -> dict[str, Any]:
-    """This machine and its software: host, operating system, processor, GPU, versions, and the revision of alexnet's
-    source where it runs from its own repository."""
+def environment(device: torch.device | None = None) -> dict[str, Any]:
+    """This machine and its software: host, operating system, processor, GPU (that of `device`, else the first one),
+    versions, and the revision of alexnet's source where it runs from its own repository."""
     import numpy
 
+    gpu = device if device is not None and device.type == "cuda" else None
     return {
         "host": platform.node(),
         "platform": platform.platform(),
         "processor": cpu_description().get("model name") or platform.processor(),
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(gpu) if torch.cuda.is_available() else None,
         "alexnet": version("alexnet"),
         "git": source_revision(Path(__file__).parents[1]),
         "python": platform.python_version(),
@@ -81,7 +82,7 @@ def describe_session(
     return {
         "started": now(),
         "command": command_line(),
-        **environment(),
+        **environment(compute.device),
         **arithmetic(compute, model, processes),
         "data": describe_data(config, dataset),
         "settings": {name: value for name, value in flatten(config).items() if name in FREE},
@@ -111,7 +112,7 @@ def describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """On which data: the source, the folder (None where a program held the data), the SHA-256 over images, labels and
     class names, and how many images the splits have."""
     counts = {name: len(getattr(dataset, name)) for name in ("train", "val", "test")}
-    root = None if config.data.source == MEMORY else str(Path(config.data.root).absolute())
+    root = None if config.data.source == MEMORY else str(Path(config.data.root).expanduser().absolute())
     return {"source": config.data.source, "root": root, "fingerprint": dataset.fingerprint, "images": counts}
 
 

@@ -7,12 +7,14 @@ from math import ceil
 
 import numpy as np
 
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, OptimConfig, TrainConfig
 from alexnet.config.values import flag
 from alexnet.data.sources import SOURCES
 from alexnet.data.splits import Dataset
 from alexnet.data.streamed import CROP, RESIZE
 from alexnet.errors import listed
+
+_AREAS, _NOISE = "data.random_resized_crop", "data.colour_noise"
 
 
 def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
@@ -69,7 +71,8 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
 
 def _idle(config: TrainConfig) -> Iterator[str]:
     """A sentence for each setting that was given and does nothing without another one."""
-    data, mixes = config.data, config.cutmix > 0 or config.mixup > 0
+    data, optim, mixes = config.data, config.optim, config.cutmix > 0 or config.mixup > 0
+    schedules = {leg.optim.schedule for leg in config.legs}
     needs = {
         "grow_epochs": (config.grow_epochs > 0 and config.grow_from is None, "grow_from"),
         "replace_head": (config.replace_head and config.init is None, "init"),
@@ -77,11 +80,33 @@ def _idle(config: TrainConfig) -> Iterator[str]:
         "mix_until": (config.mix_until is not None and not mixes, "cutmix"),
         "ema_after": (config.ema_after > 0 and not config.ema, "ema"),
         "data.alternate_flips": (data.alternate_flips and not data.flip, "data.flip"),
+        "data.min_area": (data.min_area != DataConfig.min_area and not data.random_resized_crop, _AREAS),
         "data.noise_until": (data.noise_until is not None and not data.colour_noise, "data.colour_noise"),
+        **{
+            f"data.{name}": (getattr(data, name) != getattr(DataConfig, name) and not data.colour_noise, _NOISE)
+            for name in ("noise_probability", "noise_divisor")
+        },
     }
     for name, (idle, other) in needs.items():
         if idle:
             yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
+    if config.start and config.init is not None:
+        yield f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
+    belongs = {
+        "step_epochs": ("step",),
+        "factor": ("step", "plateau"),
+        "patience": ("plateau",),
+        "max_drops": ("plateau",),
+        "peak": ("one-cycle", "triangular"),
+    }
+    for name, where in belongs.items():
+        if getattr(optim, name) != getattr(OptimConfig, name) and not schedules & set(where):
+            which = f"{flag(f'optim.{name}')} is without effect in the schedule {optim.schedule}"
+            yield f"{which}: it is for {listed(where)}."
+    averaged = optim.name in ("adam", "adamw")
+    for name, idle in (("momentum", averaged), ("betas", not averaged)):
+        if idle and getattr(optim, name) != getattr(OptimConfig, name):
+            yield f"{flag(f'optim.{name}')} is without effect with {flag('optim.name')} {optim.name}."
     kept = [] if config.keep in (None, "log") else [int(epoch) for epoch in str(config.keep).split(",")]
     if beyond := [str(epoch) for epoch in kept if epoch > config.end]:
         yield f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."

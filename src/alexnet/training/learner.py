@@ -50,8 +50,6 @@ class Counters:
     """The error that was found then."""
     seconds: float = 0.0
     """Time spent in training steps and on their images, over all sessions of the run."""
-    epoch_seconds: float = 0.0
-    """The part of it that belongs to the current epoch."""
     elapsed: float = 0.0
     """Wall-clock time of all sessions, with validation, saving and drawing."""
 
@@ -179,7 +177,6 @@ class Learner:
         """Close the current epoch."""
         self.counters.epoch += 1
         self.counters.epoch_step = 0
-        self.counters.epoch_seconds = 0.0
         self.totals.zero_()
 
     def progress(self) -> dict[str, Any]:
@@ -223,7 +220,8 @@ class Learner:
         """Undo `checkpoint`."""
         self.model.load_state_dict(self.column.cut(checkpoint.weights))
         extra = self.column.cut(checkpoint.extra)
-        self.counters = Counters(**checkpoint.meta["counters"])
+        counted = {name: value for name, value in checkpoint.meta["counters"].items() if name != "epoch_seconds"}
+        self.counters = Counters(**counted)  # without what earlier versions wrote
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)
         if self.schedule.drop_to_come(max(0, self.counters.step - 1)):
             self.counters.waited = 0  # a leg has been added since

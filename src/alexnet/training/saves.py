@@ -169,7 +169,7 @@ class Saves:
         if lost is not None:
             self._reporter.note(f"{lost} The test result is of the last epoch's weights.")
             return learner.evaluated(), weights
-        apply_weights(blank, self._world.broadcast_tensors(blank.state_dict()), str(self._run.best))
+        blank.load_state_dict(self._world.broadcast_tensors(blank.state_dict()))
         return blank, weights
 
     def _read_best(self, counters: Counters, end: int = 0) -> Checkpoint:

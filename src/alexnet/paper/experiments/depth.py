@@ -29,10 +29,11 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
     whole = values(rows, FULL, "test")
     others = {layer: values(rows, f"without-{layer}", "test") for layer in REMOVED}
-    if min(map(len, (whole, *others.values()))) < 2:
-        return {32: Verdict("inconclusive", "Fewer than two runs of each network ended.")}
+    pairs = [paired(rows, f"without-{layer}", FULL, "test") for layer in REMOVED]
+    if min(len(less) for less, _ in pairs) < 2:
+        return {32: Verdict("inconclusive", "Fewer than two seeds ended with each network and the whole one.")}
     found = dunnett(whole, others)
-    smallest = max(detectable(*paired(rows, f"without-{layer}", FULL, "test")) for layer in REMOVED)
+    smallest = max(detectable(*pair) for pair in pairs)
     worse = [layer for layer, estimate in found.items() if estimate.value > 0 and (estimate.p or 0) < LEVEL]
     better = [layer for layer, estimate in found.items() if estimate.value < 0 and (estimate.p or 0) < LEVEL]
     shown = ", ".join(f"{layer} {estimate}" for layer, estimate in found.items())
