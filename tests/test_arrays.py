@@ -413,3 +413,22 @@ def test_columns_of_hugging_faces_datasets():
         load_dataset(IN_MEMORY, two.remove_columns("picture"))
     with pytest.raises(DataError, match="a stream, which has no length"):
         load_dataset(IN_MEMORY, two.to_iterable_dataset())
+
+
+class _Named(list):
+    """Pairs of an image and a label, with the names of the classes, as torchvision's ImageFolder."""
+
+    def __init__(self, classes, labels):
+        super().__init__((np.full((8, 8, 3), label, np.uint8), label) for label in labels)
+        self.classes = list(classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(("ant", "cat"), "missing bee, more none"), (("bee", "ant", "cat"), "in another order")],
+)
+def test_splits_with_other_classes_are_refused(classes, message):
+    train = _Named(("ant", "bee", "cat"), (0, 1, 2))
+    with pytest.raises(DataError, match=f"the classes of the val split are not those of the train split: {message}"):
+        read_given({"train": train, "val": _Named(classes, (0, 1))})
+    assert read_given({"train": train, "val": _Named(train.classes, (0, 1))}).classes == ("ant", "bee", "cat")

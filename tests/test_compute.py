@@ -112,7 +112,7 @@ def test_deciding_changes_nothing(precision):
 @pytest.mark.parametrize(
     ("features", "dtype", "reason"),
     [
-        ((), torch.float32, "fp32: this processor does not compute in bf16"),
+        ((), torch.float32, "fp32: this processor has neither AVX512-BF16 nor AMX"),
         (("avx512_bf16",), torch.bfloat16, "bf16: this processor has AVX512-BF16"),
         (("amx_tile",), torch.bfloat16, "bf16: this processor has AMX"),
         (("avx512_bf16", "amx_tile"), torch.bfloat16, "bf16: this processor has AVX512-BF16 and AMX"),

@@ -16,6 +16,7 @@ from scipy.io import savemat
 
 from alexnet.config import DataConfig
 from alexnet.data import sources
+from alexnet.data.folders import read_folder
 from alexnet.data.photos import FileStore, Photos
 from alexnet.data.sources import Source, load_dataset
 from alexnet.data.splits import Published
@@ -513,3 +514,23 @@ def test_places_are_written_alike_on_every_system(root):
     store = FileStore(root, ["a/1.jpg"], [7])
     assert store.place(0) == "C:/data/dogs/a/1.jpg"
     assert store.fingerprint == "2d4d33cba6ac426b5a8e0f0d802bf9abc31c2d08bace8b228784241246f10d82"  # since format 1
+
+
+@pytest.mark.parametrize("names", [("Train", "Val"), ("Training", "Testing"), ("TRAIN", "test")])
+def test_splits_by_other_names(tmp_path, names):
+    """A folder of nothing but these is no set of two classes."""
+    for name in names:
+        for label in "ab":
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(folder / "1.png")
+    published = read_folder(DataConfig(source="folder", root=str(tmp_path)))
+    assert published.classes == ("a", "b")
+    assert len(published.parts) == 2
+
+
+def test_a_class_may_be_called_training(tmp_path):
+    for name in ("training", "resting"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / name / "1.png")
+    assert read_folder(DataConfig(source="folder", root=str(tmp_path))).classes == ("resting", "training")

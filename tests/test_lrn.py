@@ -16,13 +16,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.parallel import DistributedDataParallel
 
 from alexnet.models import native, tracing
 from alexnet.models.lrn import (
     LocalResponseNorm,
     MapResponseNorm,
+    banded,
     cpu,
+    derivatives,
     fused,
     local_response_norm,
     missing_kernel,
@@ -603,10 +606,12 @@ def test_flags_that_the_compiler_does_not_know(unknown, cache, launches, monkeyp
 
 @in_c
 def test_without_proc(copied, cache, monkeypatch):
-    real = Path.read_text
-    away = lambda path, *rest: real(Path("/nowhere") if str(path).startswith("/proc") else path, *rest)  # noqa: E731
-    monkeypatch.setattr(Path, "read_text", away)
-    monkeypatch.setattr(native.platform, "processor", lambda: "arm")
+    monkeypatch.setattr(native, "cpu_description", dict)
+    named = set()
+    for name in ("arm", "i386"):
+        monkeypatch.setattr(native.platform, "processor", lambda name=name: name)
+        named.add(native._processor())
+    assert len(named) == 2
     check(sample(2, 7, 3, 5, dtype=F32))
     assert len(copied) == 1
 
@@ -812,3 +817,26 @@ def test_distributed(form, dtype, tmp_path):
     for a, b in zip(plain.parameters(), shared.parameters(), strict=True):
         assert a.grad.abs().max() > 0
         assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_derivatives_that_are_carried_forward(columns):
+    x = sample(2, 4, 3, 2, dtype=F32)
+    constants = (5, 0.1, 0.75, 2.0, columns)
+    ours, plain = (lambda x, f=f: f(x, *constants) for f in (derivatives.normalise, banded.normalise))
+    for transform in (
+        lambda f: torch.func.jvp(f, (x,), (x.sin(),))[1],
+        lambda f: torch.func.jacfwd(f)(x),
+        lambda f: torch.func.hessian(lambda x: f(x).pow(3).sum())(x),
+        lambda f: torch.func.jacrev(torch.func.jacfwd(lambda x: f(x).pow(3).sum()))(x),
+    ):
+        torch.testing.assert_close(transform(ours), transform(plain))
+    with forward_ad.dual_level():
+        tangents = [forward_ad.unpack_dual(f(forward_ad.make_dual(x, x.cos()))).tangent for f in (ours, plain)]
+        torch.testing.assert_close(*tangents)
+
+
+def test_shapes_alone():
+    """On the meta device, which knows no autocast."""
+    layer = LocalResponseNorm(5)
+    assert layer(torch.empty(2, 8, 3, 3, device="meta")).shape == (2, 8, 3, 3)

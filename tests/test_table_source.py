@@ -60,7 +60,8 @@ def test_prepared_as_the_note_says_and_named_as_the_command_says(photos, tmp_pat
     code, said, error = call(*arguments, "--side", 36, "--workers", 1)
     assert code == 0, error
     command = shlex.split(said.partition("next: ")[2])
-    assert command == ["alexnet", "train", "folder", "--data.source", "table", "--data.root", str(tmp_path / "out")]
+    named = ["alexnet", "train", "folder", "--data.source", "table", "--data.root", str(tmp_path / "out")]
+    assert command == [*named, "--data.resize", "36", "--data.crop", "31"]
     prepared = load_dataset(config(str(tmp_path / "out")))
     assert (prepared.classes, len(prepared.train), len(prepared.val)) == (data.classes, len(data.train), len(data.val))
     code, said, error = call("sample", "table", "--data.root", root, "--data.path-column", "file",

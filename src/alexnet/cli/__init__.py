@@ -27,6 +27,7 @@ from alexnet.cli import (  # noqa: F401 (each adds its verbs)
 )
 from alexnet.cli.command import announce, app, explain
 from alexnet.errors import AlexNetError, TrainingStopped
+from alexnet.terminal import printable
 from alexnet.training.signals import Interrupt
 
 
@@ -77,9 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
             _fail("the current folder was deleted: change to one that exists.", 2)
         _fail(f"{problem.filename or 'output'}: {problem.strerror or problem}.", 1)
     except (MemoryError, RuntimeError) as problem:
-        if debug or not (isinstance(problem, MemoryError) or "allocate memory" in str(problem)):
+        out_of_memory = isinstance(problem, MemoryError) or "allocate memory" in str(problem)
+        if debug or not (out_of_memory or type(problem).__name__ == "OutOfMemoryError"):  # torch's, of a GPU
             raise
-        _fail("this needs more memory than there is: take smaller batches (--batch-size) or images.", 2)
+        smaller = "smaller images, or smaller batches where the command has --batch-size"
+        _fail(f"this needs more memory than there is: take {smaller}, or --device cpu.", 2)
 
 
 def _drop_output() -> None:
@@ -90,5 +93,6 @@ def _drop_output() -> None:
 
 def _fail(message: str, code: int) -> None:
     with suppress(OSError):
-        print(f"{'stopped' if code == 75 else 'error'}: {message}", file=sys.stderr, flush=True)
+        shown = "\n".join(map(printable, message.splitlines()))
+        print(f"{'stopped' if code == 75 else 'error'}: {shown}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -91,7 +91,7 @@ def prepare(
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
         config = DataConfig(source=source, root=root, orientation=orientation, **asdict(columns))
         report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
-    show_preparation(report, source, out)
+    show_preparation(report, source, out, side)
 
 
 @app.command(group=DATA)
@@ -161,7 +161,10 @@ def preview(
 
     fitting = [name for name, known in RECIPES.items() if known.data.source == source]
     chosen = override(named(recipe or (fitting[0] if fitting else "folder")), {"data.source": source})
-    shown = pipeline_stages(override(chosen, given_values(config)), images)
+    given = given_values(config)
+    if "data.source" in given:
+        raise UsageError(f"the data set is named first, {source}: leave --data.source out.")
+    shown = pipeline_stages(override(chosen, given), images)
     save_figure(draw_stages([s.stages for s in shown], [s.name for s in shown]), out)
     for image in shown:
         print(printable(image.place))

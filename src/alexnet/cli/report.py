@@ -46,9 +46,10 @@ def report(
         raise UsageError("name the runs to report on: run folders.")
     from alexnet.cli.tables import show_notes
     from alexnet.report.contents import gather, names_of
-    from alexnet.report.document import write_report
+    from alexnet.report.document import check_out, write_report
     from alexnet.runs.folder import load_run
 
+    check_out(out)
     opened = [load_run(run) for run in runs]  # all errors before the first long evaluation
     start_computing()
     data = {"root": root} if root is not None else None

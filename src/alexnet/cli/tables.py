@@ -213,7 +213,7 @@ def show_ledger(target: str, rows: Sequence[dict[str, Any]], shown: Sequence[dic
         console.print(block)
 
 
-def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
+def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) -> None:
     """What came of preparing photographs, and what to type next."""
     console = Terminal()
     for part, told in report.items():
@@ -226,7 +226,9 @@ def show_preparation(report: dict[str, Any], source: str, out: Path) -> None:
         console.print(f"which and why: {out / 'report.json'}", soft_wrap=True)
     recipes = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs"}
     named = [recipes[source]] if source in recipes else ["folder", *(("--data.source", source) * (source != "folder"))]
-    command = shlex.join(["alexnet", "train", *named, "--data.root", str(out)])
+    smaller = side < 256  # than recipes ask for
+    sizes = ("--data.resize", str(side), "--data.crop", str(side * 224 // 256)) if smaller else ()
+    command = shlex.join(["alexnet", "train", *named, "--data.root", str(out), *sizes])
     console.print(f"next: {command}", soft_wrap=True, markup=False)
 
 

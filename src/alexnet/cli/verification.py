@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from alexnet.cli.command import DATA, app, print_json, start_computing
 from alexnet.errors import CheckpointError, DataError, UsageError
-from alexnet.terminal import Terminal
+from alexnet.terminal import Terminal, printable
 
 if TYPE_CHECKING:
     from alexnet.inference.integrity import FileState, Scored
@@ -107,7 +107,7 @@ def _refuse_untrained(origin: str, state: State, scored: Scored | None) -> None:
 
 def _show_files(files: list[FileState]) -> None:
     for file in files:
-        print(f"{file.path}: {'DAMAGED' if file.damaged else file.known}")
+        print(printable(f"{file.path}: {'DAMAGED' if file.damaged else file.known}"))
 
 
 def _show_layers(layers: list[LayerWeights]) -> None:
@@ -132,7 +132,7 @@ def _show_state(origin: str, layers: list[LayerWeights], state: State) -> None:
         return
     fresh = ", ".join(layer.name for layer in layers if not layer.learned)
     learned = f"; nothing beyond noise in the weights of {fresh}" if fresh else ", every layer"
-    console.print(f"{origin}: trained{learned}", soft_wrap=not console.is_terminal, markup=False)
+    console.print(printable(f"{origin}: trained{learned}"), soft_wrap=not console.is_terminal, markup=False)
 
 
 def _show_score(scored: Scored) -> None:
@@ -175,9 +175,9 @@ def _verify_prepared(prepared: Path) -> None:
     for verdict in verdicts:
         count = f"{verdict.images:,} images" if verdict.images else "unreadable"
         state = f"{len(verdict.damaged):,} damaged" if verdict.damaged else verdict.unknown or "whole"
-        print(f"{verdict.path}: {count}, {state}")
+        print(printable(f"{verdict.path}: {count}, {state}"))
         for sentence in verdict.damaged[:SHOWN]:
-            print(f"  {sentence}")
+            print(printable(f"  {sentence}"))
         if len(verdict.damaged) > SHOWN:
             print(f"  ... and {len(verdict.damaged) - SHOWN:,} more")
     damaged = [str(verdict.path) for verdict in verdicts if verdict.damaged]

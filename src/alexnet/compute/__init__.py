@@ -148,20 +148,23 @@ def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
         torch.ones(1, device=place).item()  # "meta" makes tensors too, but none with values
     except (RuntimeError, AssertionError) as problem:
         raise UsageError(f"--device {device} cannot be used: {str(problem).splitlines()[0]}") from None
+    if place.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {device} is not supported: auto, cpu, cuda or cuda:N.")
     if precision not in PRECISIONS:
         raise UsageError(unknown("precision", str(precision), PRECISIONS))
     if precision != "auto":
         return Compute(place, torch.bfloat16 if precision == "bf16" else torch.float32, f"{precision}: as asked")
     native = bf16_unit(place)
     if native is None:
-        return Compute(place, torch.float32, "fp32: this processor does not compute in bf16")
+        return Compute(place, torch.float32, "fp32: this processor has neither AVX512-BF16 nor AMX")
     return Compute(place, torch.bfloat16, f"bf16: this {'GPU' if place.type == 'cuda' else 'processor'} has {native}")
 
 
 def bf16_unit(device: torch.device) -> str | None:
     """What computes in bf16 there; without it bf16 is emulated and slower than float32."""
     if device.type == "cuda":
-        return "tensor cores for bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        with torch.cuda.device(device):  # it asks about the current one
+            return "tensor cores for bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else None
     units = {"avx512_bf16": "AVX512-BF16", "amx_tile": "AMX"}
     found = [name for feature, name in units.items() if device.type == "cpu" and has_feature(feature)]
     return " and ".join(found) or None
@@ -205,7 +208,7 @@ def configure_process() -> None:
     """Set up memory allocation of this process for training and inference.
 
     The command does this once at its start. A program that uses the package as a library is left as it is, unless it
-    calls this itself: on Linux a training step on a CPU then takes up to a third less time.
+    calls this itself: on Linux a training step on a CPU is shorter then.
     """
     # By default glibc maps every large tensor afresh, with pages that the kernel must clear, and returns it when freed.
     trim_threshold, mmap_max = -1, -4  # from malloc.h

@@ -42,9 +42,9 @@ class DataConfig:
     test_fraction: float = 0.1
     """Part held out for testing where the photographs come without splits, or with --data.resplit."""
     orientation: Literal["apply", "ignore"] | None = None
-    """Turn photographs upright as their EXIF tag says, or take the pixels as they lie; without it photographs of source
-    folder are turned, as predict turns pictures, and published data sets are not, and prepared ones keep what they
-    were prepared with."""
+    """Turn photographs upright as their EXIF tag says, or take the pixels as they lie; without it photographs of the
+    sources folder and table are turned, as predict turns pictures, and published data sets are not, and prepared ones
+    keep what they were prepared with."""
     resize: int | None = None
     """Resize the short side to this many pixels; photographs: 256 unless given."""
     crop: int | None = None
@@ -76,9 +76,10 @@ class DataConfig:
     noise_until: int | None = None
     """The last epoch with colour noise; without it all have it."""
     mean: tuple[float, ...] | None = None
-    """Mean per channel on the 0-1 scale; without it the training split's own."""
+    """Mean per channel on the 0-1 scale; without it the training split's own, of photographs that were not prepared in
+    their splits ImageNet's."""
     std: tuple[float, ...] | None = None
-    """Standard deviation per channel on the 0-1 scale; without it the training split's own."""
+    """Standard deviation per channel on the 0-1 scale; without it as for the mean."""
     mean_image: bool = False
     """Subtract the training set's mean image from every crop, wherever it was cut: the centre of it, as the released
     code does. Photographs have one where they were prepared, elsewhere the mean per channel is subtracted."""

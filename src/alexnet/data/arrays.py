@@ -68,6 +68,7 @@ def read_given(data: Any, classes: Sequence[str] | None = None, *, photographs: 
         raise DataError(f"the data that was given holds no split; give {FORMS}.")
     if found.keys() == {"train"}:
         found = {"all": found["train"]}
+    _check_same_classes([part for part in found.values() if part.classes])
     if names is None:
         names = next((part.classes for part in found.values() if part.classes), None)
     elif isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
@@ -92,6 +93,16 @@ class _Part:
         """The split as photographs that are decoded when they are needed."""
         digest = self.digest or hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
         return Photos.whole(_ItemStore(self.image, len(labels), digest, self.what), labels)
+
+
+def _check_same_classes(parts: Sequence[_Part]) -> None:
+    """Raise DataError where two splits say that their labels stand for different classes."""
+    for part in parts[1:]:
+        first, other = parts[0].classes or (), part.classes or ()
+        if other != first:
+            missing, more = (listed(sorted(set(a) - set(b))) for a, b in ((first, other), (other, first)))
+            how = f"missing {missing or 'none'}, more {more or 'none'}" if missing or more else "in another order"
+            raise DataError(f"the classes of {part.what} are not those of {parts[0].what}: {how}.")
 
 
 def _read_part(data: Any, what: str) -> _Part:

@@ -61,8 +61,16 @@ def decode(content: bytes | memoryview, shrink: float = 1.0, upright: bool = Fal
             pass
     image = open_image(content)
     # A copy that may be written to, as torch wants.
-    pixels = despite_warnings(lambda: np.array(image.convert("RGB")))
+    pixels = despite_warnings(lambda: converted(image, "RGB"))
     return turned(pixels, orientation(image)) if upright else pixels
+
+
+def converted(image: Image.Image, mode: str) -> Pixels:
+    """An image's pixels, in a mode of Pillow. Raises BadImageError where Pillow has no way from its own mode."""
+    try:
+        return np.array(image.convert(mode))
+    except ValueError as problem:
+        raise BadImageError(f"{image.mode} has no way to {mode} ({problem})") from None
 
 
 def orientation(image: Image.Image) -> int:

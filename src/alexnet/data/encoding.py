@@ -20,7 +20,6 @@ from alexnet.data.decode import (
     short_side_size,
 )
 from alexnet.data.photos import Photos
-from alexnet.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,16 @@ class Encoded:
 
 def encode(photos: Photos, row: int, side: int, quality: int, upright: bool) -> Encoded:
     """Decode the photograph of a row, `upright` turned as EXIF says, resize its short side to `side` pixels and encode
-    it as a JPEG of the quality given. What cannot be read is `bad`."""
+    it as a JPEG of the quality given. What is no image is `bad`. Raises DataError where the disk or the network fails:
+    another time it may be read."""
     source, label = _text(photos.place(row)), int(photos.labels[row])
+    content = photos.read(row)
     try:
-        content = photos.read(row)
         height, width = jpeg_size(content) or (0, 0)
         # A huge photograph is decoded at a half or less, never below twice the size that is kept.
         pixels = decode(content, min(height, width) / (2 * side), upright)
         converted = None if bytes(content[:2]) == b"\xff\xd8" and _is_plain(content) else _kind(content)
-    except (BadImageError, DataError) as problem:
+    except BadImageError as problem:
         return Encoded(source, label, bad=str(problem))
     size = short_side_size(pixels, side)
     if max(size) > 65_000:  # what JPEG can hold

@@ -13,6 +13,7 @@ from alexnet.errors import DataError, listed
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+ALIKE = SPLITS | {"training": "train", "testing": "test"}  # in any case, where no other folder says that it is a class
 
 
 def read_folder(config: DataConfig) -> Published:
@@ -22,8 +23,11 @@ def read_folder(config: DataConfig) -> Published:
     """
     root = existing(config)
     found: dict[str, Path] = {}
-    for name, split in SPLITS.items():
-        if (root / name).is_dir():
+    folders = [name for name in sorted(os.listdir(root)) if not name.startswith(".") and (root / name).is_dir()]
+    alike = all(name.casefold() in ALIKE for name in folders)
+    for name in folders:
+        split = ALIKE[name.casefold()] if alike else SPLITS.get(name)
+        if split is not None:
             if split in found:
                 raise DataError(f"{root} has {found[split].name} and {name}, which are the same split: join them.")
             found[split] = root / name

@@ -44,7 +44,13 @@ def read_imagenet(config: DataConfig) -> Published:
             "folder that does (ImageNet must be requested from https://image-net.org)."
         )
     labels = _ValidationLabels(root, classes)
-    flat = sorted(f.name for f in (base / "val").glob("*.JPEG")) if (base / "val").is_dir() else []
+    inside = [f for f in (base / "val").iterdir() if not f.name.startswith(".")] if (base / "val").is_dir() else []
+    flat = sorted(f.name for f in inside if f.match("*.JPEG"))
+    if flat and (sorted_into := [f.name for f in inside if f.is_dir()]):
+        raise DataError(
+            f"{base / 'val'} holds {len(flat)} photographs and {len(sorted_into)} folders beside them: finish sorting "
+            "them into folders, or take all out of these."
+        )
     if flat:
         try:
             sizes = [file_size(base / "val" / name) for name in flat]

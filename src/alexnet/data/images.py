@@ -20,6 +20,7 @@ from alexnet.data.decode import (
     BadImageError,
     Pixels,
     Square,
+    converted,
     despite_warnings,
     open_image,
     orientation,
@@ -53,20 +54,33 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     for name in [names] if isinstance(names, str | Path) else names:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
-            inside = [p for p in path.rglob("*") if _may_be_image(p) and not _is_hidden(p.relative_to(path))]
-            inside.sort(key=lambda p: p.parts)  # Windows would sort paths without regard to case
-            if not inside:
-                raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
-            found += inside
+            found += _images_under(path)
         elif os.path.exists(path):
             found.append(path)
         elif matches := sorted(glob.glob(str(path), recursive=True)):
-            found += [Path(m) for m in matches if not os.path.isdir(m)]
+            for match in map(Path, matches):
+                found += _images_under(match) if match.is_dir() else [match]
         else:
             raise DataError(f"there is no image, folder or match for {name}.")
     if not found:
         raise DataError("no image was named: give files, folders or patterns.")
     return found
+
+
+def _images_under(folder: Path) -> list[Path]:
+    """All images under a folder, sorted, those in linked folders too. Raises DataError where there is none."""
+    inside: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder that it lies in
+            folders.clear()
+            continue
+        seen.add(real)
+        inside += [path for path in map(Path(place).joinpath, files) if _may_be_image(path)]
+    inside = [path for path in inside if not _is_hidden(path.relative_to(folder))]
+    if not inside:
+        raise DataError(f"the folder {folder} holds no images ({', '.join(EXTENSIONS)}).")
+    return sorted(inside, key=lambda path: path.parts)  # Windows would sort paths without regard to case
 
 
 def _is_hidden(path: Path) -> bool:
@@ -104,6 +118,8 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
     """
     try:
         width, height = despite_warnings(lambda: _size(content))  # nothing large is decoded before this
+    except Image.DecompressionBombError as problem:
+        raise DataError(f"{path}: {problem}") from None
     except Exception:  # Pillow raises a dozen kinds; decoding it below names the reason
         width = height = 0
     if width * height > LARGEST:
@@ -139,7 +155,7 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
         notes.append(TURNED)
     if image.mode not in ("RGB", "L"):
         notes.append(f"converted from {image.mode}")
-    pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
+    pixels = converted(image, "RGB" if channels == 3 else "L")
     return turned(pixels, how), notes
 
 

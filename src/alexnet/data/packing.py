@@ -75,10 +75,15 @@ def prepare(
             remove_leftovers(out, _REPORT, *(f"{part}.arrow" for part in PARTS))
             report: dict[str, Any] = {}
             _refuse_others(published, config.source, out)
-            for name, part in published.parts.items():
-                assert isinstance(part, Photos)
-                packing = _Packing(published, name, part, config, out, side, quality)
-                report[name] = packing.work(workers or min(usable_cores(), 16), on_progress)
+            packings = [
+                _Packing(published, name, part, config, out, side, quality)
+                for name, part in published.parts.items()
+                if isinstance(part, Photos)
+            ]
+            for packing in packings:
+                packing.forget_others()
+            for packing in packings:
+                report[packing.name] = packing.work(workers or min(usable_cores(), 16), on_progress)
             write_atomically(out / _REPORT, (json.dumps(report, indent=1, sort_keys=True) + "\n").encode())
             return report
         except OSError as problem:
@@ -140,6 +145,12 @@ class _Packing:
             "orientation": orientation,
             "fingerprint": self.identity,
         }
+
+    def forget_others(self) -> None:
+        """Delete the file of other photographs or settings: beside new parts it would be taken for one of them."""
+        meta = _described(self.path)
+        if meta is not None and meta["fingerprint"] != self.identity:
+            self.path.unlink()
 
     def work(self, workers: int, on_progress: Callable[[str, int, int], None]) -> dict[str, Any]:
         """Encode what is missing, join the parts, and say what came of it."""

@@ -116,4 +116,7 @@ def resize_short_side(images: Tensor, size: int) -> Tensor:
     if short == size:
         return images
     new = (max(size, int(height * size / short)), max(size, int(width * size / short)))  # torchvision's rounding
-    return F.interpolate(images, new, mode="bilinear", antialias=True)
+    if images.device.type == "cpu":
+        return F.interpolate(images, new, mode="bilinear", antialias=True)
+    resized = F.interpolate(images.float(), new, mode="bilinear", antialias=True)  # GPUs resize no bytes
+    return resized.round().clamp(0, 255).to(torch.uint8)

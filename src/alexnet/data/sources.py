@@ -187,7 +187,7 @@ def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Spli
     import numpy as np
 
     parts = dict(published.parts)
-    if config.resplit or "all" in parts:
+    if "all" in parts or (config.resplit and "train" in parts):
         from alexnet.data.photos import Photos
 
         whole = [part for name, part in parts.items() if name != "val"]

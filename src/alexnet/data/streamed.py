@@ -47,6 +47,13 @@ class StreamedSplit(Loader):
         self.workers = data.workers or min(usable_cores(), 16)
         self.labels = torch.from_numpy(photos.labels)
         self.prep = prep or self._preprocessing()
+        side, resize = photos.store.side, self.prep.resize
+        if side is not None and resize is not None and side < resize:
+            raise UsageError(
+                f"{'this network sees photographs of' if prep else '--data.resize'} {resize} pixels: these were "
+                f"prepared at {side}; prepare them again with --side {resize}"
+                f"{'' if prep else f', or use --data.resize {side}'}."
+            )
         prepared = photos.store.upright
         self.upright = turned_upright(data, prepared) if self.prep.upright is None else self.prep.upright
         if prepared not in (None, self.upright):
@@ -67,12 +74,6 @@ class StreamedSplit(Loader):
         resize, size = data.resize or RESIZE, data.crop or CROP
         if size > resize:
             raise UsageError(f"--data.crop {size} is larger than the resized photographs: set --data.resize.")
-        side = self.photos.store.side
-        if side is not None and side < resize:
-            raise UsageError(
-                f"--data.resize {resize}: these photographs were prepared at {side}; prepare them again with "
-                f"--side {resize}, or use --data.resize {side}."
-            )
         self.check_channels(3)
         store = self.photos.store
         own = store.statistics or IMAGENET

@@ -55,6 +55,11 @@ def read_table(config: DataConfig) -> Published:
         raise DataError(f"{table} has no row of the split train: name one, or leave the splits out to have them drawn.")
     classes = order_classes(label for part in rows.values() for _, label in part)
     numbers = {name: number for number, name in enumerate(classes)}
+    if "train" in rows and (untaught := sorted({*numbers} - {label for _, label in rows["train"]})):
+        raise DataError(
+            f"{table}: no row of the split train has the label {listed(untaught)}, which others have: name the classes "
+            "alike in all splits, or add rows."
+        )
     parts: dict[str, Photos] = {}
     for name, part in rows.items():
         store = FileStore(table.parent, [path for path, _ in part], sizes[name])

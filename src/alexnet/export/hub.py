@@ -21,7 +21,7 @@ from alexnet.errors import CheckpointError, UsageError
 from alexnet.export.card import Facts, write_card
 from alexnet.export.origin import identify
 from alexnet.inference.evaluation import evaluate
-from alexnet.inference.trained import HUB_WEIGHTS, Trained, open_trained, weights_file
+from alexnet.inference.trained import HUB_WEIGHTS, PUBLISHED, Trained, open_trained, weights_file
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import file_digest
@@ -61,8 +61,10 @@ def export_hub(
         trained=trained,
         config=config,
         result=_result(file, run, dict(data or {})),
-        ledger=(run.ledger if run else None)
-        or ledger_of_run(trained.config, trained.model, prep=trained.preprocessing),
+        ledger=_without_paths_of(
+            (run.ledger if run else None) or ledger_of_run(trained.config, trained.model, prep=trained.preprocessing),
+            trained.config,
+        ),
         session=run.sessions[-1] if run and run.sessions else {},
         licence=licence,
     )
@@ -87,7 +89,15 @@ def export_hub(
 
 def _without_paths(config: TrainConfig) -> TrainConfig:
     """What the folders of one machine are called is nobody's business, and of no use elsewhere."""
-    return replace(config, data=replace(config.data, root=ROOT))
+    init = config.init if config.init is None or config.init in PUBLISHED else Path(config.init).name
+    return replace(config, data=replace(config.data, root=ROOT), init=init)
+
+
+def _without_paths_of(ledger: list[dict[str, Any]], config: TrainConfig) -> list[dict[str, Any]]:
+    """The ledger, which tells of the file that weights were taken from."""
+    if config.init is None or config.init in PUBLISHED:
+        return ledger
+    return [row | {"this": str(row["this"]).replace(config.init, Path(config.init).name)} for row in ledger]
 
 
 def _result(file: Path, run: Run | None, data: dict[str, Any]) -> dict[str, Any]:

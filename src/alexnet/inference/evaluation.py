@@ -184,6 +184,8 @@ def open_subject(
         path = weights_file(target)
         if is_checkpoint(path):
             trained = open_trained(path)
+            if config is not None:
+                raise UsageError(f"{path} says what it was trained on: leave the recipe out (--recipe, config=).")
             config = trained.config
         else:
             read_weights(path)  # a file that is no checkpoint at all is the error to show first
@@ -269,7 +271,8 @@ def view_notes(loader: Loader, trained: Trained | None, views: int) -> list[str]
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:
-    """Raise CheckpointError if a network was trained on other classes than the data's."""
+    """Raise CheckpointError if a network was trained on other classes than the data's, or on images with another number
+    of channels."""
     if trained.classes is not None and trained.classes != dataset.classes:
         raise CheckpointError(
             f"{trained.origin} was trained on the classes {listed(trained.classes)}, {dataset.name} has "
@@ -279,4 +282,10 @@ def check_classes(trained: Trained, dataset: Dataset) -> None:
         raise CheckpointError(
             f"{trained.origin} has {trained.model.variant.num_classes} outputs, {dataset.name} has "
             f"{len(dataset.classes)} classes."
+        )
+    channels = trained.model.variant.in_channels
+    if dataset.train.channels != channels:
+        raise CheckpointError(
+            f"{trained.origin} takes images of {channels} channel(s), those of {dataset.name} have "
+            f"{dataset.train.channels}."
         )

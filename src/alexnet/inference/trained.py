@@ -64,10 +64,12 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     published weights.
 
     A bare weights file is taken for ImageNet's: its network is `model`, or recognised by its shapes (torchvision's,
-    the paper's two columns, Caffe's for .npz). Raises CheckpointError.
+    the paper's two columns, Caffe's for .npz). Raises CheckpointError, and UsageError for a `model` of a checkpoint.
     """
     path = weights_file(target)
     if is_checkpoint(path):
+        if model is not None:
+            raise UsageError(f"{path} says which network it is: leave --model {model} out.")
         network, checkpoint = restore(path)
         meta = checkpoint.meta
         return Trained(

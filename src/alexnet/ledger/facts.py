@@ -159,8 +159,8 @@ class Facts:
         learning rate x p^2 and weight decay / p^2 the two are the same function at every step, so a layer that learns
         so is judged by the weights, rate and decay that it stands for.
         """
-        if self.training is None:
-            return frozenset()
+        if self.training is None or self.training.config.optim.name not in ("sgd", "paper-sgd"):
+            return frozenset()  # others divide by the gradient's size: a smaller rate is no smaller gradient
         names = set()
         for layer in self.weighted:
             if (kept := self.kept(layer)) < 1 and all(

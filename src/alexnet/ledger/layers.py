@@ -92,7 +92,8 @@ def _dropout_scale(facts: Facts) -> Answer:
         return Answer(f"{form}; whether {names} learn so that it is equal is decided by how it is trained")
     if facts.compensated >= {layer.name for layer in behind}:
         return Answer(f"{form}, and rate and decay of {names} make it equal to the paper's", **differs(False))
-    return Answer(f"{form}, and {names} learn at the rates of the others: not equal", **differs(True))
+    others = " and ".join(layer.name for layer in behind if layer.name not in facts.compensated)
+    return Answer(f"{form}, and {others} learn otherwise than the paper's would: not equal", **differs(True))
 
 
 _UNIFORM = "torch's own: uniform within 1 / sqrt(inputs)"

@@ -55,6 +55,15 @@ def is_called_plainly() -> bool:
     return peek is not None and peek() is None and not _traced()
 
 
+def carries_tangents(*tensors: Tensor) -> bool:
+    """Whether derivatives are carried forward through a call on these tensors: they are dual numbers, or torch.func
+    (jvp, jacfwd, hessian) is at work around it."""
+    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        return True
+    stack = getattr(getattr(torch._C, "_functorch", None), "get_interpreter_stack", None)
+    return stack is not None and any("Jvp" in str(each.key()) for each in stack() or ())
+
+
 @constant
 def _transformed() -> bool:
     """Whether torch.func (grad, vmap) is at work around or within what torch.compile traces.

@@ -45,7 +45,7 @@ TORCHVISION_LAYERS = _torchvision_names()
 TORCHVISION_NAMES = {our: theirs for our, theirs in TORCHVISION_LAYERS.items() if our.startswith(("conv", "fc"))}
 """Those of the layers with weights, as its state dict has them."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the weights
-_PREFIXES = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DistributedDataParallel and torch.compile
+_WRAPPED = re.compile(r"\b(?:module|_orig_mod)\.")  # by DistributedDataParallel and torch.compile, whole or in parts
 _NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Of an archive that is much smaller itself; Caffe's network for 21,841 classes has 1.2 GB in float64.
 _LARGEST = 2**31  # bytes
@@ -246,7 +246,7 @@ def rename(content: Any, origin: object) -> dict[str, Tensor]:
 
 def _our_name(name: str) -> str:
     ours = {theirs: our for our, theirs in TORCHVISION_NAMES.items()}
-    layer, dot, kind = _PREFIXES.sub("", name).rpartition(".")
+    layer, dot, kind = _WRAPPED.sub("", name).rpartition(".")
     return f"{ours.get(layer, layer)}{dot}{kind}"
 
 

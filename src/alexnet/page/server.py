@@ -93,7 +93,7 @@ class PageServer:
                 batches = self._index.batches()
                 while await self._compute(lambda: next(batches, None)) is not None:
                     pass
-        except AlexNetError as problem:
+        except Exception as problem:  # a GPU's memory too: whoever asks is told, and does not wait
             self._index, self._no_index, self._opening = None, f"They are left out: {problem}", False
 
     async def _compute(self, work: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from alexnet.compute import resolve_compute
 from alexnet.config import TrainConfig, dump
 from alexnet.config.values import flag, flatten
 from alexnet.errors import AlexNetError, CheckpointError
@@ -143,17 +144,21 @@ def gather(
     """Read a run's folder, and measure its best weights on a split (`measure`, whose arguments these are).
 
     What cannot be had, for want of the data for example, is left out with a note. Raises UsageError for a folder whose
-    configuration cannot be read.
+    configuration cannot be read and for a device that cannot be used, and where a split was named and cannot be
+    measured what says why.
     """
     config, notes = run.config, []
     trained: Trained | None = None
     measured: Measured | None = None
+    resolve_compute(device, "auto")
     try:
         trained = open_trained(run)
         measured = measure(run, split, data=data, device=device, skip_bad=skip_bad)
     except CheckpointError as problem:
         notes.append(f"No pictures, kernels or calibration: {problem}")
     except AlexNetError as problem:
+        if split is not None:
+            raise
         notes.append(f"No pictures and no calibration, for want of the images: {problem} (--data.root names them.)")
     result = measured.result if measured else _stored_result(run)
     if measured:

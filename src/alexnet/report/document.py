@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -33,9 +34,8 @@ SPLITS = (("train", "training"), ("val", "validation"))
 def write_report(runs: Sequence[RunContents], out: Path) -> Path:
     """Write a report of one run, or of several side by side, to an HTML file, and report.json's content beside it under
     the same name with .json. Returns the second path. Raises UsageError where that cannot be done."""
+    check_out(out)
     twin = out.with_suffix(".json")
-    if twin == out:
-        raise UsageError(f"--out {out} is the page, and its .json twin would have the same name: end it in .html.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(twin, (json.dumps(as_dict(runs), indent=1, allow_nan=False) + "\n").encode())
@@ -43,6 +43,19 @@ def write_report(runs: Sequence[RunContents], out: Path) -> Path:
     except OSError as problem:
         raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
     return twin
+
+
+def check_out(out: Path) -> None:
+    """Raise UsageError for a page that cannot be written there, or whose twin would replace a file that is no report's,
+    such as a run's own."""
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise UsageError(f"--out {out} is no name for a page: end it in .html.")
+    twin = out.with_suffix(".json")
+    with suppress(OSError, ValueError):
+        there = json.loads(twin.read_bytes())
+        if not (isinstance(there, dict) and {"format", "written", "runs"} <= there.keys()):
+            raise_for = f"--out {out}: {twin}, which would be written beside it, is there and is no report's"
+            raise UsageError(f"{raise_for}; choose another name.")
 
 
 def as_dict(runs: Sequence[RunContents]) -> dict[str, Any]:

@@ -67,7 +67,10 @@ class Baseline:
             print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
-            raise UsageError("the process that measures the baseline has ended; try a smaller --batch-size.")
+            raise UsageError(
+                "the process that measures the baseline has ended. Its error stands above; where there is none it may "
+                "have had too little memory: try a smaller --batch-size."
+            )
         return float(answer)
 
     def __exit__(self, *_: object) -> None:

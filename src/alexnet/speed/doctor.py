@@ -127,7 +127,7 @@ def _install(requirements: list[str]) -> str:
 
 def _disk(root: str) -> Iterator[Finding]:
     for name, folder in {"disk, for runs": Path.cwd(), "disk, for data": Path(root).expanduser()}.items():
-        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
         free = shutil.disk_usage(there).free
         found = f"{free / GIB:.1f} GiB free at {there}"
         if not os.access(there, os.W_OK):
@@ -155,7 +155,7 @@ def _data(root: str) -> Iterator[Finding]:
     top = Path(root).expanduser()
     for name, files in {"cifar10": CIFAR10, "cifar100": CIFAR100}.items():
         places = [top / files.folder, top / files.archive[0].rpartition("/")[2]]
-        found = next((place for place in places if place.exists()), None)
+        found = next((place for place in places if os.path.exists(place)), None)
         if found is not None:
             yield Finding(f"data {name}", "ok", str(found))
         else:
@@ -190,11 +190,11 @@ def _photographs(folder: Path) -> tuple[str, str] | None:
 
     if is_prepared(str(folder)):
         return "prepared", "made by alexnet prepare"
-    if (folder / "Images").is_dir() and (folder / "train_list.mat").is_file():
+    if os.path.isdir(folder / "Images") and os.path.isfile(folder / "train_list.mat"):  # Path.is_dir may raise
         return "stanford-dogs", "as published"
-    if (folder / TRAIN_TAR).is_file() or (folder / "ILSVRC" / "Data" / "CLS-LOC").is_dir():
+    if os.path.isfile(folder / TRAIN_TAR) or os.path.isdir(folder / "ILSVRC" / "Data" / "CLS-LOC"):
         return "imagenet", "as published"
-    holds_splits = (folder / "train").is_dir()
+    holds_splits = os.path.isdir(folder / "train")
     classes = _folders(folder / "train" if holds_splits else folder)
     if classes and all(_holds_files(one, EXTENSIONS) for one in classes):
         wnids = all(re.fullmatch(r"n\d{8}", one.name) for one in classes)
@@ -286,9 +286,9 @@ def _kernel() -> Finding:
 
     if (reason := missing_kernel("cpu")) is not None:
         return Finding(
-            *("kernel in C", "missing", reason.partition(":")[0]),
+            *("kernel in C", "missing", reason.partition(": local response")[0]),
             brings="local response normalisation several times faster; without it everything works",
-            mend=_compiler(),
+            mend=_compiler() if "no C compiler" in reason else reason.rpartition("; ")[2].rstrip("."),
         )
     x = 50 * torch.rand(2, 96, 7, 7, generator=torch.Generator().manual_seed(0))
     away = (local_response_norm(x) - F.local_response_norm(x, 5, 1e-4, 0.75, 2.0)).abs().max().item()

@@ -23,7 +23,8 @@ Step = Callable[[], object]
 
 
 def as_published(model: AlexNet) -> nn.Module:
-    """The same network as public ports write it, with torch's own normalisation."""
+    """The same network as public ports write it, with torch's own normalisation, which knows no columns: it crosses
+    them."""
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     set_in_place(plain)
     for name, module in plain.named_children():

@@ -9,6 +9,9 @@ in float32 at least, and may be differentiated.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +19,7 @@ from torch.nn import functional as F
 
 def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
     """As LocalResponseNorm."""
-    with torch.autocast(x.device.type, enabled=False):
+    with _own_precision(x):
         wide = _wide(x)
         scale = _scale(wide, _band(wide, size, columns), alpha / size, k)
         return _as(x.dtype, wide * _power(scale, beta))
@@ -24,7 +27,7 @@ def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns
 
 def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
     """Gradient of x for the gradient g of the normalised x."""
-    with torch.autocast(x.device.type, enabled=False):  # also if backward is called within autocast
+    with _own_precision(x):  # also if backward is called within autocast
         wide, a = _wide(x), alpha / size
         band = _band(wide, size, columns)
         scale = _scale(wide, band, a, k)
@@ -42,7 +45,7 @@ def second_gradients(
     With W the sum over windows and W' that over the windows which hold a channel, they are those of
     <v, input_gradient> = sum(g v s^-b) - 2ab sum(W(v x) g x s^(-b-1)); s depends on x by W.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with _own_precision(x):
         wide, u, w, a = _wide(x), _wide(g), _wide(v), alpha / size
         band = _band(wide, size, columns)
         scale = _scale(wide, band, a, k)
@@ -54,6 +57,12 @@ def second_gradients(
         of_x = 2 * a * wide * F.conv2d(of_scale, mirrored) - inner * u * cross
         of_x = of_x - 2 * a * beta * w * F.conv2d(u * wide * cross, mirrored)
         return _as(x.dtype, of_x), _as(g.dtype, of_g)
+
+
+def _own_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast, on devices that have it."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Local response normalisation as a differentiable function, whichever form computes it.
 
-Two torch.autograd.Functions, the normalisation and its gradient, in the style that every transformation of torch
-accepts: torch.func (grad, vjp, jacrev, vmap and any of them within another), autograd to any order, torch.compile.
+Two torch.autograd.Functions, the normalisation and its gradient, in the style that torch's transformations accept:
+torch.func (grad, vjp, jacrev, vmap and any of them within another), autograd to any order, torch.compile. Where
+derivatives are carried forward torch differentiates its own operations: torch.compile takes no Function that says how.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from alexnet.models.lrn import banded, fused
-from alexnet.models.tracing import is_called_plainly
+from alexnet.models.tracing import carries_tangents, is_called_plainly
 
 _CONSTANTS = (None,) * 5  # size, alpha, beta, k, columns have no gradient
 
@@ -23,6 +24,8 @@ def normalise(x: Tensor, *constants: Any) -> Tensor:
 
 
 class _Normalisation(torch.autograd.Function):
+    plain = staticmethod(banded.normalise)
+
     @staticmethod
     def forward(x: Tensor, *constants: Any) -> Tensor:
         return fused.normalise(x, *constants) if fused.takes(x) else banded.normalise(x, *constants)
@@ -50,6 +53,8 @@ class _Normalisation(torch.autograd.Function):
 class _Gradient(torch.autograd.Function):
     """From x, the gradient g of the normalised x and the constants to the gradient of x."""
 
+    plain = staticmethod(banded.input_gradient)
+
     @staticmethod
     def forward(x: Tensor, g: Tensor, *constants: Any) -> Tensor:
         return fused.input_gradient(x, g, *constants) if fused.takes(x) else banded.input_gradient(x, g, *constants)
@@ -70,8 +75,11 @@ class _Gradient(torch.autograd.Function):
         return _unfold(_apply(_Gradient, x, g, *constants), info.batch_size)
 
 
-def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    differentiated = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+def _apply(function: type[_Normalisation | _Gradient], *arguments: Any) -> Tensor:
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if not torch.compiler.is_dynamo_compiling() and carries_tangents(*tensors):
+        return function.plain(*arguments)
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     # Half of the time of a single small image, and torch.compile of torch 2.11 would call it with a context, which it
     # does not take.
     if not differentiated and (torch.compiler.is_dynamo_compiling() or is_called_plainly()):
