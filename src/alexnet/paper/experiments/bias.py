@@ -151,6 +151,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     table=table,
+    run_by_run=True,
     open_questions=(
         "This is the second experiment on the claim, planned after the first (records/2026-11-28-biases), which let "
         "each bias have the rate that suited one seed best: 0.01 for biases of 1 and 0.02 for those of 0, which were "
