@@ -176,8 +176,7 @@ def test_ranges_are_named(name, value, said):
 
 def test_folders_of_earlier_formats_are_taken_as_they_lie():
     """They were trained on so: what they leave out does not have the meaning that it has today."""
-    for old in ({"data.source": "folder"}, {"format": 1, "data.source": "folder"},
-                {"format": 2, "data": {"source": "folder"}}):  # fmt: skip
+    for old in ({"format": 1, "data.source": "folder"}, {"format": 2, "data": {"source": "folder"}}):
         assert load(old).data.orientation == "ignore"
     assert load({"format": 2, "data": {"source": "folder", "orientation": "apply"}}).data.orientation == "apply"
     assert load({"format": 2, "data": {"source": "imagenet"}}) == override(TrainConfig(), {"data.source": "imagenet"})

@@ -135,7 +135,7 @@ class TrainConfig:
 
     def _check_together(self) -> None:
         """Raise UsageError for settings that do not go together."""
-        check_ranges(self, "", accumulate=Range(most=self.batch_size))
+        check_ranges(self, "", accumulate=Range(least=1, most=self.batch_size))
         for name, used in (("compile", self.compile), ("grow_from", self.grow_from is not None)):
             if used and self.columns > 1:
                 raise UsageError(

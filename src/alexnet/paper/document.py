@@ -52,10 +52,9 @@ _LEGEND = """
 | about CIFAR-10 | the claim is about that data set: the small experiment is at its own scale |
 | data not to be had | nobody outside can run it |
 
-Every experiment has a rule of its own, which stands with it and was written down before its run; S3's was worded anew while it
-ran, which changed no computation. All figures
-are computed from the published measurements whenever this page is made. Commands are to be typed as
-`uv run alexnet ...` in a clone of the repository.
+Every experiment has a rule of its own, which stands with it and was written down before its run; S3's was worded anew
+while it ran, which changed no computation. All figures are computed from the published measurements whenever this page
+is made. Commands are to be typed as `uv run alexnet ...` in a clone of the repository.
 
 "The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
 ([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files number
