@@ -142,3 +142,14 @@ def test_images_come_in_the_same_order_where_paths_ignore_case(tmp_path, monkeyp
     monkeypatch.setattr(Path, "__lt__", lambda a, b: str(a).lower() < str(b).lower(), raising=False)
     found = [p.relative_to(tmp_path).as_posix() for p in find_images([tmp_path])]
     assert found == ["A/z.png", "C.png", "a/B.png", "a/a.png", "b.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are for administrators there")
+def test_images_in_linked_folders_are_found_and_circles_are_left(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "1.png").touch()
+    (folder / "b").symlink_to(folder / "a")
+    (folder / "a" / "up").symlink_to(folder)
+    expected = [folder / "a" / "1.png", folder / "b" / "1.png"]
+    assert find_images(folder) == find_images(str(folder / "*")) == expected

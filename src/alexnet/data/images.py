@@ -70,12 +70,11 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
 def _images_under(folder: Path) -> list[Path]:
     """All images under a folder, sorted, those in linked folders too. Raises DataError where there is none."""
     inside: list[Path] = []
-    seen: set[str] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder that it lies in
+        above = [path for path in Path(place).parents if path.is_relative_to(folder)]
+        if os.path.realpath(place) in map(os.path.realpath, above):  # a link to a folder that it lies in
             folders.clear()
             continue
-        seen.add(real)
         inside += [path for path in map(Path(place).joinpath, files) if _may_be_image(path)]
     inside = [path for path in inside if not _is_hidden(path.relative_to(folder))]
     if not inside:
