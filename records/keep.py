@@ -43,8 +43,8 @@ def keep(source: Path, out: Path) -> list[Path]:
             runs = [run for run in runs if run.status.get("state") == "finished" or diverged(run).exists()]
             files = {run.path / name for run in runs for name in UNENDED} | {diverged(run) for run in runs}
             files |= {source / "experiment.json", *(source / "measurements").glob("*.json")}
-        if not runs:
-            raise UsageError(f"{source} has neither a result nor a training that has ended.")
+            if not runs:
+                raise UsageError(f"{source} has neither a result nor a training that has ended.")
         copies = {out / file.relative_to(source): file for file in files}
     elif (source / "status.json").is_file():
         runs, out = [Run(source)], out / source.name

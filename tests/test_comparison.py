@@ -1,6 +1,7 @@
 """Networks side by side: the same logits as torchvision's own model and transforms on the same photographs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from torchvision.models import AlexNet_Weights
 
 from alexnet.config import DataConfig
 from alexnet.data.packing import prepare
+from alexnet.data.sources import load_dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import comparison
 from alexnet.inference.comparison import Compared, compare
+from alexnet.inference.evaluation import check_classes
+from alexnet.inference.trained import open_trained
 from alexnet.metrics import wilson_interval
 
 SIZES = [(300, 400), (411, 283), (256, 256), (90, 500), (500, 375), (640, 231)]
@@ -157,3 +161,9 @@ def test_command(run_cli, photos, theirs):
     missing = run_cli("compare", "folder", "nothing.pth", "--data.root", photos)
     assert missing.returncode == 4
     assert "nothing.pth" in missing.stderr
+
+
+def test_networks_of_grey_images_are_not_asked_about_colours(photos, finished):
+    trained, dataset = open_trained(finished), load_dataset(DataConfig(source="folder", root=str(photos)))
+    with pytest.raises(CheckpointError, match="takes images of 1 channel"):
+        check_classes(trained, replace(dataset, classes=trained.classes))

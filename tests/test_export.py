@@ -227,3 +227,10 @@ def test_without_onnx(tmp_path):
     done = subprocess.run([*line, "x.onnx", "--to", "onnx"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr == "error: ONNX files need onnx and onnxruntime: pip install 'alexnet[export]'\n"
+
+
+def test_hub_folder_tells_no_path_of_initial_weights(finished, tiny, tmp_path):
+    run = alexnet.train(tiny(epochs=1, init=str(finished.best)), tmp_path / "run")
+    folder = alexnet.export_hub(run, tmp_path / "hub")
+    assert load_config(folder / "recipe.yaml").init == "best.safetensors"
+    assert not any(str(finished.path).encode() in file.read_bytes() for file in folder.iterdir())

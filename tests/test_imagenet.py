@@ -613,3 +613,11 @@ def test_without_scipy_the_devkit_says_what_to_install(tmp_path, monkeypatch, ma
 def test_without_scipy_all_other_lists_are_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     check(load_dataset(config(val_txt(flat(tmp_path)).parent)))
+
+
+def test_a_validation_folder_that_is_sorted_by_half(tmp_path):
+    val_txt(flat(tmp_path))
+    (tmp_path / "val" / "._hidden.JPEG").write_bytes(b"")  # as macOS leaves them
+    check(load_dataset(config(tmp_path)))
+    (tmp_path / "val" / WNIDS[0]).mkdir()
+    refused(tmp_path, tmp_path / "val", "1 folders beside them", "finish sorting")

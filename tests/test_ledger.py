@@ -553,3 +553,10 @@ def test_a_column_on_its_own_process_has_the_whole_networks_ledger(name):
     model = build_model(name, width=0.125)
     column = ColumnNetwork(model, World(rank=1, size=2))
     assert ledger_of_run(PAPER, column) == ledger_of_run(PAPER, model)
+
+
+def test_dropout_is_not_the_papers_under_adam():
+    """The rules of net 145 make it so where a smaller rate is a smaller gradient."""
+    for name, departs in (("paper-sgd", False), ("adam", True)):
+        row = rows_of("net145", **{"optim.name": name})[11]
+        assert row["departs_from_paper"] is departs

@@ -350,3 +350,19 @@ def test_out_must_leave_room_for_the_twin(finished, call, tmp_path):
     assert code == 2
     code, _, err = call("report", tmp_path)
     assert (code, "not a run folder" in err) == (2, True)
+
+
+def test_a_report_replaces_no_file_of_a_run_and_is_refused_before_it_is_measured(finished, call, tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "measure", lambda *_, **__: pytest.fail("it was measured"))
+    (tmp_path / "test.json").write_text('{"top1": 0.5}')
+    for out in (tmp_path / "test.html", tmp_path, tmp_path / "report.txt"):
+        code, _, err = call("report", finished.path, "--out", out)
+        assert (code, f"--out {out}" in err) == (2, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["test.json"]
+
+
+def test_a_report_replaces_a_report(finished, tmp_path):
+    gathered = [gather(finished, "run")]
+    for _ in range(2):
+        write_report(gathered, tmp_path / "page.html")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["page.html", "page.json"]

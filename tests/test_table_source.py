@@ -169,3 +169,11 @@ def test_no_table(tmp_path):
     for root in (tmp_path, tmp_path / "none.csv"):
         with pytest.raises(DataError, match=r"cannot read the table .*point --data\.root to the \.csv file"):
             load_dataset(config(str(root)))
+
+
+def test_a_label_that_training_does_not_have_is_refused(photos):
+    rows = [(path, label, "train") for path, label in rows_of(photos)]
+    rows[-1] = (rows[-1][0], "Plain", "test")
+    root = write(photos / "strange.csv", ("path", "label", "split"), rows)
+    with pytest.raises(DataError, match="no row of the split train has the label Plain"):
+        load_dataset(config(root))

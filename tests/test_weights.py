@@ -59,8 +59,9 @@ def prefixed(prefix: str):
 @pytest.mark.parametrize(
     "layout",
     [dict, torchvision_names, prefixed("module."), prefixed("_orig_mod."), prefixed("module._orig_mod."),
-     lambda state: prefixed("_orig_mod.module.")(torchvision_names(state))],
-    ids=["ours", "torchvision", "module", "_orig_mod", "both", "both-torchvision"],
+     lambda state: prefixed("_orig_mod.module.")(torchvision_names(state)),
+     lambda state: {n.replace("features.", "features.module."): v for n, v in torchvision_names(state).items()}],
+    ids=["ours", "torchvision", "module", "_orig_mod", "both", "both-torchvision", "parts"],
 )  # fmt: skip
 def test_layouts_and_prefixes(trained, tmp_path, layout, suffix):
     path = tmp_path / f"weights{suffix}"

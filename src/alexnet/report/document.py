@@ -7,7 +7,6 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -51,11 +50,18 @@ def check_out(out: Path) -> None:
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise UsageError(f"--out {out} is no name for a page: end it in .html.")
     twin = out.with_suffix(".json")
-    with suppress(OSError, ValueError):
-        there = json.loads(twin.read_bytes())
-        if not (isinstance(there, dict) and {"format", "written", "runs"} <= there.keys()):
-            raise_for = f"--out {out}: {twin}, which would be written beside it, is there and is no report's"
-            raise UsageError(f"{raise_for}; choose another name.")
+    if twin.exists() and not _is_report(twin):
+        raise UsageError(
+            f"--out {out}: {twin}, which goes beside it, is there and is no report's; choose another name."
+        )
+
+
+def _is_report(file: Path) -> bool:
+    try:
+        there = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(there, dict) and {"format", "written", "runs"} <= there.keys()
 
 
 def as_dict(runs: Sequence[RunContents]) -> dict[str, Any]:
