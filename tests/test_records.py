@@ -61,3 +61,11 @@ def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch)
     monkeypatch.setattr(Reporter, "started", lambda _, job: started.append(job.name))
     assert reproduce(toy, tmp_path / "part", quick=True, jobs=2, reporter=Reporter(quiet=True)).rows == whole.rows
     assert started == ["best-seed1"]
+
+
+def test_a_reproduction_without_trainings_is_kept(tmp_path):
+    (tmp_path / "S0").mkdir()
+    for name in ("experiment.json", "result.json", "table.md"):
+        (tmp_path / "S0" / name).write_text("{}")
+    assert keep("S0", "--out", "a", cwd=tmp_path).returncode == 0
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {"result.json", "table.md"}
