@@ -78,6 +78,24 @@ def test_no_compiler(examine, monkeypatch):
     kernel = examine()["kernel in C"]
     assert (kernel.state, kernel.found) == ("missing", "no C compiler was found (CC=no-such-compiler)")
     assert "without it everything works" in kernel.brings
+    assert kernel.mend.endswith(", or set CC")
+    monkeypatch.setattr(shutil, "which", lambda program: "/bin/dnf" if program == "dnf" else None)
+    monkeypatch.setattr(fused, "_missing", {})
+    native._found.cache_clear()
+    assert examine()["kernel in C"].mend == "sudo dnf install gcc, or set CC"
+
+
+def test_a_gpu_without_triton(monkeypatch):
+    card = SimpleNamespace(name="H200", total_memory=139 * doctor.GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setitem(
+        fused._missing, "cuda", native.Lack("Triton does not work here (no gcc)", "slower", "install gcc")
+    )
+    gpu = doctor._gpu()
+    assert (gpu.state, gpu.found) == ("missing", "H200, 139 GiB. Triton does not work here (no gcc)")
+    assert gpu.mend == "install gcc"
 
 
 def test_little_memory_and_a_full_disk(examine, monkeypatch):

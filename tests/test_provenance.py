@@ -20,6 +20,7 @@ from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import flatten
 from alexnet.data.sources import load_dataset
 from alexnet.models.lrn import fused
+from alexnet.models.native import Lack
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import FREE
 from alexnet.runs.provenance import arithmetic, command_line, describe_data, number_format, source_revision
@@ -140,8 +141,8 @@ def test_a_finished_run_that_stays_as_it_is_has_no_new_session(finished, reporte
 
 
 def test_missing_kernel_is_said_once_and_written(tiny, tmp_path, reporter, monkeypatch):
-    reason = "no C compiler was found (cc): slower; install one or set CC."
-    monkeypatch.setitem(fused._missing, "cpu", reason)
+    reason = "no C compiler was found (cc): slower; install one, or set CC."
+    monkeypatch.setitem(fused._missing, "cpu", Lack("no C compiler was found (cc)", "slower", "install one, or set CC"))
     run = train(tiny(epochs=2), tmp_path / "run", reporter=reporter)
     assert " ".join(text(reporter).split()).count(reason) == 1
     assert run.sessions[0]["lrn"] == "convolution"
@@ -149,7 +150,7 @@ def test_missing_kernel_is_said_once_and_written(tiny, tmp_path, reporter, monke
 
 
 def test_network_without_normalisation(tiny, tmp_path, reporter, monkeypatch):
-    monkeypatch.setitem(fused._missing, "cpu", "no C compiler was found")
+    monkeypatch.setitem(fused._missing, "cpu", Lack("no C compiler was found", "slower", "install one"))
     run = train(tiny(epochs=1, **{"model.lrn": "off"}), tmp_path / "run", reporter=reporter)
     assert run.sessions[0]["lrn"] is None
     assert "no C compiler" not in text(reporter)

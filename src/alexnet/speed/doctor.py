@@ -284,27 +284,15 @@ def _kernel() -> Finding:
 
     from alexnet.models.lrn import local_response_norm, missing_kernel
 
-    if (reason := missing_kernel("cpu")) is not None:
-        return Finding(
-            *("kernel in C", "missing", reason.partition(": local response")[0]),
-            brings="local response normalisation several times faster; without it everything works",
-            mend=_compiler() if "no C compiler" in reason else reason.rpartition("; ")[2].rstrip("."),
-        )
+    if (lack := missing_kernel("cpu")) is not None:
+        brings = "local response normalisation several times faster; without it everything works"
+        return Finding("kernel in C", "missing", lack.reason, brings, lack.mend)
     x = 50 * torch.rand(2, 96, 7, 7, generator=torch.Generator().manual_seed(0))
     away = (local_response_norm(x) - F.local_response_norm(x, 5, 1e-4, 0.75, 2.0)).abs().max().item()
     if away < 1e-4:
         return Finding("kernel in C", "ok", "compiled, gives what torch's own normalisation gives")
     mend = f"delete {Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'alexnet'}, or set CC"
     return Finding("kernel in C", "broken", f"differs from torch's own normalisation by {away:.2g}", mend=mend)
-
-
-def _compiler() -> str:
-    """The command that installs a C compiler on this system."""
-    if sys.platform == "darwin":
-        return "xcode-select --install"
-    commands = {"apt-get": "sudo apt-get install gcc libc6-dev", "dnf": "sudo dnf install gcc"}
-    found = next((command for program, command in commands.items() if shutil.which(program)), None)
-    return found or "install a C compiler, or set CC to one"
 
 
 def _gpu() -> Finding:
@@ -317,15 +305,10 @@ def _gpu() -> Finding:
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
             found.append(f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
-        if (reason := missing_kernel("cuda")) is None:
+        if (lack := missing_kernel("cuda")) is None:
             return Finding("GPU", "ok", "; ".join(found))
-        return Finding(
-            "GPU",
-            "missing",
-            f"{'; '.join(found)}, without Triton ({reason})",
-            "a faster normalisation",
-            _install(["triton"]),
-        )
+        said = f"{'; '.join(found)}. {lack.reason}"
+        return Finding("GPU", "missing", said, "local response normalisation faster, with less memory", lack.mend)
     brings = "training many times faster"
     if sys.platform == "darwin":
         return Finding("GPU", "missing", "Apple's is not used", brings, "a machine with an NVIDIA GPU")

@@ -165,7 +165,7 @@ class _Session:
                 self.reporter.say(line)
             missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
             if missing:
-                self.reporter.note_once(missing)
+                self.reporter.note_once(str(missing))
             self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)
             self.record.ledger(ledger_of_run(self.config, learner.model, self.images))
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.models.lrn import banded, derivatives, fused
+from alexnet.models.native import Lack
 from alexnet.models.tracing import takes_plain_operations
 
 __all__ = ["LocalResponseNorm", "MapResponseNorm", "local_response_norm", "map_response_norm", "missing_kernel"]
@@ -84,9 +85,9 @@ def map_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float
         return (wide * (k + alpha * mean).pow(-beta)).to(x.dtype)
 
 
-def missing_kernel(device: str = "cpu") -> str | None:
-    """What to tell whoever computes on "cpu" or "cuda" without a fused kernel: a sentence with the reason, the cost and
-    the mend; None where there is a kernel."""
+def missing_kernel(device: str = "cpu") -> Lack | None:
+    """What to tell whoever computes on "cpu" or "cuda" without a fused kernel: the reason, the cost and the mend, as a
+    sentence too (str); None where there is a kernel."""
     return fused.missing(device)
 
 

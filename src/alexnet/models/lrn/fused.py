@@ -14,11 +14,12 @@ from torch import Tensor
 
 from alexnet.models import native
 from alexnet.models.lrn.cpu import Geometry
+from alexnet.models.native import Lack
 from alexnet.models.tracing import constant, runs_elsewhere
 
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.float32, torch.bfloat16, torch.float16)}
 
-_missing: dict[str, str | None] = {}  # by device type: why there is no kernel, or None; found out once
+_missing: dict[str, Lack | None] = {}  # by device type; found out once
 
 
 def takes(x: Tensor) -> bool:
@@ -26,27 +27,33 @@ def takes(x: Tensor) -> bool:
     if runs_elsewhere():
         return False
     fits = x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and x.numel() < 2**31
-    return fits and missing(x.device.type) is None
+    return fits and has_kernel(x.device.type)
 
 
 @constant
-def missing(device: str) -> str | None:
-    """Why there is no kernel for "cpu" or "cuda": a sentence; None where there is one."""
+def has_kernel(device: str) -> bool:
+    """Whether there is a kernel for "cpu" or "cuda" here."""
+    return missing(device) is None
+
+
+def missing(device: str) -> Lack | None:
+    """Why there is no kernel for "cpu" or "cuda"; None where there is one."""
     if device not in _missing:
         _missing[device] = _without_triton() if device == "cuda" else native.missing()
     return _missing[device]
 
 
-def _without_triton() -> str | None:
+def _without_triton() -> Lack | None:
     """Triton needs a C compiler and Python's headers, which small images have not."""
-    slower = "local response normalisation runs as a convolution, slower and with more memory"
+    cost = "local response normalisation runs as a convolution, slower and with more memory"
     if find_spec("triton") is None:
-        return f"Triton is not installed: {slower}; install the package triton."
+        return Lack("Triton is not installed", cost, "install the package triton")
     try:
         normalise(torch.ones(1, 1, 1, 1, device="cuda"), 1, 1.0, 0.75, 1.0, 1)
     except Exception as error:  # whatever it is, the convolution does the same work
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return f"Triton does not work here ({reason}): {slower}; it needs a C compiler and Python's headers."
+        mend = "give it a C compiler and Python's headers, which it needs"
+        return Lack(f"Triton does not work here ({reason})", cost, mend)
     return None
 
 

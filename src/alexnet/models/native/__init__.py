@@ -8,10 +8,11 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet.compute import cpu_description
 from alexnet.files import replacing
@@ -26,18 +27,30 @@ EXTRAS = [["-march=native", "-fopenmp"], ["-march=native"], ["-fopenmp"], []]
 SOURCES = ["lrn.c", "pool.c"]  # in this order: the second uses what the first defines
 
 
+class Lack(NamedTuple):
+    """A kernel that is not there, as a sentence and as its parts."""
+
+    reason: str
+    cost: str
+    mend: str
+    """What to do about it."""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.cost}; {self.mend}."
+
+
 def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where it cannot be compiled or loaded."""
     return _found()[0]
 
 
-def missing() -> str | None:
-    """Why there is no `library`, at what cost, and the mend: a sentence; None where there is one."""
+def missing() -> Lack | None:
+    """Why there is no `library`; None where there is one."""
     return _found()[1]
 
 
 @lru_cache(maxsize=1)
-def _found() -> tuple[ctypes.CDLL | None, str | None]:
+def _found() -> tuple[ctypes.CDLL | None, Lack | None]:
     try:
         return _opened(_compiler()), None
     except subprocess.CalledProcessError as error:
@@ -47,15 +60,23 @@ def _found() -> tuple[ctypes.CDLL | None, str | None]:
     except subprocess.TimeoutExpired:
         reason, mend = "the C compiler did not end within a minute", "set CC to one that works"
     except _NoCompiler as error:
-        reason, mend = str(error), "install one or set CC"
+        reason, mend = str(error), f"{_installation()}, or set CC"
     except (OSError, RuntimeError, AttributeError, ImportError) as error:  # no home, no room, no library, no ctypes
         reason, mend = f"the C kernel could not be kept or loaded ({error})", "set XDG_CACHE_HOME to a folder of yours"
     cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
-    return None, f"{reason}: {cost}; {mend}."
+    return None, Lack(reason, cost, mend)
 
 
 class _NoCompiler(Exception):
     pass
+
+
+def _installation() -> str:
+    """What to type for a C compiler on this system."""
+    if sys.platform == "darwin":
+        return "xcode-select --install"
+    commands = {"apt-get": "sudo apt-get install gcc libc6-dev", "dnf": "sudo dnf install gcc"}
+    return next((command for program, command in commands.items() if shutil.which(program)), "install one")
 
 
 def _compiler() -> list[str]:
