@@ -99,6 +99,7 @@ def test_the_verb_compares_runs(call, tmp_path):
         (["errors", "a", "--level", "2"], "--level 2"),
         (["kernels", "nothing"], "there is no"),
         (["answers", "nothing"], "there is no"),
+        (["answers", "nothing", "a.png", "--seed", "3"], "a.png is to be drawn, so --seed can choose no images"),
         (["error"], "error"),
     ],
     ids=str,

@@ -351,6 +351,12 @@ def test_a_busy_port_gives_one_line(page, call, run):
     assert f"--port {page.port}" in err
 
 
+def test_a_data_set_for_weights_alone_is_refused(call, finished, tmp_path):
+    code, _, err = call("page", finished.best, "--data.root", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--data.root names the training images of a run" in err
+
+
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
 def test_without_the_extra_it_says_what_to_install(call, run, monkeypatch, missing):
     for name in [name for name in sys.modules if name.partition(".")[0] == missing or name == "alexnet.page.server"]:

@@ -134,11 +134,11 @@ def answers(
     /,
     *images: str,
     out: Path = Path("answers.png"),
-    queries: Annotated[int, within(Range(least=1, most=20))] = 8,
+    queries: Annotated[int | None, within(Range(least=1, most=20))] = None,
     neighbours: Annotated[int, within(Range(least=0, most=12))] = 6,
     split: Literal["test", "val", "train"] | None = None,
     index: str = "train",
-    seed: Annotated[int, within(Range(least=0))] = 0,
+    seed: Annotated[int | None, within(Range(least=0))] = None,
     root: Annotated[str | None, Parameter(name="--data.root")] = None,
     recipe: str | None = None,
     device: str = "auto",
@@ -156,7 +156,7 @@ def answers(
     out
         The PNG file.
     queries
-        How many images of the split, without files.
+        How many images of the split; without it 8.
     neighbours
         How many neighbours of each.
     split
@@ -164,7 +164,7 @@ def answers(
     index
         Where neighbours are looked for: train, val or test of the data, or a folder of images.
     seed
-        Draws the images.
+        Draws the images; without it 0.
     root
         Folder that holds the data set, where it is not the one that the run was trained from.
     recipe

@@ -64,6 +64,8 @@ def page(
     start_computing()
     viewer = Viewer(open_trained(target, model), resolve_compute(device, "fp32"))
     run = load_run(target) if Path(target).is_dir() and not is_hub_folder(target) else None
+    if run is None and root is not None:
+        raise UsageError(f"--data.root names the training images of a run; {target} is no run folder: leave it out")
     server = PageServer(target, viewer, (lambda: Index(run, viewer, root)) if run is not None else None)
     with _listen(port) as listener:
         print(f"open http://127.0.0.1:{listener.getsockname()[1]}/ in a browser; Ctrl-C ends it", flush=True)

@@ -17,7 +17,7 @@ from alexnet.data.images import Picture, as_views, central_square, find_images, 
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
 from alexnet.data.splits import Split
-from alexnet.errors import DataError
+from alexnet.errors import DataError, UsageError
 from alexnet.figures import Image
 from alexnet.figures.neighbours import Retrieval
 from alexnet.figures.predictions import Answer
@@ -30,16 +30,18 @@ from alexnet.runs.folder import Run
 if TYPE_CHECKING:
     from alexnet.data.splits import Labels
 
+QUERIES = 8  # images of a split, where nobody says how many
+
 
 def retrieve(
     target: Run | str | Path,
     images: Sequence[str | Path] = (),
     *,
-    queries: int = 8,
+    queries: int | None = None,
     neighbours: int = 6,
     split: str | None = None,
     index: str | Path = "train",
-    seed: int = 0,
+    seed: int | None = None,
     config: TrainConfig | None = None,
     data: dict[str, Any] | None = None,
     device: str = "auto",
@@ -48,18 +50,23 @@ def retrieve(
     """Images with their five most probable classes and their nearest neighbours by the last hidden layer (squared
     Euclidean distance of its raw outputs, as findsimilar.py of the released code).
 
-    The images are files, folders or patterns, or without these `queries` of the split called `split` (without a name
-    test, or val where there is none), drawn by a seed. Neighbours come from the split called `index`, train, val or
+    The images are files, folders or patterns, or without these `queries` (8) of the split called `split` (test, or val
+    where there is none), drawn by `seed` (0). Neighbours come from the split called `index`, train, val or
     test, or from the image files of a folder, an image itself left out (of a folder where it was named as a file). They
     are searched exactly and in one pass, so that their features need not fit into memory. The other arguments are those
     of `evaluate`. Raises UsageError, DataError or CheckpointError.
     """
+    drawing = {"--queries": queries, "--split": split, "--seed": seed}
+    given = [flag for flag, value in drawing.items() if value is not None]
+    if images and given:
+        flags = " and ".join(given)
+        raise UsageError(f"{images[0]} is to be drawn, so {flags} can choose no images: leave out one of both")
     files = None if index in ("train", "val", "test") else find_images([index])
     subject = open_subject(target, None if files else str(index), config=config, data=data, device=device)
     assert isinstance(subject.model, AlexNet)
     names = subject.dataset.names
     known: _Known = _Files(subject, files, skip_bad) if files else _Rows(subject, skip_bad)
-    asked = _read_files(subject, images) if images else _draw(subject, split, queries, seed, skip_bad)
+    asked = _read_files(subject, images) if images else _draw(subject, split, queries or QUERIES, seed or 0, skip_bad)
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
         found = list(layer_outputs(subject.model, asked.batch.split(BATCH), [hidden, output], subject.compute))
