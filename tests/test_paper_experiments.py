@@ -236,7 +236,9 @@ def test_verdicts_on_imagenet():
     assert judged(11, of=sides | {("no-norms", imagenet.TOP1): [40.6, 40.8, 40.9]}).state == "not reproduced"
     assert judged(11, of=sides | {("no-norms", imagenet.TOP1): [39.0, 42.0, 44.0]}).state == "inconclusive"
     assert judged(11, of=sides | {("no-norms", imagenet.TOP1): [None, 42.0, None]}).state == "inconclusive"
-    assert judged(27, of={("net145", imagenet.TOP1): norm, ("net145", imagenet.TOP5): five}).state == "reproduced"
+    assert (
+        judged(27, of={("net145", imagenet.TOP1): norm, ("net145", imagenet.TOP5): five}).state == "direction only"
+    ), "a part of the claim"
     noise = {("net145", imagenet.TOP1): norm, ("no-colour-noise", imagenet.TOP1): [43.6, 43.7, 43.8]}
     assert judged(18, of=noise).state == "reproduced", "more than one point"
     epochs = {("with", imagenet.EPOCHS): [60.0, 62.0, 64.0], ("without", imagenet.EPOCHS): [30.0, 31.0, 33.0]}

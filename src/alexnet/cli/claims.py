@@ -15,8 +15,8 @@ from alexnet.paper.claims import Claim, claim
 from alexnet.paper.document import state_of
 from alexnet.paper.experiment import Experiment
 from alexnet.paper.experiments import experiments, experiments_on
-from alexnet.paper.imagenet import imagenet_experiment
-from alexnet.paper.results import Finding, Outcome, experiment_called, findings
+from alexnet.paper.imagenet import STUDIES, imagenet_experiment
+from alexnet.paper.results import Finding, Outcome, commands, experiment_called, findings, on_imagenet
 from alexnet.terminal import Terminal, markup
 
 
@@ -28,34 +28,47 @@ def describe_claim(one: Claim) -> dict[str, Any]:
         "section": one.section,
         "title": one.title,
         "says": one.says,
-        "imagenet": {**asdict(standing), "checks": [asdict(check) for check in one.checks()]},
-        "experiments": [
-            {"id": f.experiment.id, **asdict(f.verdict), "own": f.own, "made": f.outcome and f.outcome.made}
-            for f in findings(one.number)
-        ],
+        "imagenet": {
+            **asdict(standing),
+            "checks": [asdict(check) for check in one.checks()],
+            "measured": list(map(_described, on_imagenet(one.number))),
+        },
+        "experiments": list(map(_described, findings(one.number))),
         "without": None if experiments_on(one.number) else one.without,
+        "commands": commands(one.number),
     }
 
 
+def _described(finding: Finding) -> dict[str, Any]:
+    made = finding.outcome and finding.outcome.made
+    return {"id": finding.experiment.id, **asdict(finding.verdict), "own": finding.own, "made": made}
+
+
 def show_claims(chosen: Sequence[Claim]) -> None:
-    """One line a claim: the paper's scale, and the small experiments."""
+    """A row a claim: where the paper says it, the paper's scale, the small experiments, and what to type for them."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("#", "", "the paper says", "at its own scale", "small experiment"):
+    for name in ("#", "where", "the paper says", "at its own scale", "small experiment", "reproduce"):
         table.add_column(name, overflow="fold")
     for one in chosen:
-        small = "\n".join(map(_short, findings(one.number))) or state_of([])
-        section = one.section.partition(",")[0].replace("abstract", "abs")
-        state = one.imagenet.state.removeprefix("the ")
-        table.add_row(str(one.number), section, one.title, state, "\n".join(map(markup, small.splitlines())))
+        number, where = str(one.number), one.section.replace("abstract", "abs").replace(", ", "\n")
+        large = [one.imagenet.state.removeprefix("the "), *map(_short, on_imagenet(one.number))]
+        small = [*map(_short, findings(one.number))] or [state_of([])]
+        typed = [experiment.id for experiment in experiments_on(one.number)] + _on_imagenet(one)
+        table.add_row(number, where, one.title, *("\n".join(map(markup, cell)) for cell in (large, small, typed)))
     console = Terminal()
     console.print(table)
     for experiment in experiments().values():
         if not experiment.claims:
             console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
     console.print(
-        "\nalexnet claims NUMBER shows the figures; alexnet reproduce ID runs an experiment.",
+        "\nalexnet claims NUMBER shows the figures and the commands.\n"
+        "alexnet reproduce, a word of the last column, --data.root FOLDER: runs it.",
         soft_wrap=not console.is_terminal,
     )
+
+
+def _on_imagenet(one: Claim) -> list[str]:
+    return [f"{one.number} --imagenet"] * (one.number in STUDIES)
 
 
 def _short(finding: Finding) -> str:
@@ -72,12 +85,14 @@ def show_claim(one: Claim) -> None:
     say(f"claim {one.number} ({one.place}):", one.says)
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
     found = findings(one.number)
-    for finding in found:
-        say(f"{_short(finding)}.", finding.verdict.sentence)
+    for finding in (*on_imagenet(one.number), *found):
+        say(f"{_short(finding)}.", finding.verdict.sentence if finding.outcome is not None else "")
         if finding.outcome is not None:
             say("  rule:", finding.experiment.rule)
     if not found:
         say("small experiment:", f"{state_of([])}: {one.without}.")
+    for command in commands(one.number):
+        say("to run it:", command)
 
 
 def choose_experiment(what: str, imagenet: bool) -> Experiment:

@@ -9,7 +9,7 @@ from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
 from alexnet.paper.experiments import experiments
 from alexnet.paper.imagenet import STUDIES
-from alexnet.paper.results import Finding, Outcome, findings, published_outcome, to_run
+from alexnet.paper.results import Finding, Outcome, findings, on_imagenet, published_outcome, to_run
 
 _HEAD = """# The paper, claim by claim
 
@@ -37,7 +37,7 @@ _LEGEND = """
 |---|---|
 | reproduced | the effect is there, at the size that its rule asks for |
 | direction only | the effect is there, and smaller or larger than its rule asks for, or in a part of the claim |
-| inconclusive | the measurement could not have told |
+| inconclusive | it could not have told, or its parts contradict each other |
 | not reproduced | it could have told, and there is no such effect, or the opposite one |
 | not testable here | no small experiment can be about it, or none is needed; the reason stands with the claim |
 | not yet run | the experiment is written; its command and hours stand with the claim |
@@ -47,10 +47,13 @@ _LEGEND = """
 |---|---|
 | true, false by arithmetic | the figures follow from the network's shapes, and are the paper's or are not |
 | plausible by arithmetic | arithmetic only bounds or approximates what the claim says, and agrees |
-| the released log agrees, differs | the errors noted in the released parameter files are the paper's or are not |
+| the released log agrees (in part), differs | its notes are the errors of the paper (some of them), or others |
 | needs ImageNet | a command for it stands with the claim |
 | about CIFAR-10 | the claim is about that data set: the small experiment is at its own scale |
 | data not to be had | nobody outside can run it |
+
+Where several experiments are about one claim, the least favourable verdict counts; an inconclusive one counts where
+there is no other.
 
 Every experiment has a rule of its own, which stands with it and was written down before its run; S3's was worded anew
 while it ran, which changed no computation. All figures are computed from the published measurements whenever this page
@@ -117,7 +120,13 @@ def _experiments() -> str:
 
 def _line(one: Claim, found: Iterable[Finding]) -> tuple[str, ...]:
     small = ", ".join(f"{finding.experiment.id}: {state_of([finding])}" for finding in found) or state_of([])
-    return f"[{one.number}](#claim-{one.number})", one.section, one.title, one.imagenet.state, small
+    return f"[{one.number}](#claim-{one.number})", one.section, one.title, _at_its_own_scale(one), small
+
+
+def _at_its_own_scale(one: Claim) -> str:
+    """What is known of a claim at the paper's scale: by a training on ImageNet, where there is a published one."""
+    trained = on_imagenet(one.number, own=False)
+    return f"{state_of(trained)} on ImageNet" if trained else one.imagenet.state
 
 
 def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) -> str:
@@ -127,6 +136,9 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
         f"**The paper** ({one.place}): {one.says}\n",
         f"**At its own scale**: {one.imagenet.state}. {one.note}".rstrip() + "\n",
     ]
+    for finding in on_imagenet(one.number, own=False):
+        parts.append(f"**Trained on ImageNet**: **{finding.verdict.state}**. {finding.verdict.sentence}\n")
+        parts += _experiment(finding.experiment, finding.outcome)
     if checks := one.checks():
         head = ("figure", "value", "the paper", "", "source")
         parts.append(markdown_table(Table(head, tuple(check.cells for check in checks))))
@@ -182,7 +194,7 @@ def markdown_table(table: Table) -> str:
 def summarise() -> str:
     """The verdicts in a sentence of Markdown: how many claims are in which state at the paper's own scale, and how many
     by the published small experiments. Raises UsageError without SciPy."""
-    scale = Counter(one.imagenet.state for one in CLAIMS)
+    scale = Counter(map(_at_its_own_scale, CLAIMS))
     small = Counter(state_of(findings(one.number, own=False)) for one in CLAIMS)
     counted = [", ".join(f"{state} {count}" for state, count in states.most_common()) for states in (scale, small)]
     return (
@@ -192,10 +204,12 @@ def summarise() -> str:
 
 
 def state_of(found: Sequence[Finding]) -> str:
-    """What the small experiments on one claim say together: the least favourable verdict of those that were run."""
+    """What the experiments on one claim say together: the least favourable verdict of those that were run, an
+    inconclusive one where there is no other."""
     judged = [finding for finding in found if finding.outcome is not None]
     if not judged:
         return "not yet run" if found else "not testable here"
-    worst = max(judged, key=lambda finding: STATES.index(finding.verdict.state))
+    told = [finding for finding in judged if finding.verdict.state != "inconclusive"]
+    worst = max(told or judged, key=lambda finding: STATES.index(finding.verdict.state))
     assert worst.outcome is not None
     return worst.verdict.state + ("" if worst.outcome.made.get("runs") else " by construction")

@@ -90,22 +90,36 @@ class Finding:
 
 
 def findings(claim: int, own: bool = True) -> list[Finding]:
-    """What the experiments say of the claim with this number, or that they have not been run, with the command and the
-    hours; with `own` the results in the current folder too, and first. The claim's experiment on ImageNet is among them
-    once it has been run. Raises UsageError without SciPy, and DataError for a damaged result."""
+    """What the small experiments say of the claim with this number, or that they have not been run, with the command
+    and the hours; with `own` the results in the current folder too, and first. Raises UsageError without SciPy, and
+    DataError for a damaged result."""
     found = []
-    for experiment in (*experiments_on(claim), *_on_imagenet(claim)):
-        results = [(own_outcome(experiment.id), True)] if own else []
-        results.append((published_outcome(experiment.id), False))
-        known = [(outcome, mine) for outcome, mine in results if outcome is not None]
-        found += [Finding(experiment, outcome.verdicts(experiment)[claim], outcome, mine) for outcome, mine in known]
-        if not known and experiment.id in experiments():
-            found.append(Finding(experiment, Verdict("not yet run", to_run(experiment)), None))
+    for experiment in experiments_on(claim):
+        known = _known(experiment, claim, own)
+        found += known or [Finding(experiment, Verdict("not yet run", to_run(experiment)), None)]
     return found
 
 
-def _on_imagenet(claim: int) -> list[Experiment]:
-    return [imagenet_experiment(claim)] if claim in STUDIES else []
+def on_imagenet(claim: int, own: bool = True) -> list[Finding]:
+    """What trainings on ImageNet say of the claim with this number; nothing where none was run. Raises as `findings`
+    does."""
+    return _known(imagenet_experiment(claim), claim, own) if claim in STUDIES else []
+
+
+def _known(experiment: Experiment, claim: int, own: bool) -> list[Finding]:
+    results = [(own_outcome(experiment.id), True)] if own else []
+    results.append((published_outcome(experiment.id), False))
+    return [
+        Finding(experiment, outcome.verdicts(experiment)[claim], outcome, mine)
+        for outcome, mine in results
+        if outcome is not None
+    ]
+
+
+def commands(claim: int) -> list[str]:
+    """What to type for the experiments on a claim: the small ones, and the one on ImageNet."""
+    large = [imagenet_experiment(claim)] if claim in STUDIES else []
+    return [to_run(experiment) for experiment in (*experiments_on(claim), *large)]
 
 
 def experiment_called(id: str) -> Experiment:

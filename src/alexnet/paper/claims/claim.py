@@ -8,8 +8,8 @@ from typing import Literal
 
 Evidence = Literal["arithmetic", "estimate", "log", "ImageNet", "CIFAR-10", "no data"]
 """What can tell whether it holds at the paper's scale: arithmetic, arithmetic that only bounds or approximates what the
-claim says (an estimate), the figures that came with the released code, a
-training on ImageNet, one on CIFAR-10 (the paper's own data there), or nothing, for want of the data."""
+claim says (an estimate), the figures that came with the released code, a training on ImageNet, one on CIFAR-10 (the
+paper's own data there), or nothing, for want of the data."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Claim:
     evidence: Evidence
     checks: Callable[[], tuple[Check, ...]] = _none
     """What arithmetic or the released code's logs say: the state follows from these, and is written nowhere."""
+    partly: bool = False
+    """Whether the checks, and a training on ImageNet, are about a part of what it says."""
     note: str = ""
     """What else is known, in a sentence."""
     without: str = ""
@@ -97,7 +99,7 @@ class Claim:
         state = {
             "arithmetic": f"{'true' if holds else 'false'} by arithmetic",
             "estimate": f"{'plausible' if holds else 'implausible'} by arithmetic",
-            "log": f"the released log {'agrees' if holds else 'differs'}",
+            "log": f"the released log {('agrees in part' if self.partly else 'agrees') if holds else 'differs'}",
             "ImageNet": "needs ImageNet",
             "CIFAR-10": "about CIFAR-10",
             "no data": "data not to be had",
