@@ -24,7 +24,6 @@ from alexnet.ledger import POINTS, Facts, as_rows, examine, summarise
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.ablations import resolve
 from alexnet.models.columns import ColumnNetwork
-from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import blank_model, build_model
 from alexnet.models.variants import VARIANTS
 from alexnet.recipes import recipe
@@ -78,7 +77,7 @@ def test_all_points_are_there_in_order():
         ({"model.dropout": 0.0}, {10, 11}, "no dropout"),
         ({"model.init": "code"}, {12}, "0.03 in conv3, conv4, conv5"),
         ({"model.positive_bias": 0.0}, {13}, "0 in every layer"),
-        ({"init": "weights.pth"}, {12, 13}, "weights.pth"),
+        ({"init": "weights.pth"}, {3, 12, 13}, "weights.pth"),
         ({"optim.rules": ("biases rate=2x",)}, {14}, "2 x that of the weights"),
         ({"optim.rules": ("biases rate=0.02",)}, {14}, "2 x that of the weights"),
         ({"optim.decay_biases": True}, {15}, "0.0005 (all)"),
@@ -539,13 +538,27 @@ def test_info_tells_of_the_ledger(call):
     assert "alexnet ledger bvlc" in out
     _, out, _ = call("info", "paper", "--model.lrn", "formula", "--json")
     assert json.loads(out)["departs_from_paper"] == []
+    assert [row["number"] for row in json.loads(out)["ledger"]] == list(range(1, 33))
 
 
-def test_modules_unknown_to_the_ledger_keep_the_tables_words():
+def test_modules_that_are_not_the_tables_speak_for_themselves():
     model = blank_model("paper", width=0.1)
-    model.norm1 = nn.LocalResponseNorm(5)
-    assert isinstance(model.norm2, LocalResponseNorm)
-    assert "/ 5" in by_number(as_rows(examine(facts_of_model(model))))[1]["this"]
+    model.norm1 = nn.LocalResponseNorm(5)  # k = 1
+    model.relu3 = nn.LeakyReLU()
+    model.fc6 = nn.Linear(model.fc6.in_features, 77)
+    rows = by_number(as_rows(examine(facts_of_model(model))))
+    assert rows[2]["this"] == "k = norm1 1, norm2 2"
+    assert "LeakyReLU" in rows[28]["this"]
+    assert rows[28]["departs_from_paper"]
+    assert "fc6 77" in rows[26]["this"]
+    model.norm1, model.norm2 = nn.BatchNorm2d(10), nn.Identity()
+    assert "no " in by_number(as_rows(examine(facts_of_model(model))))[1]["this"]
+
+
+def test_weights_that_were_fitted_or_read_are_not_judged_by_the_scheme():
+    told = [rows_of("cifar10", **change)[3]["this"] for change in ({}, {"start": ("lsuv",)}, {"init": "w.pth"})]
+    assert "at its initial weights norm1 meets" in told[0]
+    assert all("its weights decide" in line for line in told[1:])
 
 
 @pytest.mark.parametrize("name", ["paper", "net145"])

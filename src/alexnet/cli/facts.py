@@ -46,7 +46,7 @@ def info(
     points = as_rows(examine(Facts.of_table(resolve(model, **fields))))
     if json:
         departing = {key: [p["number"] for p in points if p[key]] for key in points[0] if key.startswith("departs")}
-        print_json(description | departing)
+        print_json(description | departing | {"ledger": points})
     else:
         show(description)
         print(f"\n{summarise(points)}: alexnet ledger {model}")

@@ -32,6 +32,8 @@ def _read(module: nn.Module, layer: Layer) -> dict[str, Any]:
     match module:
         case LocalResponseNorm():
             row: Any = Norm(module.size, module.alpha, module.beta, module.k, "channels", module.columns)
+        case nn.LocalResponseNorm():
+            row = Norm(module.size, module.alpha, module.beta, module.k, "channels")
         case MapResponseNorm():
             row = Norm(module.size, module.alpha, module.beta, module.k, "map")
         case nn.MaxPool2d() | nn.AvgPool2d():
@@ -45,11 +47,16 @@ def _read(module: nn.Module, layer: Layer) -> dict[str, Any]:
             row = "tanh"
         case nn.Conv2d():
             kernel, stride, padding = map(_side, (module.kernel_size, module.stride, module.padding))
-            return {"kernel": kernel, "stride": stride, "padding": padding, "groups": module.groups}
+            seen = {"kernel": kernel, "stride": stride, "padding": padding, "groups": module.groups}
+            return seen | {"out_shape": (module.out_channels, *layer.out_shape[1:])}
+        case nn.Linear():
+            return {"in_shape": (module.in_features,), "out_shape": (module.out_features,)}
         case GroupedLinear():
             return {"groups": module.groups}
         case nn.ZeroPad2d():
             return {"padding": module.padding[1]}
+        case _ if layer.kind in ("activation", "norm", "pool", "dropout"):
+            row = type(module).__name__  # nothing of this package: it stands for itself
         case _:
             return {}
     return {"row": row}

@@ -69,11 +69,15 @@ def _scale(facts: Facts, training: Training) -> Answer:
     layer, norm = found
     std = training.config.data.std  # without it the data's own, which leaves a deviation of 1
     arriving = 1.0 if std is None else TYPICAL * len(std) / sum(std)
-    meeting = sqrt(_second_moment(facts, layer, arriving))
+    if training.config.init or training.config.start:
+        first = f"what {layer.name} meets, its weights decide, which were fitted to images or read from a file"
+    else:
+        meeting = sqrt(_second_moment(facts, layer, arriving))
+        first = f"at its initial weights {layer.name} meets about {number(meeting)} and is a constant but for "
+        first += _variation(norm, meeting)
     return Answer(
-        f"pixels reach the network with an rms of about {number(arriving)}; at its initial weights {layer.name} "
-        f"meets about {number(meeting)} and is a constant but for {_variation(norm, meeting)}; if its input were as "
-        f"large as the pixels, but for {_variation(norm, arriving)}",
+        f"pixels reach the network with an rms of about {number(arriving)}; {first}; if its input were as large as the "
+        f"pixels, it would be a constant but for {_variation(norm, arriving)}",
         **differs(not 0.5 < arriving / RAW < 2),
     )
 

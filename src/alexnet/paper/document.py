@@ -55,8 +55,9 @@ _LEGEND = """
 Where several experiments are about one claim, the least favourable verdict counts; an inconclusive one counts where
 there is no other.
 
-Every experiment has a rule of its own, which stands with it and was written down before its run; S3's was worded anew
-while it ran, which changed no computation. All figures are computed from the published measurements whenever this page
+Every experiment has a rule of its own, which stands with it and was written down before its run. S3's was worded anew
+while it ran, which changed no computation; the rule for differences, S8's too, was given its words on "more than" after
+S8's run, whose claims say no such thing. All figures are computed from the published measurements whenever this page
 is made. Commands are to be typed as `uv run alexnet ...` in a clone of the repository.
 
 "The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025

@@ -137,7 +137,7 @@ EXPERIMENT = Experiment(
     claims=(24,),
     method="The `cifar` network, the paper's layers for images of 32 pixels, at a quarter of its width, with pixels "
     "of 0 to 255 less the mean image, as the paper's initial weights are meant for, and those of the released code (a "
-    "standard deviation of 0.03 in the last three convolutions, 0.01 in most other layers). The biases of the second, "
+    "standard deviation of 0.03 in the last three convolutions, 0.01 in all other layers). The biases of the second, "
     "fourth and fifth convolution and of the hidden layers start at 1 or at 0, at the paper's rate of 0.01 and at half "
     "of it, eight seeds each. 1,564 steps (four epochs); biases learn at twice the rate, as released.",
     rule=f"The mean training loss from step {FIRST} on, zero less one, at each rate by itself. "
