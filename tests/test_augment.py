@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
-from alexnet.data.augment import DRAWS, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.augment import DRAWS, ColourNoise, Preprocessing, central_views, epoch_plan, random_crops
 from alexnet.data.batches import Steps
 from alexnet.data.resident import ResidentSplit, resize_short_side
 from alexnet.data.splits import Split
@@ -376,3 +376,11 @@ def test_resident_split_resizes_once_in_chunks(monkeypatch):
     assert split.images.shape == (13, 1, 12, 12)
     assert split.prep.size == 12
     assert len(split) == 13
+
+
+def test_an_epoch_has_the_same_plan_on_every_device():
+    """Drawn on a CPU: a run that goes on elsewhere sees no image twice. (A generator of the meta device has none.)"""
+    config = DataConfig(alternate_flips=True, reshuffle=False, crop_chunk=4)
+    noise = ColourNoise(0.1, 0.5, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    plan = epoch_plan(12, 3, 1, torch.device("meta"), noise, config)
+    assert [plan.order.device.type, plan.draws.device.type, plan.shifts.device.type] == ["meta"] * 3

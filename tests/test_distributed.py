@@ -381,3 +381,12 @@ def test_process_without_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "99")
     with pytest.raises(UsageError, match="no GPU of its own"), join_world("cuda"):
         pass
+
+
+def test_a_group_that_the_program_made_is_joined(monkeypatch, tmp_path):
+    """As after mp.spawn, without what torchrun leaves in the environment."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, answer in (("is_initialized", True), ("get_world_size", 2), ("get_rank", 1)):
+        monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
+    with join_world("cpu") as (world, device):
+        assert (world.rank, world.size, device) == (1, 2, "cpu")

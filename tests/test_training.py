@@ -613,3 +613,22 @@ def test_settings_that_do_not_fit_the_data(tiny, tmp_path, reporter, values, mes
 def test_its_own_config_repeats_a_run(tmp_path, reporter, finished):
     run = train(load_config(finished.path / "config.yaml"), tmp_path / "run", reporter=reporter)
     assert_same_run(run, finished)
+
+
+def test_what_no_schedule_of_its_own_leg_reads_is_said(tiny):
+    dataset = load_dataset(tiny().data)
+
+    def said(**values):
+        return [line.partition(":")[0] for line in cautions(tiny(epochs=5, **values), dataset)]
+
+    schedule = {"optim.schedule": "one-cycle"}
+    assert said(**schedule, then=["10 drops=5 factor=0.5"]) == [
+        'drops in --then "10 drops=5 factor=0.5" is without effect in the schedule one-cycle',
+        'factor in --then "10 drops=5 factor=0.5" is without effect in the schedule one-cycle',
+    ]
+    assert said(**schedule, then=["10 schedule=step drops=5 factor=0.5"]) == []
+    assert said(**{"optim.factor": 0.5}, then=["10 schedule=step"]) == []
+    assert said(**{"optim.schedule": "step", "optim.drops": [3.0], "optim.step_epochs": 7}) == [
+        "--optim.step-epochs is without effect with --optim.drops, which say when it drops."
+    ]
+    assert said(**{"data.orientation": "apply"}) == ["--data.orientation is without effect on digits"]

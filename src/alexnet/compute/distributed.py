@@ -206,11 +206,12 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     the others, which then wait for it in vain, raise the same AlexNetError (an unexpected exception reaches them as
     one); `told` is set on all but the one that came first. Raises UsageError if there are fewer GPUs than processes.
     """
-    size = _number_of("WORLD_SIZE", 1)
+    joined = dist.is_available() and dist.is_initialized()  # by the program that trains: its processes are ours
+    size = dist.get_world_size() if joined else _number_of("WORLD_SIZE", 1)
     if size == 1:
         yield World(), device
         return
-    local = _number_of("LOCAL_RANK", 0)
+    local = dist.get_rank() if joined and "LOCAL_RANK" not in os.environ else _number_of("LOCAL_RANK", 0)
     if device == "auto" and torch.cuda.is_available():
         device = "cuda"
     if device == "cuda":
@@ -221,7 +222,7 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
             )
         device = f"cuda:{local}"
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()  # if not, whoever computes there is told
-    if dist.is_initialized():  # by the program that trains: its processes are ours
+    if joined:
         yield World(dist.get_rank(), dist.get_world_size(), torch.device(device if on_gpu else "cpu")), device
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]

@@ -168,29 +168,28 @@ def epoch_plan(
     noise: ColourNoise | None = None,
     data: DataConfig = DataConfig(),  # noqa: B008 (frozen)
 ) -> EpochPlan:
-    """The plan of an epoch: the same for the same seed and epoch, whatever the batches or the processes.
+    """The plan of an epoch: the same for the same seed and epoch, whatever the batches, the processes or the device,
+    for it is drawn on a CPU.
 
     `data` says what the draws of an epoch have in common. Without `reshuffle` the order is that of epoch 0 in all of
     them. A `crop_chunk` of images in a row has the draws of its first one. With `alternate_flips` a coin that falls
     once for each image says whether it is mirrored in even epochs; in the odd ones it is the other way round (Jordan
     2024, airbench).
     """
-    generator = torch.Generator(device=device).manual_seed(mixed_seed(seed, epoch))
-    order = torch.randperm(count, generator=generator, device=device)
-    draws = torch.rand(count, DRAWS, generator=generator, device=device)
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
+    order = torch.randperm(count, generator=generator)
+    draws = torch.rand(count, DRAWS, generator=generator)
     if not data.reshuffle:
-        first = torch.Generator(device=device).manual_seed(mixed_seed(seed, 0))
-        order = torch.randperm(count, generator=first, device=device)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
     if data.crop_chunk > 1:
-        place = torch.arange(count, device=device)
+        place = torch.arange(count)
         draws[order] = draws[order[place - place % data.crop_chunk]]
     if data.alternate_flips:
-        once = torch.Generator(device=device).manual_seed(mixed_seed(seed))
-        coins = torch.rand(count, generator=once, device=device) < 0.5
+        coins = torch.rand(count, generator=torch.Generator().manual_seed(mixed_seed(seed))) < 0.5
         draws[:, 2] = torch.where(coins == (epoch % 2 == 0), 0.0, 0.5)
     if noise is None:
-        return EpochPlan(order, draws)
-    return EpochPlan(order, draws, noise.draw(count, generator), noise.divisor)
+        return EpochPlan(order.to(device), draws.to(device))
+    return EpochPlan(order.to(device), draws.to(device), noise.draw(count, generator).to(device), noise.divisor)
 
 
 def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool) -> Tensor:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # the network is built where it is asked for
 
 # How long a run goes on, which may change as far as that bends no schedule that is under way.
 LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
-# What may differ between a run and its continuation: none of these changes what is learned, but that `accumulate` has
-# dropout draw other masks.
+# What may differ between a run and its continuation: none of these changes what is learned, but that `accumulate` and
+# another `device` have dropout draw other masks.
 FREE = {
     *LENGTH,
     *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),

@@ -26,12 +26,8 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
                 f"the warm-up takes {leg.optim.warmup_epochs:g} of {leg.epochs} epochs, more than half: the learning "
                 f"rate hardly arrives at {leg.optim.lr:g} ({flag('optim.warmup_epochs')})."
             )
-    if config.optim.drops and not any(leg.optim.schedule == "step" for leg in config.legs):
-        said.append(
-            f"{flag('optim.drops')} is without effect in the schedule {config.optim.schedule}: "
-            f"{flag('optim.schedule')} step drops the rate there."
-        )
     said += _idle(config)
+    said += _idle_in_schedules(config)
     if config.grow_from is not None and config.grow_epochs >= config.end:
         said.append(
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
@@ -72,7 +68,6 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
 def _idle(config: TrainConfig) -> Iterator[str]:
     """A sentence for each setting that was given and does nothing without another one."""
     data, optim, mixes = config.data, config.optim, config.cutmix > 0 or config.mixup > 0
-    schedules = {leg.optim.schedule for leg in config.legs}
     needs = {
         "grow_epochs": (config.grow_epochs > 0 and config.grow_from is None, "grow_from"),
         "replace_head": (config.replace_head and config.init is None, "init"),
@@ -92,17 +87,10 @@ def _idle(config: TrainConfig) -> Iterator[str]:
             yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
     if config.start and config.init is not None:
         yield f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
-    belongs = {
-        "step_epochs": ("step",),
-        "factor": ("step", "plateau"),
-        "patience": ("plateau",),
-        "max_drops": ("plateau",),
-        "peak": ("one-cycle", "triangular"),
-    }
-    for name, where in belongs.items():
-        if getattr(optim, name) != getattr(OptimConfig, name) and not schedules & set(where):
-            which = f"{flag(f'optim.{name}')} is without effect in the schedule {optim.schedule}"
-            yield f"{which}: it is for {listed(where)}."
+    if not (data.source in SOURCES and SOURCES[data.source].photographs):
+        for name in ("orientation", "random_resized_crop", "max_bad"):
+            if getattr(data, name) != getattr(DataConfig, name):
+                yield f"{flag(f'data.{name}')} is without effect on {data.source}: it is for photographs."
     averaged = optim.name in ("adam", "adamw")
     for name, idle in (("momentum", averaged), ("betas", not averaged)):
         if idle and getattr(optim, name) != getattr(OptimConfig, name):
@@ -115,3 +103,30 @@ def _idle(config: TrainConfig) -> Iterator[str]:
             f"{flag('early_stop')} is without effect in the schedule {config.legs[-1].optim.schedule}, whose rate "
             f"falls until the end: {flag('stop_after')} ends a run sooner."
         )
+
+
+_BELONGS = {
+    "step_epochs": ("step",),
+    "drops": ("step",),
+    "factor": ("step", "plateau"),
+    "patience": ("plateau",),
+    "max_drops": ("plateau",),
+    "peak": ("one-cycle", "triangular"),
+}
+"""The settings that only some schedules read."""
+
+
+def _idle_in_schedules(config: TrainConfig) -> Iterator[str]:
+    """A sentence for each setting that no schedule reads which it was given to: those of --optim reach every leg, those
+    of a line of --then its own leg alone."""
+    schedules = {leg.optim.schedule for leg in config.legs}
+    for name, where in _BELONGS.items():
+        given = flag(f"optim.{name}")
+        if getattr(config.optim, name) != getattr(OptimConfig, name) and not schedules & set(where):
+            yield f"{given} is without effect in the schedule {config.optim.schedule}: it is for {listed(where)}."
+        for text, leg in zip(config.then, config.legs[1:], strict=True):
+            if getattr(leg.optim, name) != getattr(config.optim, name) and leg.optim.schedule not in where:
+                which = f'{name.replace("_", "-")} in {flag("then")} "{text}"'
+                yield f"{which} is without effect in the schedule {leg.optim.schedule}: it is for {listed(where)}."
+    if config.optim.drops and config.optim.step_epochs != OptimConfig.step_epochs:
+        yield f"{flag('optim.step_epochs')} is without effect with {flag('optim.drops')}, which say when it drops."
