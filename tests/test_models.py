@@ -339,3 +339,12 @@ def test_every_larger_input_works(variant):
 def test_unusable_names_and_values(name, fields, said):
     with pytest.raises(UsageError, match=said):
         resolve(name, **fields)
+
+
+def test_owt_is_that_of_cuda_convnet2():
+    """What the ports of it leave out: zeros beyond the image, LRN before the first ReLU, output biases of -7."""
+    model = build_model("owt", width=0.05)
+    names = [name for name, _ in model.named_children()]
+    assert names[:6] == ["pad1", "conv1", "norm1", "pool1", "relu1", "conv2"]
+    assert model.fc8.bias.eq(-7).all()
+    assert [model.get_submodule(f"conv{n}").bias.unique().tolist() for n in range(1, 6)] == [[0], [1], [0], [1], [1]]

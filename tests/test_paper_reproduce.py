@@ -1,5 +1,6 @@
 """A reproduction in its folder: what it trains, what it leaves, what kills and other programs can do to it."""
 
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding
@@ -208,3 +210,15 @@ def test_a_signal_stops_the_trainings_and_the_same_goes_on(done, tmp_path):
         assert json.loads(status.read_text())["state"] in ("stopped", "finished")
     assert start(folder).wait() == 0
     assert table(folder) == table(done)
+
+
+def test_where_there_is_no_terminal_a_line_tells_of_the_time_left_now_and_then(tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 400))  # seconds
+    monkeypatch.setattr("alexnet.paper.reporter.time.monotonic", lambda: next(clock))
+    console = Console(file=io.StringIO(), width=200)
+    shown = Reporter(console=console)
+    plan = TOY.plan({}, True)
+    shown.start(TOY, tmp_path, plan, {})
+    for _ in range(4):
+        shown.look(plan, {}, [])
+    assert console.file.getvalue().count(f"0 of {len(plan)} trainings, at most ? left") == 2

@@ -14,7 +14,8 @@ from alexnet.paper.experiment import Experiment, Job, has_diverged
 from alexnet.runs.folder import Run
 from alexnet.terminal import Terminal, markup
 
-_EVERY = 5.0  # seconds between two looks into the runs' logs
+_EVERY = 5.0  # seconds between two looks into the runs' logs, on a terminal
+_SELDOM = 600.0  # elsewhere, where each look is a line
 
 
 class Reporter:
@@ -73,7 +74,7 @@ class Reporter:
         """Show where the trainings are, now and then, and each that has ended, at once."""
         new = [name for name in ended if name not in self._ended]
         now = time.monotonic()
-        if not new and (self._bar.disable or now - self._looked < _EVERY):
+        if not new and now - self._looked < (_SELDOM if self._bar.disable else _EVERY):
             return
         self._looked = now
         made = _epochs_made(plan, ended, running)
@@ -87,12 +88,15 @@ class Reporter:
             run = ended[name]
             end = "its loss diverged" if has_diverged(run) else run.status.get("stopped") or "finished"
             self.say(f"ended {name}: {end}; {summary}")
-        if not self._bar.disable:
-            self._show("all", made, planned, summary)
-            ends = {job.name: job.config.end for job in plan}
-            for run in running:
-                epoch, last = _epoch(run), ends[run.path.name]
-                self._show(run.path.name, epoch, last, f"epoch {epoch:.0f} of {last}")
+        if self._bar.disable:
+            if not new:
+                self.say(summary)
+            return
+        self._show("all", made, planned, summary)
+        ends = {job.name: job.config.end for job in plan}
+        for run in running:
+            epoch, last = _epoch(run), ends[run.path.name]
+            self._show(run.path.name, epoch, last, f"epoch {epoch:.0f} of {last}")
 
     def _show(self, name: str, done: float, total: float, text: str) -> None:
         if name not in self._tasks:

@@ -295,5 +295,8 @@ EXPERIMENT = Experiment(
     table=table,
     open_questions=(
         "The kernels that cuda-convnet ran in 2012 are not public; the formulae are those of its successor.",
+        "Where several values of a pooling window are the largest, its successor sends the gradient to each of them, "
+        "and torch, and so this network, to the first: not the same, and rare above zero, below which no gradient "
+        "passes the ReLU.",
     ),
 )
