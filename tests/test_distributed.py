@@ -282,14 +282,15 @@ def run_script(source, folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def in_turn(single, tmp_path_factory):
+def in_turn(tmp_path_factory):
     """How torchrun ended, and a function that gives a quick case's folder, both exit codes and what was said there."""
     root = tmp_path_factory.mktemp("in-turn")
+    Run(root).write_config(override(TINY, OVERRIDES))
     cases = {"agree": (AGREE, [])}
     cases |= {f"{kind}-{who}": (REFUSE, [who, kind]) for kind in ("refusal", "mistake") for who in (0, 1)}
     for arguments, *_ in REFUSALS:
         name = arguments[0]
-        cases[name] = EXITS, ["both", "train", single.path / "config.yaml", "--run", root / name / "run", *arguments]
+        cases[name] = EXITS, ["both", "train", root / "config.yaml", "--run", root / name / "run", *arguments]
     stores, lines = [], []
     for name, (source, arguments) in cases.items():
         (root / name).mkdir()
