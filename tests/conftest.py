@@ -2,8 +2,11 @@
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: equal thread counts here and in processes started here
+# Before torch: equal thread counts here and in processes started here, and threads that take no time to wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import functools
 import io
 import json
 import subprocess
@@ -18,9 +21,11 @@ from alexnet import cli, files
 from alexnet.config.values import override
 from alexnet.models.int8 import computes_int8
 from alexnet.recipes import recipe
-from alexnet.runs import recorder
+from alexnet.runs import provenance, recorder
 from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import load_config
 from alexnet.training import loop
+from alexnet.training.processes import Training
 from alexnet.training.progress import Reporter
 
 TINY = recipe(
@@ -37,6 +42,11 @@ STEPS = 6  # an epoch of TINY: 325 images in batches of 64
 INT8 = computes_int8(torch.device("cpu"))
 needs_int8 = pytest.mark.skipif(not INT8, reason="this processor has no VNNI")
 TIMES = ("seconds", "images_per_second")
+
+# Git is asked in two processes, twice a training: of our own source, which stays as it is during the tests, only once.
+ask_git, asked_once = provenance.source_revision, functools.cache(provenance.source_revision)
+OURS = Path(provenance.__file__).parents[1]
+provenance.source_revision = lambda package: (asked_once if package == OURS else ask_git)(package)
 
 
 @pytest.fixture
@@ -78,6 +88,39 @@ def no_figures(monkeypatch):
 def no_fsync(monkeypatch):
     """Where a test saves a lot and no power fails."""
     monkeypatch.setattr(files.os, "fsync", lambda _: None)
+
+
+class Process:
+    """Stands for a training that ends at once, or never."""
+
+    def __init__(self, code):
+        self.code, self.ended = code, []
+
+    def poll(self):
+        return self.code
+
+    def terminate(self):
+        self.ended.append("terminate")
+        self.code = 75
+
+    def wait(self, _=None):
+        self.ended.append("wait")
+
+
+def without_processes(patch):
+    """Let trainings that have a process of their own be in this one, with the settings that theirs would read."""
+
+    def start(_, command):
+        loop.train(load_config(Path(command[-3])), command[-1], reporter=Reporter(quiet=True))
+        return Process(0)
+
+    patch.setattr(Training, "_open", start)
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """`without_processes` during one test."""
+    without_processes(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -263,6 +263,7 @@ def test_evaluated_on_the_same_data_or_on_a_test_set_of_its_own(trained):
         alexnet.evaluate(trained, data={"rot": "/elsewhere"})
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_recipe_for_photographs_trains_and_is_evaluated_on_arrays(tmp_path):
     photographs = override(_config({}), {"data": {"random_resized_crop": True, "resize": 32, "crop": 32}})
     run = alexnet.train(photographs, tmp_path / "run", data=data_of_trained())
@@ -343,7 +344,7 @@ if __name__ == "__main__":
 )
 
 
-@pytest.mark.parametrize("kind", ["arrays", "hugging face"])
+@pytest.mark.parametrize("kind", ["arrays", pytest.param("hugging face", marks=pytest.mark.slow)])
 def test_killed_and_resumed_to_the_same_bits(kind, tmp_path, no_figures, no_fsync, reporter):
     if kind != "arrays":
         pytest.importorskip("datasets")

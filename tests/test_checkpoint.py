@@ -238,6 +238,7 @@ def test_training_goes_on_when_the_disk_fills(tiny, tmp_path, reporter, finished
     assert not leftovers(run)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_training_goes_on_when_nothing_can_be_written_at_all(tiny, tmp_path, reporter):
     """The disk fills in the middle of the first epoch: metrics, events, checkpoints, figures and status all fail."""
     reporter.step = lambda *_: limit_files(1)

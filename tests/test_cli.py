@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alexnet import cli
 from alexnet.config.values import override
 from alexnet.recipes import RECIPES, recipe
 from alexnet.training import loop
@@ -24,15 +24,23 @@ from alexnet.training.progress import Reporter
 from conftest import INT8, STEPS
 
 PAPER = {"parameters": 60_965_224, "macs": 724_406_816, "neurons": 659_272}
-LIGHT = """
-import json, sys
+# Commands in turn in one process, which writes on the last line how each of them ended, what was imported by then and
+# how many seconds of a processor it took, the first one with its start.
+IN_TURN = """
+import json, resource, sys
 from alexnet.cli import main
-try:
-    main({arguments})
-except SystemExit as end:
-    print(end.code, file=sys.stderr)
-heavy = [m for m in ("torch", "PIL", "matplotlib", "numpy") if m in sys.modules]
-print("heavy", *heavy, file=sys.stderr)
+ends, before = [], 0.0
+for line in sys.argv[1:]:
+    sys.argv, code = ["alexnet", *line.split()], 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    heavy = [m for m in ("torch", "PIL", "matplotlib", "numpy") if m in sys.modules]
+    ends.append((code, heavy, used.ru_utime + used.ru_stime - before))
+    before = used.ru_utime + used.ru_stime
+print(json.dumps(ends))
 """
 
 
@@ -47,36 +55,37 @@ def call(call):
     return run
 
 
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 # Without torch.
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["train", "--help"],
-        ["list"],
-        ["info", "--json"],
-        ["trian"],
-        ["train", "--epocs", "3"],
-        ["train", "digit"],
-    ],
-    ids=" ".join,
-)
-def test_quick_answers_import_no_torch(run_cli, arguments):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    end = run_cli(command=("-c", LIGHT.replace("{arguments}", repr(arguments))))
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    *_, last = end.stderr.splitlines()
-    assert last == "heavy"
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.5
+def in_turn(run_cli, lines, **options):
+    """The process, and the end of each command."""
+    done = run_cli(*lines, command=("-c", IN_TURN), **options)
+    assert done.returncode == 0, done.stderr
+    return done, dict(zip(lines, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+def test_quick_answers_import_no_torch(run_cli):
+    lines = ["--help", "train --help", "list", "info --json", "trian", "train --epocs 3", "train digit"]
+    _, ends = in_turn(run_cli, lines)
+    assert {line: heavy for line, (_, heavy, _) in ends.items() if heavy} == {}
+    assert [line for line, (*_, seconds) in ends.items() if seconds >= 1.5] == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list"], ["info", "--help"]], ids=" ".join)
-def test_answers_end_in_zero(run_cli, arguments):
-    end = run_cli(*arguments)
-    assert (end.returncode, end.stderr) == (0, "")
-    assert end.stdout
+def test_answers_end_in_zero(call, arguments):
+    code, out, err = call(*arguments)
+    assert (code, err) == (0, "")
+    assert out
+
+
+def test_an_answer_is_a_processs_whole_output(run_cli):
+    end = run_cli("--version")
+    assert (end.returncode, end.stdout, end.stderr) == (0, "0.1.0\n", "")
 
 
 def test_help_lists_every_command(call):
@@ -94,7 +103,7 @@ def test_help_of_train_lists_every_setting(call):
     assert [flag(name) for name in flatten(TrainConfig()) if flag(name) not in squeezed] == []
 
 
-@pytest.mark.parametrize("verb", ["list", "--help", "info paper", "info --json"])
+@pytest.mark.parametrize("verb", ["list", "--help", *slow("info paper", "info --json")])
 def test_pipe_that_closes(verb):
     """`alexnet list | head -1` is no error."""
     read, write = os.pipe()
@@ -124,7 +133,7 @@ def test_training_goes_on_where_nobody_hears_of_it(run_cli, finished, tmp_path, 
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux's full disk")
-@pytest.mark.parametrize("verb", ["list", "--help", "info paper", "info --json"])
+@pytest.mark.parametrize("verb", ["--help", "info --json", *slow("list", "info paper")])
 def test_output_on_a_full_disk(verb):
     with open("/dev/full", "w") as full:
         end = subprocess.run(
@@ -138,17 +147,15 @@ def test_output_on_a_full_disk(verb):
 
 
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"TERM": "dumb", "LANG": "C"}], ids=str)
-@pytest.mark.parametrize("command", ["--help", "train --help", "list", "info", "train dígit"])
-def test_terminals_that_know_little(run_cli, variables, command):
-    end = run_cli(*command.split(), env={**os.environ, **variables})
-    assert end.returncode == (2 if "dígit" in command else 0)
+def test_terminals_that_know_little(run_cli, variables):
+    lines = ["--help", "train --help", "list", "info", "train dígit"]
+    end, ends = in_turn(run_cli, lines, env={**os.environ, **variables})
+    assert [code for code, *_ in ends.values()] == [0, 0, 0, 0, 2]
     assert "Traceback" not in end.stderr
     assert variables.get("PYTHONIOENCODING") is None or (end.stdout + end.stderr).isascii()
 
 
-@pytest.mark.parametrize(
-    "after", [0.2, 1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 0.05, 0.5, 2.0, 4.0))]
-)
+@pytest.mark.parametrize("after", [0.2, 1.0, *slow(0, 0.05, 0.5, 2.0, 4.0)])
 def test_ctrl_c_at_any_time_leaves_no_traceback(after):
     """Amid imports of this package and of torch, and while measuring: it ends as any program does on Ctrl-C."""
     program = "from alexnet.__main__ import main; print('begun', flush=True); main()"
@@ -344,13 +351,15 @@ def test_exit_codes_of_data_and_weights(call, tmp_path, monkeypatch, arguments, 
     assert "Traceback" not in err
 
 
-def test_traceback_only_on_request(run_cli):
-    plain, debug = run_cli("train", "digit"), run_cli("train", "digit", "--debug")
-    assert plain.stderr.startswith("error: unknown recipe 'digit'")
-    assert len(plain.stderr.splitlines()) == 1
+def test_traceback_only_on_request(run_cli, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "digit"])
+    plain, debug = capsys.readouterr().err, run_cli("train", "digit", "--debug")
+    assert plain.startswith("error: unknown recipe 'digit'")
+    assert len(plain.splitlines()) == 1
     assert "Traceback" in debug.stderr
     assert "UsageError: unknown recipe 'digit'" in debug.stderr
-    assert (plain.returncode, debug.returncode != 0) == (2, True)
+    assert (end.value.code, debug.returncode != 0) == (2, True)
 
 
 # info

@@ -29,13 +29,14 @@ from conftest import TINY, assert_consistent, assert_same_tensors, tensors
 from test_distributed import LAUNCH, finish, launch, ranks
 
 CASES = {
-    "paper": {"network": "paper"},
+    "paper": {"network": "paper", "steps": 12},
     "net145": {"network": "net145"},
     "net150": {"network": "net150", "steps": 4},
     "mixed": {"network": "mixed", "steps": 6, "accumulate": 2, "bad": 3},
     "frozen": {"network": "paper", "steps": 4, "frozen": "conv4"},
-    "float32": {"network": "net145", "dtype": "float32", "steps": 20, "ema": 0.9},
+    "float32": {"network": "net145", "dtype": "float32", "steps": 8, "ema": 0.9},
 }
+LONG = {"paper": CASES["paper"] | {"steps": 50}, "float32": CASES["float32"] | {"steps": 20}}
 
 
 def together(folder, processes, cases):
@@ -64,16 +65,28 @@ def learnt(tmp_path_factory):
     return together(tmp_path_factory.mktemp("columns"), 2, CASES)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_columns_learn_what_one_process_learns(learnt, case):
-    """With dropout on; all that a checkpoint holds, of the whole network, in both processes."""
-    one = learn(World(), **CASES[case])
+def assert_learnt_as_by_one(settings, learnt):
+    """All that a checkpoint holds, of the whole network, in both processes."""
+    one = learn(World(), **settings)
     bound = 1e-8 if one["fc8.weight"].dtype == torch.float64 else 1e-3
-    for other in learnt[case]:
+    for other in learnt:
         assert other.keys() == one.keys()
         assert max(float((other[name] - value).abs().max()) for name, value in one.items()) < bound
-    assert int(one["skipped"]) == ("bad" in CASES[case])
+    assert int(one["skipped"]) == ("bad" in settings)
     assert float(one["losses"].std()) > 1  # it has moved
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_columns_learn_what_one_process_learns(learnt, case):
+    """With dropout on."""
+    assert_learnt_as_by_one(CASES[case], learnt[case])
+
+
+@pytest.mark.slow
+def test_columns_learn_it_for_longer(tmp_path):
+    learnt = together(tmp_path, 2, LONG)
+    for case, settings in LONG.items():
+        assert_learnt_as_by_one(settings, learnt[case])
 
 
 @pytest.mark.slow

@@ -10,7 +10,10 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
-from alexnet.config import DataConfig
+from alexnet import build_model
+from alexnet.config import DataConfig, TrainConfig, dump
+from alexnet.config.colours import IMAGENET
+from alexnet.data.augment import Preprocessing
 from alexnet.data.packing import prepare
 from alexnet.data.sources import load_dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
@@ -19,6 +22,7 @@ from alexnet.inference.comparison import Compared, compare
 from alexnet.inference.evaluation import check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import wilson_interval
+from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
 
 SIZES = [(300, 400), (411, 283), (256, 256), (90, 500), (500, 375), (640, 231)]
 
@@ -47,6 +51,19 @@ def theirs(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(model.state_dict(), path)
     return model, path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The checkpoint of a network that is soon read and answers soon, with random weights."""
+    torch.manual_seed(0)
+    fields = {"name": "owt", "width": 0.125, "num_classes": 3}
+    model = build_model(**fields)
+    seen = Preprocessing(224, 256, IMAGENET.mean, IMAGENET.std).to_dict()
+    meta = {"model": fields, "classes": list("abc"), "preprocessing": seen, "config": dump(TrainConfig())}
+    path = tmp_path_factory.mktemp("small") / "random.safetensors"
+    save_checkpoint(path, Checkpoint(model.state_dict(), {}, meta))
+    return path
 
 
 def test_logits_are_torchvisions(photos, theirs, tmp_path):
@@ -103,28 +120,27 @@ def test_prepared_photographs_answer_alike(photos, theirs, tmp_path):
     assert np.abs(answers[0] - answers[1]).max() < 0.02
 
 
-def test_several_weights_and_their_order(photos, theirs, finished):
-    _, path = theirs
+def test_several_weights_and_their_order(photos, small, finished):
     seen = []
     data = DataConfig(source="folder", root=str(photos))
-    lines = compare(data, [path, path], device="cpu", on_result=seen.append)
+    lines = compare(data, [small, small], device="cpu", on_result=seen.append)
     assert lines == seen
     assert len(lines) == 2
     assert lines[0].result.loss == lines[1].result.loss
     with pytest.raises(CheckpointError, match="trained on the classes 0, 1"):
-        compare(data, [path, finished.path], device="cpu")
+        compare(data, [small, finished.path], device="cpu")
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [({"split": "test"}, UsageError, "test split is empty"), ({"views": 3}, UsageError, "--views 3")],
 )
-def test_errors(photos, theirs, change, error, message):
+def test_errors(photos, small, change, error, message):
     with pytest.raises(error, match=message):
-        compare(DataConfig(source="folder", root=str(photos)), [theirs[1]], device="cpu", **change)
+        compare(DataConfig(source="folder", root=str(photos)), [small], device="cpu", **change)
 
 
-def test_unreadable_image_stops_or_is_left_out(photos, theirs, tmp_path):
+def test_unreadable_image_stops_or_is_left_out(photos, small, tmp_path):
     import shutil
 
     root = tmp_path / "copy"
@@ -132,16 +148,16 @@ def test_unreadable_image_stops_or_is_left_out(photos, theirs, tmp_path):
     (root / "val" / "b" / "00.jpg").write_bytes(b"<html>not found</html>")
     data = DataConfig(source="folder", root=str(root))
     with pytest.raises(DataError, match=r"00\.jpg.*web page.*--skip-bad"):
-        compare(data, [theirs[1]], device="cpu")
-    (line,) = compare(data, [theirs[1]], device="cpu", skip_bad=True)
+        compare(data, [small], device="cpu")
+    (line,) = compare(data, [small], device="cpu", skip_bad=True)
     assert line.result.count == len(SIZES)
     assert line.result.notes == ("1 image(s) could not be read and were left out.",)
     assert line.to_dict()["skipped"] == 1
 
 
-def test_published_figures_and_verdict(photos, theirs, monkeypatch):
+def test_published_figures_and_verdict(photos, small):
     """Only for ImageNet's thousand classes, and by the number of views."""
-    (line,) = compare(DataConfig(source="folder", root=str(photos)), [theirs[1]], device="cpu")
+    (line,) = compare(DataConfig(source="folder", root=str(photos)), [small], device="cpu")
     assert line.verdict == ""
     top1 = line.result.top1
     low, high = wilson_interval(round(top1 * line.result.count), line.result.count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import json
 import random
 import subprocess
 import sys
@@ -136,12 +137,47 @@ def test_a_device_that_is_not_there(device):
 # --- the settings of torch
 
 
-@pytest.mark.parametrize("end", [None, KeyboardInterrupt])
+# A process for each program, in which it sets what it likes, forked from one that has imported torch.
+CHILDREN = """
+import json, os, sys, traceback
+import torch
+import alexnet.compute
+
+codes = []
+for program in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        try:
+            exec(program, {})
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+ENDS = (None, "KeyboardInterrupt")
+
+
+@pytest.fixture(scope="module")
+def settings_kept():
+    """The exit code of the program of each of `USERS` with each of `ENDS`, and what all of them said."""
+    programs = {
+        (names, end): f"import torch\nb = torch.backends\n{USERS[names]}\nend = {end}\n{SETTINGS}"
+        for names in USERS
+        for end in ENDS
+    }
+    line = [sys.executable, "-W", "ignore", "-c", CHILDREN, json.dumps(list(programs.values()))]
+    ended = subprocess.run(line, check=True, timeout=60, capture_output=True, text=True)
+    return dict(zip(programs, json.loads(ended.stdout), strict=True)), ended.stderr
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("names", USERS)
-def test_settings_hold_in_the_block_alone(names, end):
+def test_settings_hold_in_the_block_alone(settings_kept, names, end):
     """Set by somebody under torch's older names, its newer ones, or none; needs no GPU."""
-    code = f"import torch\nb = torch.backends\n{USERS[names]}\nend = {end and end.__name__}\n{SETTINGS}"
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    codes, said = settings_kept
+    assert codes[names, end] == 0, said
 
 
 @pytest.mark.parametrize("compute", [FP32, BF16, Compute(torch.device("cuda"), torch.bfloat16)], ids=str)

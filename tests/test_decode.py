@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -251,21 +249,6 @@ def test_damage_ends_in_pixels_or_a_bad_image(name, edits, early, keep, row):
             assert pixels.dtype == np.uint8
             assert pixels.shape == (*sides.get(way, pixels.shape[:2]), 3)
             assert pixels.size > 0
-
-
-def test_importing_and_decoding_leave_the_programs_warnings_alone():
-    """A library changes no filters; in a process of its own, because pytest has filters too."""
-    code = (
-        "import warnings\n"
-        "import numpy, torch, PIL.Image, simplejpeg  # which may do as they like\n"
-        "before = list(warnings.filters)\n"
-        "from alexnet.data.decode import decode\n"
-        "import alexnet.data.images, sys\n"
-        "decode(sys.stdin.buffer.read())\n"
-        "assert list(warnings.filters) == before"
-    )
-    content = OTHERS["palette with transparencies"]
-    subprocess.run([sys.executable, "-c", code], input=content, check=True, timeout=120)
 
 
 def test_warnings_that_are_errors_make_no_image_bad(monkeypatch):

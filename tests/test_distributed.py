@@ -240,6 +240,40 @@ sys.exit(code)
 """
 
 
+# Several of these in turn in the same two processes, whose start takes longer than any of them: each with a store of
+# its own, in which it finds nothing of the one before, and with a file for what it says. The processes end with the
+# last one's exit code.
+IN_TURN = """
+import json, os, runpy, sys, traceback
+from pathlib import Path
+
+rank = os.environ["RANK"]
+os.environ["MASTER_ADDR"] = "127.0.0.1"
+for folder, os.environ["MASTER_PORT"], *arguments in json.loads(sys.argv[1]):
+    said = os.open(f"{folder}/said-{rank}", os.O_CREAT | os.O_WRONLY)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    script, end = f"{folder}/script.py", 0
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as last:
+        end = last.code
+    except BaseException:
+        traceback.print_exc()
+        end = 1
+    sys.stdout.flush()
+    Path(folder, f"end-{rank}").write_text(str(end))
+sys.exit(end)
+"""
+# The last one ends with 2.
+REFUSALS = [
+    (["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),
+    (["--data.source", "digitz"], 2, "error: unknown data source 'digitz'"),
+    (["--device", "cuda:7"], 2, "error: --device cuda:7 cannot be used"),
+]
+
+
 def run_script(source, folder, *arguments):
     script = folder / "script.py"
     script.write_text(source)
@@ -247,11 +281,37 @@ def run_script(source, folder, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory):
+    """How torchrun ended, and a function that gives a quick case's folder, both exit codes and what was said there."""
+    root = tmp_path_factory.mktemp("in-turn")
+    Run(root).write_config(override(TINY, OVERRIDES))
+    cases = {"agree": (AGREE, [])}
+    cases |= {f"{kind}-{who}": (REFUSE, [who, kind]) for kind in ("refusal", "mistake") for who in (0, 1)}
+    for arguments, *_ in REFUSALS:
+        name = arguments[0]
+        cases[name] = EXITS, ["both", "train", root / "config.yaml", "--run", root / name / "run", *arguments]
+    stores, lines = [], []
+    for name, (source, arguments) in cases.items():
+        (root / name).mkdir()
+        (root / name / "script.py").write_text(source)
+        stores.append(torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
+        lines.append([str(part) for part in (root / name, stores[-1].port, root / name, *arguments)])
+    ended = run_script(IN_TURN, root, json.dumps(lines))
+
+    def case(name):
+        assert len(list((root / name).glob("end-*"))) == 2, ended.stderr
+        codes, said = ([(root / name / f"{what}-{rank}").read_text() for rank in (0, 1)] for what in ("end", "said"))
+        return root / name, codes, "".join(said)
+
+    return ended, case
+
+
 @pytest.mark.timeout(300)
-def test_processes_agree(tmp_path):
-    ended = run_script(AGREE, tmp_path, tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert {f.name for f in tmp_path.glob("done-*")} == {"done-0", "done-1"}
+def test_processes_agree(in_turn):
+    folder, codes, said = in_turn[1]("agree")
+    assert codes == ["0", "0"], said
+    assert {f.name for f in folder.glob("done-*")} == {"done-0", "done-1"}
 
 
 @pytest.mark.slow
@@ -280,11 +340,11 @@ def test_the_main_process_alone_reads_and_writes_the_run(single, tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("culprit", [0, 1])
 @pytest.mark.parametrize("kind", ["refusal", "mistake"])
-def test_what_one_process_raises_reaches_the_other(tmp_path, culprit, kind):
+def test_what_one_process_raises_reaches_the_other(in_turn, culprit, kind):
     """As that, and not as a connection that is gone."""
-    ended = run_script(REFUSE, tmp_path, tmp_path, culprit, kind)
-    assert ended.returncode == 0, ended.stderr
-    first, other = (json.loads((tmp_path / f"raised-{rank}").read_text()) for rank in (culprit, 1 - culprit))
+    folder, codes, said = in_turn[1](f"{kind}-{culprit}")
+    assert codes == ["0", "0"], said
+    first, other = (json.loads((folder / f"raised-{rank}").read_text()) for rank in (culprit, 1 - culprit))
     if kind == "refusal":
         assert first == ["DataError", "no such data.", False]
         assert other == ["DataError", "no such data.", True]
@@ -295,27 +355,45 @@ def test_what_one_process_raises_reaches_the_other(tmp_path, culprit, kind):
         assert other[2] is True
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("place", "arguments", "code", "line"),
-    [
-        ("both", ["--device", "cuda:7"], 2, "error: --device cuda:7 cannot be used"),
-        ("both", ["--data.source", "digitz"], 2, "error: unknown data source 'digitz'"),
-        ("both", ["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),
-        pytest.param("config", [], 2, "No space left on device", marks=pytest.mark.slow),
-        pytest.param("step", [], 3, "error: the second process cannot go on", marks=pytest.mark.slow),
-        pytest.param("stop", [], 75, "stopped: stopped by ", marks=pytest.mark.slow),
-    ],
-)
-def test_a_refusal_is_one_line_and_one_exit_code(single, tmp_path, place, arguments, code, line):
-    run = tmp_path / "run"
-    command = ["train", single.path / "config.yaml", "--run", run, *arguments]
-    ended = run_script(EXITS, tmp_path, tmp_path, place, *command)
-    said = ended.stderr + ended.stdout
-    assert [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)] == [str(code)] * 2, said
+def assert_told_once(said, line):
     assert said.count(line) == 1, said
     assert sum(line.startswith(("error: ", "stopped: ")) for line in said.splitlines()) == 1, said
     assert "gloo" not in said
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("arguments", "code", "line"), REFUSALS)
+def test_a_refusal_is_one_line_and_one_exit_code(in_turn, arguments, code, line):
+    _, codes, said = in_turn[1](arguments[0])
+    assert codes == [str(code)] * 2, said
+    assert_told_once(said, line)
+    assert "Traceback (most recent call last)" not in said, said
+
+
+@pytest.mark.timeout(300)
+def test_torchrun_is_told_of_a_refusal_by_the_exit_code(in_turn):
+    ended, _ = in_turn
+    assert ended.returncode == 1
+    assert "exitcode  : 2 " in ended.stderr
+    assert ended.stderr.count("Traceback (most recent call last)") == 1, ended.stderr  # its own, of the exit code
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("place", "code", "line"),
+    [
+        ("config", 2, "No space left on device"),
+        ("step", 3, "error: the second process cannot go on"),
+        ("stop", 75, "stopped: stopped by "),
+    ],
+)
+def test_what_ends_one_process_later_is_one_line_and_one_exit_code(single, tmp_path, place, code, line):
+    run = tmp_path / "run"
+    ended = run_script(EXITS, tmp_path, tmp_path, place, "train", single.path / "config.yaml", "--run", run)
+    said = ended.stderr + ended.stdout
+    assert [(tmp_path / f"code-{rank}").read_text() for rank in (0, 1)] == [str(code)] * 2, said
+    assert_told_once(said, line)
     assert said.count("Traceback (most recent call last)") == 1, said  # torchrun's own, of the exit code
     if place == "stop":
         assert "exitcode  : -15" not in said

@@ -220,15 +220,16 @@ def test_flags_that_would_do_nothing(flags, message, call, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnx(tmp_path):
+def test_without_onnx(call, tmp_path, monkeypatch):
     """One line says what to install; other formats do without."""
-    code = "import sys; sys.modules['onnx'] = None; from alexnet.cli import main; main(sys.argv[1:])"
-    line = [sys.executable, "-c", code, "export", "convnet-18pct", "--out"]
-    done = subprocess.run([*line, "x.onnx", "--to", "onnx"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr == "error: ONNX files need onnx and onnxruntime: pip install 'alexnet[export]'\n"
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.delitem(sys.modules, "alexnet.export.graph", raising=False)  # which an earlier test may have imported
+    code, _, err = call("export", "convnet-18pct", "--out", tmp_path / "x.onnx", "--to", "onnx")
+    assert code == 2
+    assert err == "error: ONNX files need onnx and onnxruntime: pip install 'alexnet[export]'\n"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_hub_folder_tells_no_path_of_initial_weights(finished, tiny, tmp_path):
     run = alexnet.train(tiny(epochs=1, init=str(finished.best)), tmp_path / "run")
     folder = alexnet.export_hub(run, tmp_path / "hub")

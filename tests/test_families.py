@@ -10,19 +10,18 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import pytest
 
 from alexnet.cli.tables import show_family
 from alexnet.config import TrainConfig
 from alexnet.errors import AlexNetError, DataError, UsageError
-from alexnet.runs.folder import Run, load_config
+from alexnet.runs.folder import Run
 from alexnet.training.families import family_configs, parse_seeds, spread, train_family
 from alexnet.training.loop import train
 from alexnet.training.processes import Training
 from alexnet.training.signals import SignalGuard
-from conftest import assert_same_run
+from conftest import Process, assert_same_run
 
 
 @pytest.mark.parametrize(
@@ -86,32 +85,8 @@ def test_side_by_side_stopped_and_gone_on(tiny, tmp_path, reporter):
     assert "going on from step" in (tmp_path / "f" / "seed-0.log").read_text()
 
 
-class Process:
-    """Stands for a training that ends at once, or never."""
-
-    def __init__(self, code):
-        self.code, self.ended = code, []
-
-    def poll(self):
-        return self.code
-
-    def terminate(self):
-        self.ended.append("terminate")
-        self.code = 75
-
-    def wait(self, _=None):
-        self.ended.append("wait")
-
-
-@pytest.mark.usefixtures("no_figures")
-def test_the_command_shows_mean_and_spread(finished, call, tmp_path, monkeypatch, reporter):
-    """Each training in this process, with the settings that its own would read."""
-
-    def start(self, command):
-        train(load_config(Path(command[-3])), command[-1], reporter=reporter)
-        return Process(0)
-
-    monkeypatch.setattr(Training, "_open", start)
+@pytest.mark.usefixtures("no_figures", "no_processes")
+def test_the_command_shows_mean_and_spread(finished, call, tmp_path):
     config = finished.path / "config.yaml"
     code, said, error = call("train", config, "--epochs", "1", "--seeds", "0-1", "--run", tmp_path / "f")
     assert code == 0, error

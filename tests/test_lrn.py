@@ -63,6 +63,8 @@ NCHW, NHWC = torch.contiguous_format, torch.channels_last
 ROUNDING = {WIDE: 0, F32: 0, BF16: 2**-8, F16: 2**-11}
 ARITHMETIC = {WIDE: 1e-13, F32: 1e-6, BF16: 1e-6, F16: 1e-6}
 
+QUICKLY = ["-O0", *native.FLAGS[1:]]  # to be compiled soon
+
 in_c = pytest.mark.skipif(native.library() is None, reason="no C compiler")
 both_layouts = pytest.mark.parametrize("layout", [NCHW, NHWC], ids=["nchw", "nhwc"])
 
@@ -457,6 +459,7 @@ def test_which_form_is_used(dtype, by, layout, launches):
 def test_compiled_once_into_the_users_cache(cache, monkeypatch):
     commands, run = [], subprocess.run
     monkeypatch.setattr(native.subprocess, "run", lambda command, **o: commands.append(command) or run(command, **o))
+    monkeypatch.setattr(native, "FLAGS", QUICKLY)
     assert native.library()
     native._found.cache_clear()
     assert native.library()
@@ -535,6 +538,7 @@ def compiler_that_hangs(monkeypatch, tmp_path):
 
 def no_ctypes(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(native, "FLAGS", QUICKLY)
     return "could not be kept or loaded (import of ctypes", "."
 
 
@@ -596,7 +600,7 @@ def test_flags_that_the_compiler_does_not_know(unknown, cache, launches, monkeyp
     """As Apple's, and some for other processors."""
     script = tmp_path / "compiler"
     tests = "".join(f'[ "$flag" = {flag} ] && echo "unknown {flag}" >&2 && exit 1\n' for flag in unknown)
-    script.write_text(f'#!/bin/sh\nfor flag; do\n{tests}:\ndone\nexec {shutil.which("cc")} -O0 "$@"\n')
+    script.write_text(f'#!/bin/sh\nfor flag; do\n{tests}:\ndone\nexec {shutil.which("cc")} "$@" -O0\n')
     script.chmod(0o755)
     monkeypatch.setenv("CC", str(script))
     check(sample(2, 7, 3, 5, dtype=F32))

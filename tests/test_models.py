@@ -97,7 +97,7 @@ def test_paper_network_computes_the_traced_shapes(paper):
     assert counter.get_total_flops() == 2 * sum(layer.macs for layer in layers)
 
 
-@pytest.mark.parametrize("size", [224, 127])
+@pytest.mark.parametrize("size", [127, pytest.param(224, marks=pytest.mark.slow)])
 def test_torchvision_forward_and_gradients(size):
     """Strict load of torchvision's own state dict through the converter, then the same logits and gradients."""
     torch.manual_seed(0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -177,26 +175,6 @@ def test_a_bad_step_changes_nothing(name):
     optimizer.zero_grad()
     optimizer.step(torch.tensor(False))  # nothing to go by
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
-
-
-def test_a_step_does_not_import_torchs_compiler():
-    """Which takes seconds; a process of its own, as other tests import it."""
-    code = """if True:
-        import sys, torch
-        from alexnet.compute import resolve_compute
-        from alexnet.config import OptimConfig, TrainConfig
-        from alexnet.compute.distributed import World
-        from alexnet.models.network import build_model
-        from alexnet.training.learner import Learner
-        for name in ("paper-sgd", "adamw"):
-            model = build_model("cifar", width=0.0625)
-            config = TrainConfig(optim=OptimConfig(name=name), ema=0.9)
-            learner = Learner(config, model, 1, resolve_compute("cpu", "bf16"), World())
-            learner.apply_step(learner.train_step(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), 2), 2)
-        print([name for name in sys.modules if name in ("torch._dynamo", "torch._inductor")])
-    """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 # --- rules

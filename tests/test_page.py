@@ -366,6 +366,17 @@ def test_without_the_extra_it_says_what_to_install(call, run, monkeypatch, missi
     assert (code, "pip install 'alexnet[page]'" in err) == (2, True)
 
 
+def test_without_training_images_there_are_no_neighbours(viewer):
+    async def body():
+        return {"type": "http.request", "body": picture(), "more_body": False}
+
+    asked = Request({"type": "http", "method": "POST", "headers": []}, body)
+    answer = asyncio.run(server.PageServer("it", viewer)._nearest(asked))
+    expected = {"missing": "There are no training images.", "opening": False}
+    assert (answer.status_code, json.loads(answer.body)) == (200, expected)
+
+
+@pytest.mark.slow
 def test_weights_without_a_run_have_no_neighbours(finished, tmp_path):
     shutil.copy(finished.best, tmp_path / "weights.safetensors")
     found = Server(tmp_path / "weights.safetensors")

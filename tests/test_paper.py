@@ -113,10 +113,11 @@ def test_there_is_no_such_claim(call, number):
     assert "1 to 32" in err or number < 0
 
 
-def test_command_lists_all_claims_within_80_columns(run_cli):
-    end = run_cli("claims", env={**__import__("os").environ, "COLUMNS": "80"})
-    assert (end.returncode, end.stderr) == (0, "")
-    lines = end.stdout.splitlines()
+def test_command_lists_all_claims_within_80_columns(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call("claims")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
     assert max(map(len, lines)) <= 81
     assert [line.split()[0] for line in lines if line[:2].strip().isdigit()] == [str(n) for n in range(1, 33)]
 

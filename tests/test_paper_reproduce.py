@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from alexnet import files
+from alexnet.compute import usable_cores
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding
 from alexnet.paper import publishing, results
@@ -23,7 +25,7 @@ from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
 from alexnet.runs.folder import Run
 from alexnet.training.processes import Training
-from conftest import TINY, override
+from conftest import TINY, override, without_figures, without_processes
 from toy_experiment import TOY
 
 TOY_FILE = Path(__file__).with_name("toy_experiment.py")
@@ -47,7 +49,11 @@ def quiet(experiment, folder, **options):
 def done(tmp_path_factory):
     """A finished rehearsal of the toy; only to be read."""
     folder = tmp_path_factory.mktemp("toy") / "toy"
-    quiet(TOY, folder, jobs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "fsync", lambda _: None)
+        without_figures(patch)
+        without_processes(patch)
+        quiet(TOY, folder, jobs=2)
     return folder
 
 
@@ -87,7 +93,10 @@ def test_measurements_are_made_once(done):
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_run_by_run_what_has_ended_is_measured_while_others_train(early, done, tmp_path):
+def test_run_by_run_what_has_ended_is_measured_while_others_train(early, done, tmp_path, monkeypatch, no_fsync):
+    """Once in a process of the training's own, with as many threads as here."""
+    if not early:
+        without_processes(monkeypatch)
     shutil.copytree(done, tmp_path / "toy", ignore=shutil.ignore_patterns("best-seed1*", "result.json"))
     measured = []
 
@@ -95,7 +104,7 @@ def test_run_by_run_what_has_ended_is_measured_while_others_train(early, done, t
         measured.append(set(runs))
         return TOY.measure(runs, recall)
 
-    rows = quiet(replace(TOY, measure=measure, run_by_run=early), tmp_path / "toy").rows
+    rows = quiet(replace(TOY, measure=measure, run_by_run=early), tmp_path / "toy", jobs=usable_cores()).rows
     assert rows == table(done)
     first, whole = {"rate0.001", "rate0.002"}, {"rate0.001", "rate0.002", "best-seed1"}
     assert measured == ([first, whole] if early else [whole])

@@ -136,7 +136,7 @@ def test_printed_commands_are_found() -> None:
 
 
 @pytest.fixture
-def home(monkeypatch, tmp_path, finished, tiny):
+def home(monkeypatch, tmp_path, finished, tiny, no_figures):
     """A user's folder with what the README speaks of: photographs and runs, small ones."""
     from alexnet.training.loop import train
     from alexnet.training.progress import Reporter

@@ -1,10 +1,13 @@
 """records/keep.py: what a record keeps of a run folder."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from alexnet import recipe, train
 from alexnet.paper.reporter import Reporter
@@ -14,17 +17,27 @@ from toy_experiment import TOY
 KEEP = Path(__file__).parents[1] / "records" / "keep.py"
 
 
-def keep(*arguments, cwd):
-    return subprocess.run([sys.executable, KEEP, *arguments], cwd=cwd, capture_output=True, text=True)
+@pytest.fixture
+def keep(tmp_path, monkeypatch):
+    """A function that keeps a folder in this process, in `tmp_path`, and returns its error, if any."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(source, out):
+        try:
+            runpy.run_path(str(KEEP))["main"](Path(source), out=Path(out))
+        except SystemExit as end:
+            return end.code
+
+    return run
 
 
-def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path, keep):
     root = tmp_path / "somewhere"
     settings = {"epochs": 1, "data.fraction": 0.1, "data.root": f"{root}/", "model.width": 0.125}
     train(recipe("digits", **settings), tmp_path / "runs" / "one")
     (tmp_path / "runs" / "one.log").write_text(f"on host7 (AMD EPYC): cpu\ndata: {root}/x, {tmp_path}/runs/one\n")
-    done = keep("runs/one", "--out", "records/a", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert keep("runs/one", "records/a") is None
     kept = tmp_path / "records" / "a" / "one"
     assert {"config.yaml", "metrics.jsonl", "sessions.jsonl", "test.json"} <= {file.name for file in kept.iterdir()}
     assert not list(kept.rglob("*.safetensors"))
@@ -32,21 +45,23 @@ def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path):
     assert "host" not in session
     assert session["data"]["root"] == "data"
     assert (kept / "log.txt").read_text() == "on this machine (AMD EPYC): cpu\ndata: data/x, runs/one\n"
-    assert keep("runs/one", "--out", "records/a", cwd=tmp_path).stderr == (
-        "error: records/a/one/config.yaml is there already: name another --out.\n"
+    again = subprocess.run([sys.executable, KEEP, "runs/one", "--out", "records/a"], capture_output=True, text=True)
+    assert (again.returncode, again.stderr) == (
+        1,
+        "error: records/a/one/config.yaml is there already: name another --out.\n",
     )
     assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*") if file.suffix != ".png")
 
 
-def test_a_reproduction_of_which_nothing_has_ended_is_refused(tmp_path):
+def test_a_reproduction_of_which_nothing_has_ended_is_refused(tmp_path, keep):
     (tmp_path / "S3").mkdir()
     (tmp_path / "S3" / "experiment.json").write_text("{}")
-    done = keep("S3", "--out", "a", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "error: S3 has neither a result nor a training that has ended.\n")
+    assert keep("S3", "a") == "error: S3 has neither a result nor a training that has ended."
     assert not (tmp_path / "a").exists()
 
 
-def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_figures", "no_fsync", "no_processes")
+def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch, keep):
     """Without weights, and without training again what had ended."""
     reporter, toy = Reporter(quiet=True), replace(TOY, run_by_run=True)
     whole = reproduce(toy, tmp_path / "toy", quick=True, jobs=2, reporter=reporter)
@@ -54,7 +69,7 @@ def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch)
     last = tmp_path / "toy" / "runs" / "best-seed1" / "status.json"
     last.write_text(last.read_text().replace("finished", "stopped"))
     (tmp_path / "toy" / "measurements" / "best-seed1.json").unlink()
-    assert keep("toy", "--out", "part", cwd=tmp_path).returncode == 0
+    assert keep("toy", "part") is None
     assert {run.name for run in (tmp_path / "part" / "runs").iterdir()} == {"rate0.001", "rate0.002"}
     assert not list((tmp_path / "part").rglob("*.safetensors"))
     started = []
@@ -63,9 +78,9 @@ def test_a_reproduction_goes_on_in_the_record_of_its_part(tmp_path, monkeypatch)
     assert started == ["best-seed1"]
 
 
-def test_a_reproduction_without_trainings_is_kept(tmp_path):
+def test_a_reproduction_without_trainings_is_kept(tmp_path, keep):
     (tmp_path / "S0").mkdir()
     for name in ("experiment.json", "result.json", "table.md"):
         (tmp_path / "S0" / name).write_text("{}")
-    assert keep("S0", "--out", "a", cwd=tmp_path).returncode == 0
+    assert keep("S0", "a") is None
     assert {file.name for file in (tmp_path / "a").iterdir()} == {"result.json", "table.md"}

@@ -25,7 +25,7 @@ from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
-from conftest import STEPS, TINY, Blank, assert_consistent, assert_same_run, leftovers, text
+from conftest import STEPS, TINY, Blank, assert_consistent, assert_same_run, leftovers, text, without_figures
 
 OVERRIDES = {
     "epochs": 6,
@@ -57,8 +57,13 @@ LIMIT = 120  # seconds, on a machine that is busy with something else
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """The uninterrupted run that the killed ones must equal; its config.yaml is the recipe of all of them."""
-    path = tmp_path_factory.mktemp("whole") / "run"
-    return train(override(TINY, OVERRIDES), path, reporter=Reporter(quiet=True))
+    return uninterrupted(tmp_path_factory, OVERRIDES)
+
+
+def uninterrupted(tmp_path_factory, overrides):
+    with pytest.MonkeyPatch.context() as patch:
+        without_figures(patch)
+        return train(override(TINY, overrides), tmp_path_factory.mktemp("run") / "run", reporter=Reporter(quiet=True))
 
 
 def real(arguments, log):
@@ -152,7 +157,7 @@ def test_kill_twenty_times(whole, tmp_path, seed):
 def test_signals_to_the_process(whole, tmp_path):
     """SIGTERM and SIGINT while training: each ends in 75 within ten seconds, then the run is finished."""
     path, log = tmp_path / "run", tmp_path / "log"
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGTERM, signal.SIGINT):
         process = Forked(command(whole, path), log)
         wait_for_progress(path, process)
         os.kill(process.pid, number)
@@ -182,19 +187,9 @@ def test_signal_while_the_process_imports(whole, tmp_path, number):
 
 # In this process from here on: the signal strikes at a chosen place.
 
-PLACES = [
-    "load_dataset",
-    "build_for",
-    "write_config",
-    "train_step",
-    "apply_step",
-    "validation",
-    "training split",
-    "save_checkpoint",
-    "epoch's end",
-    "test",
-    "write_result",
-]
+PLACES = ["load_dataset", "build_for", "write_config", "train_step", "validation", "training split"]
+PLACES += ["save_checkpoint", "test"]
+PLACES += [pytest.param(place, marks=pytest.mark.slow) for place in ("apply_step", "epoch's end", "write_result")]
 
 
 def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
@@ -250,8 +245,7 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory):
     """An uninterrupted run of two epochs."""
-    config = override(TINY, OVERRIDES | {"epochs": 2})
-    return train(config, tmp_path_factory.mktemp("pair") / "run", reporter=Reporter(quiet=True))
+    return uninterrupted(tmp_path_factory, OVERRIDES | {"epochs": 2})
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -276,22 +270,27 @@ ENDING = {"epochs": 9, "score_train": 3, "stop_train_error": 0.7, "save_minutes"
 ENDING |= {"cutmix": 0.0, "mixup": 0.0}  # with them nothing is learnt so soon
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """An uninterrupted run that ends between the steps of an epoch."""
+    return uninterrupted(tmp_path_factory, OVERRIDES | ENDING)
+
+
 @pytest.mark.usefixtures("no_figures", "no_fsync")
 @pytest.mark.parametrize("place", ["its evaluation", "the test"])
-def test_stop_at_the_step_that_ends_a_run(tiny, tmp_path, reporter, monkeypatch, place):
+def test_stop_at_the_step_that_ends_a_run(ended, tmp_path, reporter, monkeypatch, place):
     """Between the steps of an epoch: stopped in the evaluation that finds the error, or in the test after it."""
-    config = tiny(**OVERRIDES | ENDING)
-    whole = train(config, tmp_path / "whole", reporter=reporter)
-    scores = [row for row in whole.metrics if row["kind"] == "train-score"]
-    assert whole.status["stopped"].startswith(f"stopped at {scores[-1]['epoch']:.4g} of 9 epochs by a training error")
+    config = ended.config
+    scores = [row for row in ended.metrics if row["kind"] == "train-score"]
+    assert ended.status["stopped"].startswith(f"stopped at {scores[-1]['epoch']:.4g} of 9 epochs by a training error")
     with monkeypatch.context() as patch:
         at = len(scores) if place == "its evaluation" else 1
         strike(patch, "training split" if place == "its evaluation" else "test", at=at)
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "run", reporter=reporter)
     run = train(config, tmp_path / "run", reporter=reporter)
-    assert_same_run(run, whole)
-    assert run.status["stopped"] == whole.status["stopped"]
+    assert_same_run(run, ended)
+    assert run.status["stopped"] == ended.status["stopped"]
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -312,7 +311,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")
-@pytest.mark.parametrize("at", range(1, 8))
+@pytest.mark.parametrize("at", [1, 2, 3, 5, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 6, 7))])
 def test_kill_at_any_save(pair, tmp_path, reporter, monkeypatch, at):
     """Between the best and the last checkpoint of an epoch, too."""
     saves = 0
@@ -343,6 +342,7 @@ def test_what_a_killed_save_left_is_removed(tiny, tmp_path, reporter):
     assert not leftovers(run)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_kill_while_the_first_file_is_written(pair, tmp_path, reporter):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").touch()

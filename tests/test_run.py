@@ -256,13 +256,14 @@ def test_empty_folder_is_taken(tiny, tmp_path):
 
 
 def test_second_process_is_refused(tiny, tmp_path):
-    code = "import sys; from alexnet.runs.folder import open_run, load_run\n"
-    code += "run = load_run(sys.argv[1])\nwith open_run(run.config, run.path): pass"
+    """The first one holds the lock without having imported torch, which takes seconds."""
+    code = "import sys; from pathlib import Path; from alexnet.files import holding\n"
+    code += "with holding(Path(sys.argv[1]), '', ''): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with open_run(tiny(), tmp_path / "run") as run:
-        run.write_config(tiny())
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "another process is training in" in refused.stderr
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="another process is training in"), open_run(tiny(), tmp_path / "run"):
+            pass
     with open_run(tiny(), tmp_path / "run"):
         pass
 

@@ -165,7 +165,7 @@ def test_every_table_starts_by_every_scheme(table, scheme):
 
 def test_standard_deviations_go_by_role():
     wide = (Linear(600), Linear(500), Linear(400))
-    table = replace(NET145, convs=(Conv(64, 3), Conv(64, 5), Conv(96, 3), Conv(96, 1)), hidden=wide)
+    table = replace(NET145, convs=(Conv(64, 3), Conv(64, 5), Conv(96, 3), Conv(96, 1)), hidden=wide, input_size=16)
     for scheme, expected in {
         "text": [0.01] * 8,
         "code": [0.01, 0.01, 0.03, 0.03, 0.01, 0.01, 0.01, 0.01],

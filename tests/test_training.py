@@ -372,6 +372,20 @@ def test_constant_answers(confusion, loss, constant):
         ({"early_stop": 1, "optim.schedule": "cosine"}, "--early-stop is without effect in the schedule cosine"),
     ],
 )
+def test_cautions(tiny, values, expected):
+    config = tiny(**{"data.val_fraction": 0.1} | values)
+    said = cautions(config, load_dataset(config.data))
+    assert (said == []) if expected is None else ("\n".join(said).count(expected) == 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"optim.warmup_epochs": 1.0}, None),
+        ({"optim.warmup_epochs": 1.5}, "the warm-up takes 1.5 of 2 epochs, more than half"),
+        ({"start": ["lsuv"], "init": "given"}, "--start is without effect with --init"),
+    ],
+)
 def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, finished, values, expected):
     values = {"data.val_fraction": 0.1} | values | ({"init": str(finished.best)} if "init" in values else {})
     train(tiny(**values), tmp_path / "run", reporter=reporter)

@@ -45,11 +45,12 @@ TOY = Experiment(
 )
 
 if __name__ == "__main__":
+    from alexnet.compute import usable_cores
     from alexnet.errors import AlexNetError
     from alexnet.paper.reproduce import reproduce
 
     try:
-        reproduce(TOY, Path(sys.argv[1]), jobs=2, quick=sys.argv[2] == "quick")
+        reproduce(TOY, Path(sys.argv[1]), jobs=usable_cores(), quick=sys.argv[2] == "quick")
     except AlexNetError as problem:
         print(problem, file=sys.stderr)
         sys.exit(problem.exit_code)
