@@ -124,7 +124,7 @@ def compare(
             result,
             result.count / seconds,
             PUBLISHED.get((trained.network, views))
-            if data.source == "imagenet" and len(dataset.classes) == 1000
+            if (data.source, name, len(dataset.classes)) == ("imagenet", "val", 1000)
             else None,
         )
         compared.append(line)
