@@ -52,7 +52,7 @@ def picture(path):
         (["train", "digits", "--then", "9" * 5000], 2, "--then '9999"),
         (["train", "digits", "--then", f"2 patience={'9' * 5000}"], 2, "--then '2 patience="),
         (["train", "digits", "--name", "   "], 2, "the run's name '   ' is no folder name"),
-        (["predict", "{run}", "{run}/curves.png", "--sheet", "/"], 2, "--sheet / is a folder"),
+        (["predict", "{run}", "{run}/curves.png", "--sheet", "/"], 2, "--sheet /: figures are PNG files"),
         (["benchmark", "cifar", "--batch-size", "1000000000000"], 2, "more memory than there is"),
         (["train", "digits", "--epochs", "--seed", "1"], 2, "--epochs requires an argument"),
         (["evaluate", "{run}/config.yaml"], 4, "is not a checkpoint"),

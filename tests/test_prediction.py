@@ -636,10 +636,11 @@ def test_a_sheet_that_was_not_drawn_is_not_announced(call, small, tmp_path):
 
 
 def test_a_sheet_that_cannot_be_written(call, small, photos, tmp_path):
+    (tmp_path / "no").touch()
     code, out, err = call("predict", small, photos, "--sheet", tmp_path / "no" / "s.png", "--device", "cpu")
-    assert code == 2
-    assert any(name in out for name in NAMES)  # the answers come first
-    assert "--sheet" in err or "s.png" in err
+    assert (code, out) == (2, "")  # before the first answer
+    assert "s.png" in err
+    assert "choose another --sheet" in err
     assert "Traceback" not in err
 
 
@@ -658,3 +659,9 @@ def test_command_errors(call, small, photos, arguments, code, message):
     filled = [a.format(small=small, photos=photos) for a in arguments]
     found, _, err = call("predict", *filled, "--device", "cpu")
     assert (found, err.startswith("error: "), message in err) == (code, True, True), err
+
+
+def test_a_sheet_that_is_no_png_is_refused_first(call, small, photos, tmp_path):
+    code, out, err = call("predict", small, photos, "--sheet", tmp_path / "s.pdf", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert "s.pdf: figures are PNG files" in err
