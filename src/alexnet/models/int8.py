@@ -81,6 +81,11 @@ def computes_int8(device: torch.device) -> bool:
     return device.type == "cpu" and has_vnni() is not False
 
 
+def knows_layers(model: AlexNet) -> bool:
+    """Whether `quantize` knows all layers of a network; local ones, for example, it does not."""
+    return all(map(_is_known, model.children()))
+
+
 @torch.inference_mode()
 def _calibrate(model: AlexNet, images: Tensor) -> list[tuple[nn.Module, Grid | None]]:
     """The layers that a network in evaluation has, in order; those with weights with a grid for their inputs, on which
