@@ -72,6 +72,8 @@ def quantise(
     model: onnx.ModelProto, trained: Trained, form: Form, measurement: Measurement
 ) -> tuple[onnx.ModelProto, Loss]:
     """The model in 8 bits, and what that costs. Raises UsageError, DataError or CheckpointError for the data."""
+    if trained.config is not None and measurement.config is not None:
+        raise UsageError(f"{trained.origin} says what it was trained on: leave the recipe out (--recipe, config=).")
     config = trained.config or measurement.config
     if config is None:
         raise UsageError(
