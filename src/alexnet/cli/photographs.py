@@ -196,7 +196,8 @@ def predict(
     top
         Classes to show for each.
     views
-        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three; the outer ones begin in the border that training's crops had (--data.pad).
     sheet
         Also draw the images above bars, as the paper's figure 4, to this PNG file, and more than twenty to NAME-1.png,
         NAME-2.png ... An image whose folder is named after one of the classes is taken to show that class.
@@ -287,7 +288,8 @@ def compare(
     split
         Part of the data; without it test, or val where there is no test split (ImageNet).
     views
-        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three; the outer ones begin in the border that training's crops had (--data.pad).
     model
         Network of bare weights whose shapes do not tell it.
     device
