@@ -670,3 +670,10 @@ def test_settings_stand_in_groups_and_preview_shows_those_of_images(call):
     _, images, _ = call("preview", "--help")
     assert "--data.pad INT" in images
     assert "--optim.lr" not in images
+
+
+def test_an_input_that_is_too_small_is_mended_by_info_s_own_flag(call):
+    code, _, err = call("info", "paper", "--input-size", "20")
+    assert (code, "--input-size 20 is too small for this network: the smallest that works is 64" in err) == (2, True)
+    assert "--data" not in err
+    assert call("info", "paper", "--input-size", "64")[0] == 0

@@ -183,3 +183,40 @@ def test_networks_of_grey_images_are_not_asked_about_colours(photos, finished):
     trained, dataset = open_trained(finished), load_dataset(DataConfig(source="folder", root=str(photos)))
     with pytest.raises(CheckpointError, match="takes images of 1 channel"):
         check_classes(trained, replace(dataset, classes=trained.classes))
+
+
+def test_logits_that_cannot_be_written_are_refused_before_the_first_image(photos, theirs, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "load_dataset", lambda *_: pytest.fail("images were opened"))
+    (tmp_path / "file").touch()
+    data = DataConfig(source="folder", root=str(photos))
+    for place in (tmp_path / "file" / "z.npz", tmp_path):
+        with pytest.raises(UsageError, match=r"cannot write .*choose another --logits"):
+            compare(data, [theirs[1]], logits=place, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_every_network_is_shown_before_the_logits_are_written(call, photos, theirs, tmp_path, monkeypatch):
+    """A disk that is full after hours takes the logits alone."""
+    path, out = theirs[1], tmp_path / "new" / "z.npz"
+    line = ["compare", "folder", path, path, "--data.root", photos, "--device", "cpu", "--logits", out]
+    code, said, _ = call(*line)
+    assert (code, said.count(f"{path}: "), said.count("error")) == (0, 1, 5)  # the first as it ends, then the table
+    assert out.is_file()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(comparison, "replacing", full)
+    code, said, err = call(*line, "--json")
+    assert (code, len(json.loads(said))) == (2, 2)
+    assert "No space left" in err
+
+
+@pytest.mark.parametrize(("split", "judged"), [("val", True), ("train", False)])
+def test_only_validation_images_are_judged_by_published_figures(photos, theirs, monkeypatch, split, judged):
+    dataset = load_dataset(DataConfig(source="folder", root=str(photos)))
+    monkeypatch.setattr(comparison, "load_dataset", lambda _: replace(dataset, classes=("x",) * 1000))
+    monkeypatch.setattr(comparison, "check_classes", lambda *_: None)
+    data = DataConfig(source="imagenet", root=str(photos))
+    (line,) = compare(data, [theirs[1]], split=split, device="cpu")
+    assert (line.published is not None) == judged

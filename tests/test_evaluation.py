@@ -248,3 +248,11 @@ def test_missing_and_unfinished(tmp_path):
     (tmp_path / "config.yaml").write_text("epochs: 1")
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
         evaluate(tmp_path)
+
+
+def test_weights_of_other_data_are_not_told_to_begin_afresh(call, tmp_path):
+    """--replace-head is train's."""
+    torch.save(build_model("cifar", width=0.125, num_classes=7).state_dict(), tmp_path / "other.pth")
+    code, _, err = call("evaluate", tmp_path / "other.pth", "--recipe", "digits")
+    assert code == 4
+    assert "other.pth has 7 outputs, digits has 10 classes: measure it on data of its own classes (--recipe" in err

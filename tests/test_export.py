@@ -235,3 +235,32 @@ def test_hub_folder_tells_no_path_of_initial_weights(finished, tiny, tmp_path):
     folder = alexnet.export_hub(run, tmp_path / "hub")
     assert load_config(folder / "recipe.yaml").init == "best.safetensors"
     assert not any(str(finished.path).encode() in file.read_bytes() for file in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--to", "hub", "--out", "x", "--split", "test"], "--split does nothing with --to hub; it is for --to onnx"),
+        (
+            ["--to", "torchvision", "--out", "x.pth", "--recipe", "digits"],
+            "--recipe does nothing with --to torchvision",
+        ),
+        (
+            ["--to", "torch-export", "--out", "x.pt2", "--data.root", "d"],
+            "--data.root does nothing with --to torch-export; it is for --to onnx and hub",
+        ),
+        (["--to", "onnx", "--out", "x.onnx", "--model", "bvlc"], "cifar is the name of a network: leave --model bvlc"),
+    ],
+    ids=str,
+)
+def test_flags_are_not_ignored_nor_sent_to_where_they_are_refused(flags, message, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("export", "cifar", *flags)
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_run_is_measured_on_its_own_data(finished, call, tmp_path):
+    out = tmp_path / "x.onnx"
+    code, _, err = call("export", finished.path, "--to", "onnx", "--out", out, "--int8", "--recipe", "cifar10")
+    assert (code, "says what it was trained on: leave the recipe out" in err) == (2, True)
+    assert not out.exists()

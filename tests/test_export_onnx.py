@@ -12,6 +12,7 @@ import torch
 from alexnet.data.augment import Preprocessing
 from alexnet.errors import AlexNetError, ExportError, UsageError
 from alexnet.export import graph as graphs
+from alexnet.export import integers
 from alexnet.export.graph import Form, build_graph
 from alexnet.export.integers import Measurement
 from alexnet.export.onnx_file import export_onnx
@@ -247,3 +248,33 @@ def test_a_network_by_its_name_has_the_same_random_weights_each_time(tmp_path):
     assert torch.equal(state, torch.random.get_rng_state())
     props = {p.key: p.value for p in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert props["weights"] == "untrained"
+
+
+@pytest.mark.parametrize(("saturating", "bits"), [(True, 7), (False, 8)])
+def test_sums_of_8_bits_do_not_overflow_where_processors_would(finished, tmp_path, monkeypatch, saturating, bits):
+    """onnxruntime's reduce_range, for x86 without VNNI; the file says what it was measured on."""
+    monkeypatch.setattr(integers, "sums_saturate", lambda: saturating)
+    export_onnx(finished, tmp_path / "run.onnx", int8=Measurement())
+    model = onnx.load(tmp_path / "run.onnx")
+    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    largest = max(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max() for t in weights)
+    assert largest == 2 ** (bits - 1) - (bits == 8)
+    told = json.loads({p.key: p.value for p in model.metadata_props}["int8"])
+    assert told["weight_bits"] == bits
+    assert {"processor", "onnxruntime"} <= told.keys()
+
+
+@pytest.mark.parametrize(
+    ("machine", "vnni", "saturate"),
+    [
+        ("x86_64", False, True),
+        ("AMD64", False, True),
+        ("x86_64", True, False),
+        ("x86_64", None, False),
+        ("arm64", False, False),
+    ],
+)
+def test_processors_whose_sums_of_bytes_overflow(monkeypatch, machine, vnni, saturate):
+    monkeypatch.setattr(integers.platform, "machine", lambda: machine)
+    monkeypatch.setattr(integers, "has_vnni", lambda: vnni)
+    assert integers.sums_saturate() == saturate

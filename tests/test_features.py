@@ -246,7 +246,7 @@ def test_archive_appears_whole_or_not_at_all(call, checkpoint, images, tmp_path,
         ({"--layers": ","}, 2, "--layers"),
         ({"images": "nothing.png"}, 3, "nothing.png"),
         ({"target": "nothing.safetensors"}, 4, "nothing.safetensors"),
-        ({"--out": "no/such/f.npz"}, 2, "no/such/f.npz"),
+        ({"--out": "/dev/null/f.npz"}, 2, "/dev/null/f.npz"),
     ],
     ids=str,
 )
@@ -280,3 +280,10 @@ def test_the_documented_layers_are_those_of_the_networks():
     assert rows == {name: [layer.name for layer in trace(resolve(name))] for name in list_models()}
     theirs = dict(re.findall(r"^\| (\w+) \| ((?:features|classifier)\.\d+|avgpool) \|", text, re.M))
     assert theirs == TORCHVISION_LAYERS
+
+
+def test_archives_that_cannot_be_written_are_refused_first(call, images, tmp_path):
+    """Before the weights are opened."""
+    code, _, err = call("features", "nothing.pth", images, "--out", "/dev/null/f.npz")
+    assert (code, "cannot write /dev/null/f.npz" in err) == (2, True)
+    assert call("features", "nothing.pth", images, "--out", tmp_path / "new" / "f.npz")[0] == 4

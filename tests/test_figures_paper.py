@@ -206,3 +206,26 @@ def test_no_neighbours_are_no_error(tmp_path):
     figure = draw_neighbours([Retrieval(Answer(image, [("a", 1.0)], "1.png"), [])])
     save_figure(figure, tmp_path / "a.png")
     assert len(figure.axes) == 2
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [["figure", "errors", "a"], ["figure", "kernels", "a"], ["figure", "answers", "a"], ["preview", "digits"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("x.pdf", "--out x.pdf: figures are PNG files"), ("file/x.png", "cannot write file/x.png")],
+)
+def test_files_that_no_figure_can_be_saved_as_are_refused_first(call, tmp_path, monkeypatch, verb, out, message):
+    """Before the first run is opened."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    code, _, err = call(*verb, "--out", out)
+    assert (code, message in err) == (2, True), err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_folders_of_figures_are_made(finished, call, tmp_path):
+    assert call("figure", "errors", finished.path, "--out", tmp_path / "new" / "a.PNG")[0] == 0
+    assert (tmp_path / "new" / "a.PNG").is_file()

@@ -52,7 +52,7 @@ def picture(path):
         (["train", "digits", "--then", "9" * 5000], 2, "--then '9999"),
         (["train", "digits", "--then", f"2 patience={'9' * 5000}"], 2, "--then '2 patience="),
         (["train", "digits", "--name", "   "], 2, "the run's name '   ' is no folder name"),
-        (["predict", "{run}", "{run}/curves.png", "--sheet", "/"], 2, "--sheet / is a folder"),
+        (["predict", "{run}", "{run}/curves.png", "--sheet", "/"], 2, "--sheet /: figures are PNG files"),
         (["benchmark", "cifar", "--batch-size", "1000000000000"], 2, "more memory than there is"),
         (["train", "digits", "--epochs", "--seed", "1"], 2, "--epochs requires an argument"),
         (["evaluate", "{run}/config.yaml"], 4, "is not a checkpoint"),
@@ -112,14 +112,13 @@ def test_a_backend_that_matplotlib_does_not_know(run_cli):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has none")
 def test_a_pipe_or_a_device_is_not_replaced_by_a_file(call, finished, tmp_path):
     """Root could: /dev/null would be a file from then on."""
-    out = tmp_path / "out.npz"
-    os.mkfifo(out)
     image = picture(tmp_path / "a.png")
-    for command in (("features", finished.path, image, "--out"), ("preview", "digits", "--out")):
-        code, _, err = call(*command, out)
+    for name, *command in (("f.npz", "features", finished.path, image), ("p.png", "preview", "digits")):
+        os.mkfifo(out := tmp_path / name)
+        code, _, err = call(*command, "--out", out)
         assert (code, len(err.splitlines())) == (2, 1)
         assert f"cannot write {out}: it is a pipe, a socket or a device" in err
-    assert out.is_fifo()
+        assert out.is_fifo()
 
 
 # --- settings made in Python

@@ -333,3 +333,15 @@ def test_a_name_is_given_once(registry):
 def test_an_unknown_source_says_where_it_may_be_known():
     with pytest.raises(UsageError, match=r"Known: digits.*alexnet\.register_source"):
         load_dataset(alexnet.DataConfig(source="mine"))
+
+
+def test_a_damaged_image_that_a_program_opened_has_an_error(finished, tmp_path):
+    """Pillow decodes an image when its pixels are asked for, and knows no way from some of its modes."""
+    good = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8))
+    good.save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1500])
+    given = [Image.open(tmp_path / "cut.jpg"), Image.new("La", (8, 8)), good]
+    cut, unknown, answered = alexnet.predict(finished, given, device="cpu")
+    assert cut.error.startswith("cannot decode image 0: image file is truncated")
+    assert unknown.error.startswith("cannot decode image 1: La has no way to RGB")
+    assert (answered.error, len(answered.classes)) == (None, 5)

@@ -14,7 +14,8 @@ from alexnet.config import DataConfig
 from alexnet.data.augment import central_views
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.errors import DataError
+from alexnet.errors import DataError, UsageError
+from alexnet.inference import retrieval
 from alexnet.inference.features import extract_features
 from alexnet.inference.kernels import colour_shares, first_kernels
 from alexnet.inference.neighbours import find_nearest, hidden_layer, rank_distances, split_features, split_pixels
@@ -212,3 +213,16 @@ def test_colours_of_kernels(photographs, call, tmp_path):
     assert f"column 2: colour is {expected[8:].mean():.1%}" in out
     with Image.open(tmp_path / "k.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 200
+
+
+def test_without_neighbours_nothing_is_searched(finished, monkeypatch):
+    monkeypatch.setattr(retrieval, "split_features", lambda *_, **__: pytest.fail("the index was computed"))
+    found = retrieve(finished, queries=2, neighbours=0, device="cpu")
+    assert [(len(each.answer.bars), each.neighbours) for each in found] == [(5, []), (5, [])]
+
+
+def test_more_files_than_a_figure_shows_are_refused(finished, tmp_path):
+    for number in range(21):
+        Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UsageError, match="21 images were named, and a figure has room for 20"):
+        retrieve(finished, [tmp_path], device="cpu")

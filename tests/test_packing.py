@@ -778,3 +778,13 @@ def test_a_whole_file_of_something_else_is_not_replaced(original, copy, whose):
     with pytest.raises(DataError, match=r"val\.arrow"):
         pack(original, copy)
     assert files(copy) == before
+
+
+def test_a_preparation_of_other_classes_is_not_replaced(copy, tmp_path):
+    """Photographs of dogs, prepared by mistake where those of cats are."""
+    before = files(copy)
+    others = fill(tmp_path / "others" / "train", seed=90, corgi=2, pug=2).parent
+    fill(others / "val", seed=95, corgi=1, pug=1)
+    with pytest.raises(UsageError, match=r"another preparation \(train.arrow of 3 classes: cat, dog, owl\).*--out"):
+        pack(others, copy)
+    assert files(copy) == before

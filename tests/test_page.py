@@ -403,3 +403,13 @@ def test_missing_training_images_are_said(viewer):
 
     assert asyncio.run(look()) == "They are left out: the data is gone"
     assert isinstance(viewer.trained.preprocessing, Preprocessing)
+
+
+def test_neighbours_of_earlier_weights_are_deleted(run, viewer, tmp_path):
+    own = alexnet.load_run(shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("page")))
+    index = Index(own, viewer)
+    index.file.parent.mkdir()
+    for name in ("neighbours-0123.npz", "notes.txt"):
+        (index.file.parent / name).touch()
+    list(index.batches())
+    assert {file.name for file in index.file.parent.iterdir()} == {index.file.name, "notes.txt"}

@@ -390,6 +390,17 @@ def test_caffes_blobs_are_bvlc(tmp_path, photos):
     assert alike(probabilities(found, photos / "1.png"), dict(zip(found.names, wanted, strict=True)), 1e-4)
 
 
+def test_caffes_blobs_may_be_caffenets(tmp_path, capsys, monkeypatch):
+    """The shapes are the same, so a note says which was taken and how to name the other."""
+    fields = {"num_classes": 3, "hidden": (16, 16)}
+    state = build_model("bvlc", **fields).state_dict()
+    np.savez(tmp_path / "w.npz", **{n.replace(".", "_"): t.numpy() for n, t in state.items()})
+    monkeypatch.setattr(trained, "resolve", lambda name, **f: resolve(name, **(fields | f)))
+    for model, said in ((None, True), ("bvlc", False), ("caffenet", False)):
+        assert open_trained(tmp_path / "w.npz", model).network == (model or "bvlc")
+        assert ("--model caffenet" in capsys.readouterr().err) == said
+
+
 def test_shapes_of_no_known_network(tmp_path, photos):
     model = build_model("cifar", width=0.25, in_channels=1)
     torch.save(model.state_dict(), tmp_path / "digits.pth")
@@ -636,10 +647,11 @@ def test_a_sheet_that_was_not_drawn_is_not_announced(call, small, tmp_path):
 
 
 def test_a_sheet_that_cannot_be_written(call, small, photos, tmp_path):
+    (tmp_path / "no").touch()
     code, out, err = call("predict", small, photos, "--sheet", tmp_path / "no" / "s.png", "--device", "cpu")
-    assert code == 2
-    assert any(name in out for name in NAMES)  # the answers come first
-    assert "--sheet" in err or "s.png" in err
+    assert (code, out) == (2, "")  # before the first answer
+    assert "s.png" in err
+    assert "choose another --sheet" in err
     assert "Traceback" not in err
 
 
@@ -658,3 +670,23 @@ def test_command_errors(call, small, photos, arguments, code, message):
     filled = [a.format(small=small, photos=photos) for a in arguments]
     found, _, err = call("predict", *filled, "--device", "cpu")
     assert (found, err.startswith("error: "), message in err) == (code, True, True), err
+
+
+def test_a_sheet_that_is_no_png_is_refused_first(call, small, photos, tmp_path):
+    code, out, err = call("predict", small, photos, "--sheet", tmp_path / "s.pdf", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert "s.pdf: figures are PNG files" in err
+
+
+def test_bytes_are_one_image(photos, small):
+    """And not as many as they have numbers."""
+    content = (photos / "0.png").read_bytes()
+    (alone,) = predict(small, content, device="cpu")
+    (listed,) = predict(small, [content], device="cpu")
+    (file,) = predict(small, photos / "0.png", device="cpu")
+    assert (alone, alone.probabilities) == (listed, file.probabilities)
+
+
+@pytest.mark.parametrize("verb", ["predict", "compare", "evaluate"])
+def test_help_names_all_views(call, verb):
+    assert "9 a grid of three by three" in " ".join(call(verb, "--help")[1].replace("│", " ").split())

@@ -16,7 +16,7 @@ from alexnet.models.ablations import resolve
 from alexnet.models.int8 import computes_int8
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
-from alexnet.speed import baseline
+from alexnet.speed import baseline, networks
 from alexnet.speed.baseline import Baseline, Request, _torchvision
 from alexnet.speed.limits import training_bound
 from alexnet.speed.networks import Rates, Speed
@@ -150,3 +150,20 @@ def test_the_reference_process_keeps_torchs_own_allocator(monkeypatch):
     assert "mallopt" not in asked
     configure_process()
     assert "mallopt" in asked
+
+
+@pytest.mark.parametrize(("name", "ways"), [("convnet-11pct", 0), ("cifar", 2)])
+def test_8_bits_are_measured_where_they_can_be(monkeypatch, name, ways):
+    """Networks with layers that 8 bits do not know have all other ways."""
+
+    class Elsewhere:
+        seconds = staticmethod(lambda _: 1.0)
+        __enter__ = __exit__ = lambda self, *_: self
+
+    given = {"Baseline": Elsewhere, "computes_int8": lambda _: True, "quantize": lambda model, _: model}
+    given |= {"arithmetic": lambda *_: 1e9, "bandwidth": lambda _: 1e9}
+    for each, stand_in in given.items():
+        monkeypatch.setattr(networks, each, stand_in)
+    speed = networks.benchmark(name, batch_size=1, device="cpu", rounds=1, steps=1)
+    assert sum("int8" in way for way in speed.rates) == ways
+    assert "training, fp32" in speed.rates

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from alexnet.compute import resolve_compute
 from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
 from alexnet.config.colours import IMAGENET
@@ -31,6 +32,10 @@ from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.data.streamed import StreamedSplit
 from alexnet.errors import DataError, UsageError
+from alexnet.inference import forward
+from alexnet.inference.forward import collect_logits
+from alexnet.models.int8 import _Quantize
+from alexnet.models.onednn import Grid
 from alexnet.training.loop import train
 
 CPU = torch.device("cpu")
@@ -647,3 +652,51 @@ def test_prepared_photographs_bring_their_statistics(both):
 def test_a_larger_resize_than_was_prepared_is_refused(both):
     with pytest.raises(UsageError, match=r"--data\.resize 65.*prepared at 64"):
         StreamedSplit(both[1].val, CPU, DataConfig(resize=65, crop=56))
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_networks_of_small_images_see_photographs_at_their_crop(photos, views):
+    """Their checkpoints bring no resize."""
+    without, with_ = (
+        StreamedSplit(photos, CPU, PLAIN, Preprocessing(24, resize, (0.0,), (1 / 255,))) for resize in (None, 24)
+    )
+    assert same(evaluated(without, views=views), evaluated(with_, views=views))
+    assert by_row(epoch(without)) == by_row(epoch(with_))
+    assert without.sides() == (24, 24)
+
+
+@pytest.mark.parametrize(("workers", "batch_size", "ahead"), [(2, 4, 8), (2, 16, 2), (1, 1, 16)])
+def test_small_batches_keep_all_threads_busy(photos, workers, batch_size, ahead):
+    split, taken = streamed(photos, workers), []
+    decoded = split._decoded(map(counted_by(taken), torch.arange(N).split(batch_size)), split.evaluation_cut())
+    next(decoded)
+    decoded.close()
+    assert len(taken) == min(ahead + 1, -(-N // batch_size))
+
+
+def counted_by(taken):
+    return lambda rows: taken.append(len(rows)) or rows
+
+
+class NeverEmpty(nn.Module):
+    def forward(self, images):
+        assert len(images)
+        return images.flatten(1)[:, :3]
+
+
+def test_a_batch_without_a_readable_photograph_is_passed_over(spoilt, monkeypatch):
+    monkeypatch.setattr(forward, "batch_size", lambda *_: 6)
+    split = streamed(spoilt(dict.fromkeys(range(6), b"no image")))
+    logits, labels = collect_logits(NeverEmpty(), split, resolve_compute("cpu", "fp32"), skip_bad=True)
+    assert (len(logits), labels.tolist()) == (N - 6, list(range(6, N)))
+
+
+def test_no_images_are_no_integers():
+    """In 8 bits too."""
+    assert _Quantize(Grid(0.1, 3))(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+def test_no_readable_photograph_at_all(spoilt):
+    split = streamed(spoilt(dict.fromkeys(range(N), b"no image")))
+    with pytest.raises(DataError, match="no image of the split can be read"):
+        collect_logits(NeverEmpty(), split, resolve_compute("cpu", "fp32"), skip_bad=True)

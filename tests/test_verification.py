@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
-from alexnet.data.packed import PackedStore
+from alexnet.data.packed import PackedStore, signed
 from alexnet.data.sources import load_dataset
 from alexnet.data.verification import verify_prepared
 from alexnet.errors import DataError
@@ -167,3 +169,28 @@ def test_progress_reaches_the_end(done):
     verify_prepared(done, lambda *progress: said.append(progress))
     assert said[-1] == ("val", 4, 4)
     assert ("train", 11, 11) in said
+
+
+def rewrite(path: Path, **changes: bytes) -> None:
+    """A prepared file with other metadata."""
+    rows = pa.ipc.open_file(pa.py_buffer(path.read_bytes())).read_all()
+    metadata = dict(rows.schema.metadata) | {name.encode(): value for name, value in changes.items()}
+    if "checksums" not in changes:
+        metadata = signed(metadata, rows.to_batches())
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema.with_metadata(metadata)) as writer:
+        writer.write_table(rows)
+
+
+def test_a_source_that_a_later_version_knows_can_be_verified(copy):
+    for path in (copy / "train.arrow", copy / "val.arrow"):
+        described = PackedStore(path).meta | {"source": "of-2030"}
+        rewrite(path, alexnet=json.dumps(described).encode())
+    assert [(v.images, v.damaged, v.unknown) for v in verify_prepared(copy)] == [(11, (), None), (4, (), None)]
+
+
+@pytest.mark.parametrize("checksums", [b"[]", b"7", b"null", b'"text"'])
+def test_checksums_that_are_none_are_damage(copy, checksums):
+    rewrite(copy / "train.arrow", checksums=checksums)
+    with pytest.raises(DataError, match=r"train\.arrow is damaged .*checksums"):
+        PackedStore(copy / "train.arrow")
+    assert "is damaged" in verify_prepared(copy)[0].damaged[0]

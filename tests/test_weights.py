@@ -658,3 +658,22 @@ def test_files_that_may_not_be_read(trained, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(np, "load", refuse)
     monkeypatch.setattr(zipfile, "is_zipfile", lambda _: False)
     assert "Permission denied" in refusal(path)
+
+
+def test_a_head_of_ones_own_on_another_device(trained):
+    """A model on a GPU keeps its head, and takes the rest from the CPU."""
+
+    class OnGpu(torch.Tensor):
+        device = property(lambda _: torch.device("cuda"))
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    fresh = network(num_classes=3)
+    state = fresh.state_dict()
+    own = {name: tensor.clone() for name, tensor in state.items() if name.startswith("fc")}
+    head = sorted(own)[-1].rpartition(".")[0]
+    fresh.state_dict = lambda: {name: tensor.as_subclass(OnGpu) for name, tensor in state.items()}
+    load_weights(fresh, trained.state_dict(), replace_head=True)
+    assert torch.equal(fresh.get_submodule(head).weight, own[f"{head}.weight"])
+    assert torch.equal(fresh.conv1.weight, trained.conv1.weight)

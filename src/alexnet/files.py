@@ -36,8 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises what the block raises, and OSError; no temporary file is left then. A pipe or a device is refused: root would
     put a file in the place of /dev/null, for the whole system.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path))
+    _refuse_devices(path)
     part = _beside(path)
     try:
         yield part
@@ -49,6 +48,23 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def make_ready(path: Path, flag: str) -> None:
+    """Make the folder of a file and try whether the file can be written, before the hours of work that it is to hold.
+
+    Raises UsageError, which names the `flag` that chooses another.
+    """
+    probe = _beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_devices(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as problem:
+        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; choose another {flag}.") from None
 
 
 def write_atomically(path: Path, content: Any) -> None:
@@ -135,6 +151,12 @@ def download(url: str, path: Path, otherwise: str, **digest: str) -> None:
             f"cannot download {url} to {path.parent} ({getattr(problem, 'reason', problem)}). Fetch it on a machine "
             f"with a network and put it at {path}, or {otherwise}."
         ) from None
+
+
+def _refuse_devices(path: Path) -> None:
+    """Raise OSError for what a file cannot take the place of without harm."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device", str(path))
 
 
 def _beside(path: Path) -> Path:

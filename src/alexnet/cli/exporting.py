@@ -75,11 +75,14 @@ def export(
             "--layout": (layout, ("onnx",)),
             "--lrn": (lrn, ("onnx",)),
             "--int8": (int8, ("onnx",)),
+            "--split": (split, ("onnx",)),
+            "--recipe": (recipe, ("onnx",)),
+            "--data.root": (root, ("onnx", "hub")),
             "--license": (licence, ("hub",)),
             "--model": (model, ("onnx", "torch-export", "torchvision")),
         },
     )
-    if not int8 and (split or recipe or (root and to != "hub")):
+    if to == "onnx" and not int8 and (split or recipe or root):
         raise UsageError("--split, --recipe and --data.root say where 8 bits are measured: add --int8.")
     start_computing()
     match to:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from alexnet.cli.command import LOOK, MACHINE, Count, app, given_fields, note_load, print_json, start_computing, within
 from alexnet.config import ModelConfig
 from alexnet.config.ranges import Range
+from alexnet.errors import UsageError
 
 
 @app.command(group=LOOK)
@@ -39,9 +40,14 @@ def info(
     from alexnet.ledger import Facts, as_rows, examine, summarise
     from alexnet.models.ablations import resolve
     from alexnet.models.describe import describe, show
+    from alexnet.models.summary import smallest_input
 
     fields = {name.removeprefix("model."): value for name, value in given_fields(config).items()}
     fields |= {"input_size": input_size} if input_size else {}
+    if input_size and input_size < (least := smallest_input(resolve(model, **fields))):
+        raise UsageError(
+            f"--input-size {input_size} is too small for this network: the smallest that works is {least}."
+        )
     description = describe(model, batch_size, **fields)
     points = as_rows(examine(Facts.of_table(resolve(model, **fields))))
     if json:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from alexnet.cli.command import LOOK, app, start_computing, stoppable
 from alexnet.errors import UsageError
-from alexnet.files import write_atomically
+from alexnet.files import make_ready, write_atomically
 from alexnet.training.signals import SignalGuard
 
 
@@ -76,6 +76,8 @@ def features(
         raise UsageError("--skip-bad is for the images of a split: of files name those that can be read.")
     if out.suffix == ".npz" and not images:
         raise UsageError(f"--out {out}: the features of a split go to a folder; .npz is for a few images.")
+    if out.suffix == ".npz":
+        make_ready(out, "--out")
     start_computing()
     if out.suffix == ".npz":
         from alexnet.data.images import find_images

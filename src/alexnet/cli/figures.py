@@ -45,6 +45,7 @@ def errors(
     json
         Print the curves and where they cross the level as JSON.
     """
+    from alexnet.figures import check_png
     from alexnet.figures.errors import draw_errors
     from alexnet.runs.folder import load_run
     from alexnet.runs.scores import training_errors
@@ -54,6 +55,7 @@ def errors(
     given = [name.strip() for name in names.split(",")] if names else [None] * len(runs)
     if len(given) != len(runs):
         raise UsageError(f"--names has {len(given)} names for {len(runs)} runs: give each one.")
+    check_png(out, "--out")
     curves = [training_errors(load_run(run), name) for run, name in zip(runs, given, strict=True)]
     _save(draw_errors(curves, level), out, json)
     reached = [curve.crossing(level) for curve in curves]
@@ -108,10 +110,12 @@ def kernels(
     """
     import numpy as np
 
+    from alexnet.figures import check_png
     from alexnet.figures.kernels import draw_kernels
     from alexnet.inference.kernels import colour_shares, count_columns, first_kernels
     from alexnet.inference.trained import open_trained
 
+    check_png(out, "--out")
     start_computing()
     trained = open_trained(target, model)
     weights, columns = first_kernels(trained), count_columns(trained)
@@ -152,7 +156,8 @@ def answers(
     target
         Run folder, checkpoint or weights file (which needs --recipe).
     images
-        Files, folders or patterns; without any, images of --split. The folder of an image may bear its class's name.
+        Files, folders or patterns, at most 20 images; without any, images of --split. The folder of an image may bear
+        its class's name.
     out
         The PNG file.
     queries
@@ -174,10 +179,12 @@ def answers(
     skip_bad
         Leave out images that cannot be read instead of stopping at the first.
     """
+    from alexnet.figures import check_png
     from alexnet.figures.neighbours import draw_neighbours
     from alexnet.inference.retrieval import retrieve
     from alexnet.recipes import recipe as named
 
+    check_png(out, "--out")
     start_computing()
     found = retrieve(
         target,

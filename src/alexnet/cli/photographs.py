@@ -31,6 +31,7 @@ from alexnet.terminal import printable
 from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
+    from alexnet.inference.comparison import Compared
     from alexnet.inference.prediction import Prediction
 
 
@@ -154,11 +155,12 @@ def preview(
     """
     from alexnet.config.values import override
     from alexnet.data.preview import pipeline_stages
-    from alexnet.figures import save_figure
+    from alexnet.figures import check_png, save_figure
     from alexnet.figures.stages import draw_stages
     from alexnet.recipes import RECIPES
     from alexnet.recipes import recipe as named
 
+    check_png(out, "--out")
     fitting = [name for name, known in RECIPES.items() if known.data.source == source]
     chosen = override(named(recipe or (fitting[0] if fitting else "folder")), {"data.source": source})
     given = given_values(config)
@@ -194,7 +196,8 @@ def predict(
     top
         Classes to show for each.
     views
-        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three; the outer ones begin in the border that training's crops had (--data.pad).
     sheet
         Also draw the images above bars, as the paper's figure 4, to this PNG file, and more than twenty to NAME-1.png,
         NAME-2.png ... An image whose folder is named after one of the classes is taken to show that class.
@@ -206,13 +209,14 @@ def predict(
         auto, cpu, cuda or cuda:N.
     """
     from alexnet.cli.tables import show_predictions
+    from alexnet.figures import check_png
     from alexnet.inference.prediction import predict as ask
     from alexnet.inference.trained import open_trained
 
+    if sheet is not None:
+        check_png(sheet, "--sheet")
     start_computing()
     trained = open_trained(target, model)
-    if sheet is not None and not sheet.name:
-        raise UsageError(f"--sheet {sheet} is a folder: name a PNG file.")
     answers = ask(trained, images, top=top, views=views, device=device)
     if json:
         print_json([answer.to_dict() for answer in answers])
@@ -284,7 +288,8 @@ def compare(
     split
         Part of the data; without it test, or val where there is no test split (ImageNet).
     views
-        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs.
+        1 is the central crop, 2 with its mirror image, 10 the paper's corners and centre with theirs, 9 a grid of three
+        by three; the outer ones begin in the border that training's crops had (--data.pad).
     model
         Network of bare weights whose shapes do not tell it.
     device
@@ -304,7 +309,20 @@ def compare(
     if not weights:
         raise UsageError("name the weights to compare: run folders, checkpoints, weights files, or torchvision.")
     start_computing()
-    lines = measure(
+    lines: list[Compared] = []
+
+    def show(line: Compared) -> None:
+        """Each network as it ends, which may take hours, and all of them before their logits are written."""
+        lines.append(line)
+        if len(lines) < len(weights):
+            found = f"{line.result.top1:.2%} top-1, {line.result.top5:.2%} top-5"
+            print(f"{printable(line.origin)}: {found}", file=sys.stderr if json else sys.stdout, flush=True)
+        elif json:
+            print_json([line.to_dict() for line in lines])
+        else:
+            show_comparison(lines)
+
+    measure(
         DataConfig(source=source, root=root, **asdict(columns)),
         weights,
         split=split,
@@ -314,8 +332,5 @@ def compare(
         precision=precision,
         skip_bad=skip_bad,
         logits=logits,
+        on_result=show,
     )
-    if json:
-        print_json([line.to_dict() for line in lines])
-    else:
-        show_comparison(lines)

@@ -71,6 +71,8 @@ def checksums(metadata: dict[bytes, bytes], batches: Iterable[Any], columns: tup
 def kept_checksums(metadata: dict[bytes, bytes]) -> dict[str, int]:
     """What `signed` wrote. Raises KeyError and ValueError."""
     kept: dict[str, int] = json.loads(metadata[b"checksums"])
+    if not isinstance(kept, dict):
+        raise ValueError(f"checksums {kept!r}")
     return kept
 
 

@@ -30,7 +30,7 @@ from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow,
 from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, read_published, turned_upright
 from alexnet.data.splits import Published
-from alexnet.errors import DataError, UsageError
+from alexnet.errors import DataError, UsageError, listed
 from alexnet.files import holding, remove_leftovers, replacing, write_atomically
 
 _REPORT = "report.json"
@@ -97,15 +97,17 @@ def prepare(
 
 
 def _refuse_others(published: Published, source: str, out: Path) -> None:
-    """Not to mix or replace data sets of different sources in one folder."""
+    """Not to mix or replace data sets of different sources or classes in one folder: what is there took hours."""
     for part in PARTS:
         path = out / f"{part}.arrow"
         if path.exists():
             meta = _described(path)
-            if meta is not None and (part not in published.parts or meta["source"] != source):
-                raise UsageError(
-                    f"{out} holds another preparation ({path.name} of {meta['source']}): choose another --out."
-                )
+            if meta is None:
+                continue
+            other = part not in published.parts or meta["source"] != source
+            if other or meta["classes"] != list(published.classes):
+                whose = meta["source"] if other else f"{len(meta['classes'])} classes: {listed(meta['classes'])}"
+                raise UsageError(f"{out} holds another preparation ({path.name} of {whose}): choose another --out.")
 
 
 def _described(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet.data.decode import BadImageError, Pixels, open_image, orientation, turned
+from alexnet.data.decode import BadImageError, Pixels, converted, despite_warnings, open_image, orientation, turned
 from alexnet.errors import DataError
 
 
@@ -16,7 +16,7 @@ def as_pixels(image: Any, what: str) -> Pixels:
     """A single image as uint8 [H, W, C]: encoded bytes, Pillow's, or an array or tensor [H, W], [H, W, C] or [C, H, W].
 
     Of the first two, grey ones have one channel and all others become RGB, and they are turned upright as EXIF says.
-    Raises DataError for anything else, naming `what`.
+    Raises BadImageError for one of these that cannot be decoded, and DataError for anything else, naming `what`.
     """
     if isinstance(image, bytes):
         try:
@@ -24,8 +24,11 @@ def as_pixels(image: Any, what: str) -> Pixels:
         except BadImageError as problem:
             raise BadImageError(f"cannot decode {what}: {problem}.") from None
     if isinstance(image, Image.Image):
-        grey = image.mode in ("1", "L")
-        pixels = np.array(image.convert("L" if grey else "RGB"))
+        held, grey = image, image.mode in ("1", "L")
+        try:
+            pixels = despite_warnings(lambda: converted(held, "L" if grey else "RGB"))
+        except Exception as problem:  # opened images are decoded here, and decoders raise a dozen kinds
+            raise BadImageError(f"cannot decode {what}: {str(problem) or type(problem).__name__}.") from None
         return turned(pixels[..., None] if grey else pixels, orientation(image))
     array = as_array(image, what)
     if array.ndim == 0:  # a file's name, a number, an object

@@ -31,7 +31,7 @@ from alexnet.data.sources import turned_upright
 from alexnet.errors import DataError, UsageError
 
 RESIZE, CROP = 256, 224  # pixels, unless configured (section 2, section 4.1)
-AHEAD = 2  # batches decoded before they are asked for
+AHEAD = 2  # batches decoded before they are asked for, at least
 PIECE = 8  # images a thread takes at a time
 
 
@@ -47,8 +47,9 @@ class StreamedSplit(Loader):
         self.workers = data.workers or min(usable_cores(), 16)
         self.labels = torch.from_numpy(photos.labels)
         self.prep = prep or self._preprocessing()
-        side, resize = photos.store.side, self.prep.resize
-        if side is not None and resize is not None and side < resize:
+        self.resize = self.prep.resize or self.prep.size  # networks of small images bring no resize
+        side, resize = photos.store.side, self.resize
+        if side is not None and side < resize:
             raise UsageError(
                 f"{'this network sees photographs of' if prep else '--data.resize'} {resize} pixels: these were "
                 f"prepared at {side}; prepare them again with --side {resize}"
@@ -100,14 +101,12 @@ class StreamedSplit(Loader):
         """What the threads do to a training image: all that the crop on the device needs, and no more."""
         if self.data.random_resized_crop:
             return RandomArea(self.prep.size, self.data.min_area, mixed_seed(seed, epoch, 1), self.upright)
-        assert self.prep.resize is not None
-        return Square(self.prep.resize, self.prep.resize, self.prep.size, exact=False, upright=self.upright)
+        return Square(self.resize, self.resize, self.prep.size, exact=False, upright=self.upright)
 
     def evaluation_cut(self, views: int = 1) -> Square:
         """Likewise in evaluation: the central crop, or the square that the paper's ten views are cut from."""
-        prep = self.prep
-        assert prep.resize is not None
-        return Square(prep.resize, prep.size if views <= 2 else prep.resize, prep.size, upright=self.upright)
+        size, resize = self.prep.size, self.resize
+        return Square(resize, size if views <= 2 else resize, size, upright=self.upright)
 
     def noise(self) -> ColourNoise | None:
         """Along the axes of the prepared set, or ImageNet's."""
@@ -117,8 +116,7 @@ class StreamedSplit(Loader):
         return ColourNoise(self.data.colour_noise, self.data.noise_probability, axes, self.data.noise_divisor)
 
     def sides(self) -> tuple[int, int]:
-        assert self.prep.resize is not None
-        return self.prep.resize, self.prep.resize
+        return self.resize, self.resize
 
     def evaluation_batches(
         self, batch_size: int, views: int = 1, shard: slice = slice(None), skip_bad: bool = False
@@ -134,7 +132,7 @@ class StreamedSplit(Loader):
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,
-        decoded AHEAD batches early."""
+        decoded AHEAD batches early, or as many small ones as give every thread two pieces."""
         pin = self.device.type == "cuda"
 
         def fill(batch: Pixels, rows: Tensor, first: int) -> list[int]:
@@ -158,7 +156,7 @@ class StreamedSplit(Loader):
                     pieces = enumerate(rows.split(PIECE))
                     jobs = [pool.submit(fill, batch.numpy(), piece, first * PIECE) for first, piece in pieces]
                     pending.append((batch, rows, jobs))
-                    if len(pending) > AHEAD:
+                    if len(pending) > max(AHEAD, -(-2 * self.workers * PIECE // max(1, len(rows)))):
                         yield self._collect(*pending.popleft())
                 while pending:
                     yield self._collect(*pending.popleft())

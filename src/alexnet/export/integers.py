@@ -2,11 +2,12 @@
 
 onnxruntime's static quantisation: weights with a scale for each output channel, activations with one for each value, by
 its extremes over images of the training split. Convolutions, products, ReLU and pooling are in integers, normalisation
-and the logits in float32.
+and the logits in float32. Written on an x86 processor without VNNI, weights have 7 bits (onnxruntime's reduce_range).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -29,6 +31,8 @@ from alexnet.export.sessions import feed, open_session
 from alexnet.inference.evaluation import TYPICAL, check_classes, score
 from alexnet.inference.trained import Trained
 from alexnet.metrics import Result
+from alexnet.models.onednn import has_vnni
+from alexnet.runs.provenance import environment
 
 AT_A_TIME = 16  # images of calibration
 IN_INTEGERS = ["Conv", "Gemm", "MatMul", "Relu", "MaxPool", "Flatten"]
@@ -54,6 +58,9 @@ class Loss:
     calibration_images: int
     fingerprint: str
     """Of the data."""
+    reduced_range: bool
+    """Whether weights have 7 bits (`sums_saturate`). With 8 the file may be less accurate than this on x86 processors
+    without VNNI."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, in fractions."""
@@ -65,6 +72,9 @@ class Loss:
             "top1_interval": {name: list(result.interval) for name, result in both.items()},
             "calibration_images": self.calibration_images,
             "fingerprint": self.fingerprint,
+            "weight_bits": 7 if self.reduced_range else 8,
+            "processor": environment()["processor"],
+            "onnxruntime": onnxruntime.__version__,
         }
 
 
@@ -72,6 +82,8 @@ def quantise(
     model: onnx.ModelProto, trained: Trained, form: Form, measurement: Measurement
 ) -> tuple[onnx.ModelProto, Loss]:
     """The model in 8 bits, and what that costs. Raises UsageError, DataError or CheckpointError for the data."""
+    if trained.config is not None and measurement.config is not None:
+        raise UsageError(f"{trained.origin} says what it was trained on: leave the recipe out (--recipe, config=).")
     config = trained.config or measurement.config
     if config is None:
         raise UsageError(
@@ -85,6 +97,7 @@ def quantise(
     own = trained.preprocessing
     seen = own if form.raw else replace(own, mean=(0.0,), std=(1 / 255,), mean_image=None)  # pixels as they are
     images = typical_images(dataset.train, config.data, seen, TYPICAL)
+    reduced = sums_saturate()
     with TemporaryDirectory() as folder:
         add_pre_process_metadata(model)  # its shapes are inferred; without this the root logger warns that they are not
         quantize_static(
@@ -95,6 +108,7 @@ def quantise(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=reduced,
             extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
         quantised = onnx.load(Path(folder) / "int8.onnx")
@@ -103,7 +117,13 @@ def quantise(
         score(network, open_split(split, compute.device, config.data, prep), compute, name=name, classes=dataset.names)
         for network, prep in ((trained.model, own), (open_session(quantised, form), seen))
     )
-    return quantised, Loss(fp32, eight, len(images), dataset.fingerprint)
+    return quantised, Loss(fp32, eight, len(images), dataset.fingerprint, reduced)
+
+
+def sums_saturate() -> bool:
+    """Whether onnxruntime's sums of products of bytes saturate on this processor, as on x86 without VNNI, where weights
+    of 7 bits keep them exact: two times 255 * 64 fits into 16 bits."""
+    return platform.machine() in ("x86_64", "AMD64") and has_vnni() is False
 
 
 class Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

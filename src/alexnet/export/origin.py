@@ -35,6 +35,8 @@ def open_network(target: Target, model: str | None = None) -> Trained:
         return target
     if not isinstance(target, str) or target not in VARIANTS or target in PUBLISHED or os.path.exists(target):
         return open_trained(target, model)
+    if model is not None:
+        raise UsageError(f"{target} is the name of a network: leave --model {model} out.")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(SEED)
         network = build_model(target)

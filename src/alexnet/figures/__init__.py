@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet.errors import UsageError
-from alexnet.files import write_atomically
+from alexnet.files import make_ready, write_atomically
 from alexnet.terminal import printable
 
 if TYPE_CHECKING:  # an extra, and slow to import
@@ -42,6 +42,14 @@ def show_image(axes: Axes, image: Image) -> None:
     """Draw an image's pixels, of any size, as they are."""
     shown = image[..., 0] if image.shape[2] == 1 else image
     axes.imshow(shown, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if max(shown.shape) < 100 else None)
+
+
+def check_png(path: Path, flag: str) -> None:
+    """Raise UsageError, before anything is computed, for a file that no figure can be saved as: one that is not named
+    .png, or that cannot be written."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{flag} {path}: figures are PNG files, name one that ends in .png.")
+    make_ready(path, flag)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

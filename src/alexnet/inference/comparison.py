@@ -16,7 +16,7 @@ from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
-from alexnet.files import replacing
+from alexnet.files import make_ready, replacing
 from alexnet.inference.evaluation import Subject, check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
@@ -90,8 +90,11 @@ def compare(
     """Evaluate runs, checkpoints, weights files or "torchvision" on a split of `data`, each with its own preprocessing.
 
     `model` names the network of bare weights whose shapes do not tell it. `logits` is a .npz file that receives every
-    network's logits [N, V, K] as "0", "1" ... and "labels" [N]. Raises UsageError, DataError or CheckpointError.
+    network's logits [N, V, K] as "0", "1" ... and "labels" [N]; it is written when `on_result` has received every
+    network's line, each as soon as its network has ended. Raises UsageError, DataError or CheckpointError.
     """
+    if logits:
+        make_ready(logits, "--logits")
     opened = [open_trained(target, model) for target in targets]  # all errors before the first long evaluation
     dataset = load_dataset(data)
     name, chosen = dataset.split(split)
@@ -124,7 +127,7 @@ def compare(
             result,
             result.count / seconds,
             PUBLISHED.get((trained.network, views))
-            if data.source == "imagenet" and len(dataset.classes) == 1000
+            if (data.source, name, len(dataset.classes)) == ("imagenet", "val", 1000)
             else None,
         )
         compared.append(line)

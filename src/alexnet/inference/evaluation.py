@@ -27,7 +27,6 @@ from alexnet.inference.trained import (
     Trained,
     build_for,
     is_hub_folder,
-    load_weights,
     open_trained,
     read_weights,
     weights_file,
@@ -35,6 +34,7 @@ from alexnet.inference.trained import (
 from alexnet.metrics import Result
 from alexnet.models.int8 import check_int8, quantize
 from alexnet.models.network import AlexNet
+from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import is_checkpoint
 from alexnet.runs.folder import Run, load_run
 from alexnet.runs.provenance import describe_measurement, describe_weights
@@ -180,6 +180,7 @@ def open_subject(
     if isinstance(target, str | Path) and os.path.isdir(target) and not is_hub_folder(target):
         target = load_run(target)
     trained: Trained | None = None
+    weights: dict[str, Tensor] = {}
     if not isinstance(target, AlexNet):
         path = weights_file(target)
         if is_checkpoint(path):
@@ -188,7 +189,7 @@ def open_subject(
                 raise UsageError(f"{path} says what it was trained on: leave the recipe out (--recipe, config=).")
             config = trained.config
         else:
-            read_weights(path)  # a file that is no checkpoint at all is the error to show first
+            weights = read_weights(path)  # a file that is no checkpoint at all is the error to show first
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
     in_8_bits = precision == "int8"
@@ -206,14 +207,16 @@ def open_subject(
     else:
         _check_training_images(dataset, "the normalisation of a bare network's images")
         prep = open_split(dataset.train, torch.device("cpu"), config.data).prep
+        own_network = isinstance(target, AlexNet)
         model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep, blank=True)
-        if not isinstance(target, AlexNet):
-            load_weights(model, path)
-        if model.variant.num_classes != len(dataset.classes):
+        head = (model.state_dict() if own_network else weights).get(list(model.state_dict())[-1])
+        if head is not None and head.shape[:1] != (len(dataset.classes),):
             raise CheckpointError(
-                f"the network has {model.variant.num_classes} outputs, {dataset.name} has {len(dataset.classes)} "
-                "classes."
+                f"{'the network' if own_network else path} has {head.shape[:1].numel()} outputs, {dataset.name} has "
+                f"{len(dataset.classes)} classes: measure it on data of its own classes (--recipe, config=)."
             )
+        if not own_network:
+            apply_weights(model, weights, str(path))
     name, chosen = dataset.split(split)
     if in_8_bits:
         _check_training_images(dataset, "the scale of 8-bit numbers")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from alexnet.compute import Compute
 from alexnet.data.batches import Loader
+from alexnet.errors import DataError
 from alexnet.models.arranged import arrange
 
 SMALL_BATCH, BATCH = 500, 100  # images at a time: small ones and photographs
@@ -44,12 +45,15 @@ def split_logits(
     skip_bad: bool = False,
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """The answers of one or several networks to every image of a split's shard, in order: for each batch the logits of
-    every network, float32 [B, V, K], and the labels [B]. The images are decoded once; the networks stay as they are.
+    every network, float32 [B, V, K], and the labels [B]; nothing for a batch in which no image can be read. The images
+    are decoded once; the networks stay as they are.
 
     Raises DataError at the first image that cannot be read, unless `skip_bad`.
     """
     forwards = [answering(model, compute) for model in models]
     for images, labels in loader.evaluation_batches(batch_size(loader, views), views, shard, skip_bad):
+        if not len(images):  # none of them could be read
+            continue
         flat = images.flatten(0, 1)  # [N, V, C, H, W] -> [N * V, C, H, W]
         yield [forward(flat).unflatten(0, images.shape[:2]) for forward in forwards], labels
 
@@ -78,9 +82,11 @@ def collect_logits(
     model: nn.Module, loader: Loader, compute: Compute, views: int = 1, *, skip_bad: bool = False
 ) -> tuple[Tensor, Tensor]:
     """A network's answers to a whole split: logits float32 [N, V, K] and labels [N], on the CPU. Raises DataError at an
-    image that cannot be read, unless `skip_bad`."""
+    image that cannot be read, or with `skip_bad` where none can be."""
     with compute.settings():
         answers = split_logits([model], loader, compute, views=views, skip_bad=skip_bad)
         parts = [(z.cpu(), y.cpu()) for (z,), y in answers]
+    if not parts:
+        raise DataError("no image of the split can be read.")
     logits, labels = zip(*parts, strict=True)
     return torch.cat(logits), torch.cat(labels)

@@ -44,12 +44,13 @@ def predict(
     model: str | None = None,
     device: str = "auto",
 ) -> list[Prediction]:
-    """The `top` classes of every image, in float32, over 1 view or the paper's 10.
+    """The `top` classes of every image, in float32, over 1 view or several (2, 9 or the paper's 10).
 
     `target` is a run, a checkpoint, a weights file or "torchvision". `images` are one or a list of: names of files,
-    folders and patterns; Pillow images; NumPy arrays or tensors uint8 [H, W, C], [C, H, W] or [H, W], not normalised;
-    or they are one array or tensor of a batch, [N, H, W, C] or [N, C, H, W]. All are resized, cut and normalised as the
-    network's evaluation does it. An image that cannot be read has an `error`, and the others are still answered.
+    folders and patterns; encoded images (JPEG, PNG ...) as bytes; Pillow images; NumPy arrays or tensors uint8
+    [H, W, C], [C, H, W] or [H, W], not normalised; or they are one array or tensor of a batch, [N, H, W, C] or
+    [N, C, H, W]. All are resized, cut and normalised as the network's evaluation does it. An image that cannot be read
+    has an `error`, and the others are still answered.
     Raises UsageError, DataError or CheckpointError.
     """
     trained = target if isinstance(target, Trained) else open_trained(target, model)
@@ -78,7 +79,8 @@ def _asked(images: Any) -> list[tuple[Path | str, Any]]:
     """Files by their path, and images that a program holds by their number."""
     if isinstance(images, str | Path):
         return [(path, None) for path in find_images(images)]
-    if not isinstance(images, Iterable) or len(getattr(images, "shape", ())) in (2, 3):  # an array is iterable too
+    single = isinstance(images, bytes) or len(getattr(images, "shape", ())) in (2, 3)  # both are iterable too
+    if single or not isinstance(images, Iterable):
         images = [images]
     found: list[tuple[Path | str, Any]] = []
     for number, image in enumerate(images):

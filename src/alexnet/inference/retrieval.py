@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alexnet.data.splits import Labels
 
 QUERIES = 8  # images of a split, where nobody says how many
+MOST = 20  # rows that can be looked at in one figure
 
 
 def retrieve(
@@ -50,29 +51,33 @@ def retrieve(
     """Images with their five most probable classes and their nearest neighbours by the last hidden layer (squared
     Euclidean distance of its raw outputs, as findsimilar.py of the released code).
 
-    The images are files, folders or patterns, or without these `queries` (8) of the split called `split` (test, or val
-    where there is none), drawn by `seed` (0). Neighbours come from the split called `index`, train, val or
-    test, or from the image files of a folder, an image itself left out (of a folder where it was named as a file). They
-    are searched exactly and in one pass, so that their features need not fit into memory. The other arguments are those
-    of `evaluate`. Raises UsageError, DataError or CheckpointError.
+    The images are files, folders or patterns, at most 20 images, or without these `queries` (8) of the split called
+    `split` (test, or val where there is none), drawn by `seed` (0). Neighbours come from the split called `index`,
+    train, val or test, or from the image files of a folder, an image itself left out (of a folder where it was named as
+    a file). They are searched exactly and in one pass, so that their features need not fit into memory. The other
+    arguments are those of `evaluate`. Raises UsageError, DataError or CheckpointError.
     """
     drawing = {"--queries": queries, "--split": split, "--seed": seed}
     given = [flag for flag, value in drawing.items() if value is not None]
     if images and given:
         flags = " and ".join(given)
         raise UsageError(f"{images[0]} is to be drawn, so {flags} can choose no images: leave out one of both")
+    paths = find_images(images) if images else []
+    if len(paths) > MOST:
+        raise UsageError(f"{len(paths)} images were named, and a figure has room for {MOST}: name fewer.")
     files = None if index in ("train", "val", "test") else find_images([index])
     subject = open_subject(target, None if files else str(index), config=config, data=data, device=device)
     assert isinstance(subject.model, AlexNet)
     names = subject.dataset.names
     known: _Known = _Files(subject, files, skip_bad) if files else _Rows(subject, skip_bad)
-    asked = _read_files(subject, images) if images else _draw(subject, split, queries or QUERIES, seed or 0, skip_bad)
+    asked = _read_files(subject, paths) if paths else _draw(subject, split, queries or QUERIES, seed or 0, skip_bad)
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
         found = list(layer_outputs(subject.model, asked.batch.split(BATCH), [hidden, output], subject.compute))
         best = torch.cat([part[output] for part in found]).softmax(dim=1).topk(min(5, len(names)))
         features = torch.cat([part[hidden].flatten(1) for part in found])
-        nearest = find_nearest(features, known.features(hidden), neighbours + 1)  # one may be the image itself
+        searched = known.features(hidden) if neighbours else ()  # which may be all of ImageNet
+        nearest = find_nearest(features, searched, neighbours + 1)  # one may be the image itself
     retrieved = []
     for number, image in enumerate(asked.shown):
         own = known.own(asked, number)
@@ -190,11 +195,11 @@ class _Files:
         return shown
 
 
-def _read_files(subject: Subject, images: Sequence[str | Path]) -> _Queries:
+def _read_files(subject: Subject, paths: Sequence[Path]) -> _Queries:
     """Files, whose folders may bear the names of classes."""
     prep, trained = subject.loader.prep, subject.trained
     channels = subject.dataset.train.channels
-    pictures = [read_picture(path, channels) for path in find_images(images)]
+    pictures = [read_picture(path, channels) for path in paths]
     folders = [picture.path.absolute().parent.name for picture in pictures]
     return _Queries(
         torch.stack([as_views(picture, prep)[0] for picture in pictures]),

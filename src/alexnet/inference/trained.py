@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from alexnet.models.weights import apply_weights, build_from, read_foreign, rena
 from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.runs.restoring import preprocessing_of, restore
+from alexnet.terminal import printable
 
 # torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
 PUBLISHED = {
@@ -64,7 +66,8 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     published weights.
 
     A bare weights file is taken for ImageNet's: its network is `model`, or recognised by its shapes (torchvision's,
-    the paper's two columns, Caffe's for .npz). Raises CheckpointError, and UsageError for a `model` of a checkpoint.
+    the paper's two columns, Caffe's for .npz, of which a note says that CaffeNet's would be the same). Raises
+    CheckpointError, and UsageError for a `model` of a checkpoint.
     """
     path = weights_file(target)
     if is_checkpoint(path):
@@ -86,6 +89,12 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)
+    if (model, name) == (None, "bvlc"):
+        print(
+            f"note: {printable(str(path))} is taken for bvlc_alexnet; CaffeNet, whose shapes are the same, is "
+            "--model caffenet.",
+            file=sys.stderr,
+        )
     # The head goes by its place: another network's last layer may bear another name.
     outputs = weights.get("fc8.bias", list(weights.values())[-1]).shape[:1].numel()
     network = build_from(resolve(name, num_classes=max(1, outputs)), weights, str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from math import isfinite
+from math import isfinite, prod
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,11 @@ def check_int8(device: torch.device) -> None:
 def computes_int8(device: torch.device) -> bool:
     """Whether `quantize` works there."""
     return device.type == "cpu" and has_vnni() is not False
+
+
+def knows_layers(model: AlexNet) -> bool:
+    """Whether `quantize` knows all layers of a network; local ones, for example, it does not."""
+    return all(map(_is_known, model.children()))
 
 
 @torch.inference_mode()
@@ -180,7 +185,7 @@ class _Quantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.empty_like(x, dtype=torch.uint8)
-        some = max(1, _IN_CACHE // x[0].numel())
+        some = max(1, _IN_CACHE // prod(x.shape[1:]))
         for real, place in zip(x.split(some), integers.split(some), strict=True):
             place.copy_(torch.add(self.offset, real.float(), alpha=1 / self.scale).clamp_(0, 255))
         return integers

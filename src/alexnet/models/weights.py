@@ -60,7 +60,7 @@ def apply_weights(model: AlexNet, weights: Mapping[str, Tensor], origin: str, re
     """
     own = model.state_dict()
     if replace_head:
-        weights = {**weights, **{name: own[name] for name in _last_layer(own)}}
+        weights = {**weights, **{name: own[name].detach().cpu() for name in _last_layer(own)}}
     check_weights(weights, {name: tuple(value.shape) for name, value in own.items()}, origin)
     model.load_state_dict(weights)
 

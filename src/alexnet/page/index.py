@@ -79,6 +79,8 @@ class Index:
         try:
             self.file.parent.mkdir(exist_ok=True)
             write_atomically(self.file, content.getbuffer())
+            for other in set(self.file.parent.glob("neighbours-*.npz")) - {self.file}:  # of earlier weights or data
+                other.unlink(missing_ok=True)
         except OSError:  # a folder that may not be written: the next start makes them again
             return
 

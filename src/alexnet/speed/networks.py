@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from alexnet.compute import Compute, resolve_compute
-from alexnet.models.int8 import computes_int8, quantize
+from alexnet.models.int8 import computes_int8, knows_layers, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
 from alexnet.speed.baseline import Baseline, Request, has_torchvision
@@ -141,7 +141,7 @@ def benchmark(
             train(f"training, {name} compiled", fast, compiled=True)
         placed = fast.place(copy.deepcopy(network)).eval()
         some = batch(variant, 64, place)[0].contiguous(memory_format=torch.channels_last)
-        rounded = quantize(network, some) if computes_int8(place) else None
+        rounded = quantize(network, some) if computes_int8(place) and knows_layers(network) else None
         for count in (64, 1):
             theirs(f"inference of {count}, baseline", None, network=model, training=False, count=count)
             infer(count, name, placed, fast)
