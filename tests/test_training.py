@@ -255,6 +255,18 @@ def scripted(monkeypatch, accuracies):
     return tested
 
 
+def test_widths_of_single_layers_are_known_again(tiny, tmp_path, reporter, monkeypatch):
+    """The best weights of a network with --model.widths are tested, and kept when the run goes on."""
+    values = {"model.widths": ["conv3=16"]}
+    scripted(monkeypatch, [0.5, 0.9, 0.2, 0.1])
+    run = train(tiny(epochs=3, **values), tmp_path / "run", reporter=reporter)
+    assert run.test["measured"]["weights"] == "best.safetensors"
+    train(tiny(epochs=4, **values), run.path, reporter=reporter)
+    measured = run.test["measured"]
+    assert (measured["weights"], measured["epoch"], run.status["best_epoch"]) == ("best.safetensors", 2, 2)
+    assert not list(run.path.glob("*.damaged*"))
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema):
     one = train(tiny(epochs=2, ema=ema), tmp_path / "one", reporter=reporter)
