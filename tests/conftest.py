@@ -4,8 +4,10 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: equal thread counts here and in processes started here
 
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from alexnet.models.int8 import computes_int8
 from alexnet.recipes import recipe
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import Run
 from alexnet.training import loop
 from alexnet.training.progress import Reporter
 
@@ -84,6 +87,20 @@ def no_fsync(monkeypatch):
 def finished(tmp_path_factory):
     """A finished run of TINY with everything in its folder; only to be read."""
     return loop.train(TINY, tmp_path_factory.mktemp("finished") / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.fixture
+def without_test(finished, tmp_path):
+    """A finished run on data without a test split: its result is that of its last weights on the validation split."""
+    run = Run(tmp_path / "without-test")
+    shutil.copytree(finished.path, run.path)
+    digest = hashlib.sha256(run.last.read_bytes()).hexdigest()
+    result = json.loads((run.path / "test.json").read_text()) | {"split": "val", "top1": 0.625}
+    result["measured"] |= {"weights": run.last.name, "sha256": digest}
+    (run.path / "val.json").write_text(json.dumps(result))
+    (run.path / "test.json").unlink()
+    (run.path / "test-confusion.png").rename(run.path / "val-confusion.png")
+    return run
 
 
 @pytest.fixture

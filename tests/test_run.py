@@ -442,9 +442,18 @@ def test_load_run(finished, tmp_path):
         load_run(tmp_path)
 
 
+def test_result_without_a_test_split_is_validations(without_test, finished):
+    """And the weights that every verb takes are those that it is of."""
+    assert (without_test.test, without_test.result["split"]) == (None, "val")
+    assert without_test.checkpoint() == without_test.last
+    assert finished.result == finished.test
+    without_test.result_file.write_bytes(b"{")
+    assert without_test.result is None
+
+
 def test_empty_run_reads_as_nothing(tmp_path):
     run = Run(tmp_path)
-    assert (run.status, run.metrics, run.epochs, run.test) == ({}, [], [], None)
+    assert (run.status, run.metrics, run.epochs, run.test, run.result) == ({}, [], [], None, None)
     assert run.resume_point() == (None, None)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         run.checkpoint()

@@ -136,7 +136,7 @@ def evaluate(
         Leave out images that cannot be read instead of stopping at the first.
     out
         Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
-        end in digits of what was measured; without it the run's folder, whose own test.json stays as it is. Of several
+        end in digits of what was measured; without it the run's folder, whose own result stays as it is. Of several
         runs nothing is written without it.
     json
         Print the result as JSON (fractions, not percent).

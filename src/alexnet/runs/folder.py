@@ -93,8 +93,21 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test result that training ended with; None before, and where the file is damaged."""
+        """The test result that training ended with; None before, where the data has no test split, and where the file
+        is damaged."""
         return _read_object(self.path / "test.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What training ended with: the test result, or where the data has no test split (ImageNet) the validation
+        split's. None before, and where the file is damaged."""
+        return _read_object(self.result_file)
+
+    @property
+    def result_file(self) -> Path:
+        """Where `result` is: test.json, or val.json where the data has no test split."""
+        test, val = self.path / "test.json", self.path / "val.json"
+        return val if val.exists() and not test.exists() else test
 
     @property
     def ledger(self) -> list[dict[str, Any]] | None:
@@ -136,9 +149,9 @@ class Run:
         return sorted(self.path.glob("milestones/epoch-*.safetensors"))
 
     def checkpoint(self) -> Path:
-        """The checkpoint to evaluate: of a finished run the one that its test result is of, before that the best, or
+        """The checkpoint to evaluate: of a finished run the one that its result is of, before that the best, or
         the last where no epoch was completed."""
-        measured = (self.test or {}).get("measured") if self.status.get("state") == "finished" else None
+        measured = (self.result or {}).get("measured") if self.status.get("state") == "finished" else None
         latest = isinstance(measured, dict) and measured.get("weights") == self.last.name
         for file in (self.last, self.best) if latest else (self.best, self.last):
             if file.exists():
