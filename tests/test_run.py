@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from alexnet.data.augment import Preprocessing
 from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside
+from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside, settled
 from alexnet.runs.log import RunLog
 from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
@@ -409,6 +410,36 @@ def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
     train(recipe, path, given={"then": ("2", "1")}, reporter=reporter)
     assert len(run.epochs) == 4
     assert_consistent(run)
+
+
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [
+        ({"epochs": 3}, {"stop_after": 3}),
+        ({"score_train": 1}, {"stop_train_error": 0.1}),
+        ({"batch_size": 128}, {"accumulate": 128}),
+    ],
+)
+def test_what_goes_with_the_run_need_not_go_with_the_recipe(tiny, tmp_path, values, given):
+    recipe, stored = tiny(), tiny(**values)
+    with pytest.raises(UsageError):
+        settled(recipe, tmp_path / "new", given)
+    with open_run(stored, tmp_path / "run") as run:
+        run.write_config(stored)
+        run.last.touch()
+    config, _ = settled(recipe, run.path, given)
+    assert config == tiny(**values | given)
+
+
+def test_a_flag_that_does_not_go_with_the_recipe_goes_on(finished, tiny, tmp_path, reporter):
+    """And where the run is new it is refused before anything is made."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = train(tiny(epochs=1), tmp_path / "run", given={"stop_after": 2, "device": "cpu"}, reporter=reporter)
+    assert "is finished (2 epochs)" in " ".join(text(reporter).split())
+    assert run.config == finished.config
+    with pytest.raises(UsageError, match=r"--stop-after 2 lies beyond the run's 1 epochs"):
+        train(tiny(epochs=1), tmp_path / "new", given={"stop_after": 2}, reporter=reporter)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("values", [{"epochs": 1}, {"stop_after": 1}])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alexnet.config import TrainConfig, dump, load
-from alexnet.config.values import flag, flatten, override
+from alexnet.config.values import dotted, flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
@@ -268,12 +268,11 @@ def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[
     or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
     sentence that names what differs then from the recipe. Raises UsageError."""
     stored = load_config(path / "config.yaml") if _has_config(path) else None
-    asked = override(config, given)
-    if stored is None or stored.name not in (config.name, asked.name):
-        return asked, None
+    if stored is None or stored.name not in (config.name, given.get("name", config.name)):
+        return override(config, given), None
     old, new = flatten(stored), flatten(config)
-    named = {n for n, value in flatten(asked).items() if value != new[n]}
-    differing = [n for n in new if n not in (*FREE - LENGTH, *given, *named) and old[n] != new[n]]
+    named = tuple(f"{name}." for name in dotted(given))
+    differing = [n for n in new if n not in FREE - LENGTH and old[n] != new[n] and not f"{n}.".startswith(named)]
     shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
     return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 

@@ -66,7 +66,8 @@ def train(
     after three non-finite losses in a row, and TrainingStopped when a signal ended it.
     """
     config = override(config, {} if data is None else {"data.source": MEMORY})
-    asked = override(config, given or {})
+    # Other settings that are given may not go with the recipe but with the run that is there.
+    asked = override(config, {name: value for name, value in (given or {}).items() if name in ("name", "device")})
     path = Path(run_dir) if run_dir is not None else default_folder(asked.name)
     with ExitStack() as stack:
         if not _TRAINING.acquire(blocking=False):
