@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +348,21 @@ def test_stop_before_the_horizon_bends_nothing(tiny, tmp_path, reporter):
     assert timeless(run.metrics) == timeless(whole.metrics)
     assert_same_tensors(run.last, whole.last)
     assert_same_tensors(run.best, whole.best)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "advice", "more"),
+    [("one-cycle", "--then 2", {"then": ("2",)}), ("constant", "--epochs 4", {"epochs": 4})],
+)
+def test_a_stop_that_was_reached_does_not_hold_back_what_comes_after(tiny, tmp_path, reporter, schedule, advice, more):
+    recipe, path = tiny(**{"optim.schedule": schedule, "epochs": 2}), tmp_path / "run"
+    run = train(recipe, path, given={"stop_after": 1}, reporter=reporter)
+    train(recipe, path, given={"stop_after": 2}, reporter=reporter)
+    train(recipe, path, given={}, reporter=reporter)
+    assert f"is finished (2 epochs) and stays as it is. To go on: {advice}." in " ".join(text(reporter).split())
+    train(replace(run.config, **more), path, reporter=reporter)
+    assert len(run.epochs) == 4
+    assert_consistent(run)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step", "plateau"])
