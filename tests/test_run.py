@@ -22,7 +22,7 @@ import yaml
 from alexnet import evaluate
 from alexnet.config import load
 from alexnet.data.augment import Preprocessing
-from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
+from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside, settled
@@ -408,6 +408,41 @@ def test_what_has_learned_nothing_yet_may_change(tiny, tmp_path):
         run.write_config(tiny(**values))
     with open_run(tiny(**(values | {"epochs": 30})), run.path):
         pass
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("too large"), DataError("no such image")])
+def test_what_failed_at_its_first_step_is_corrected(tiny, tmp_path, reporter, monkeypatch, problem):
+    """Also where the beginning was saved, with a network of another form."""
+
+    def fail(*_):
+        raise problem
+
+    path, recipe = tmp_path / "run", tiny(epochs=1)
+    wrong = {"batch_size": 128, "model.width": 0.25, "keep": "0"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", fail)
+        for _ in range(2):
+            with pytest.raises(type(problem)):
+                train(recipe, path, given=wrong, reporter=reporter)
+    assert Run(path).last.exists() == isinstance(problem, DataError)
+    assert settled(recipe, path, {}) == (recipe, None)
+    run = train(recipe, path, given={}, reporter=reporter)
+    assert run.config == recipe
+    assert run.milestones == []
+    assert_same_tensors(run.last, train(recipe, tmp_path / "new", reporter=reporter).last)
+    with pytest.raises(UsageError, match="holds another run"):
+        train(recipe, path, given={"batch_size": 128}, reporter=reporter)
+
+
+def test_a_config_that_nobody_trained_with_stays(tiny, tmp_path):
+    (tmp_path / "config.yaml").write_text("batch_size: 32\n")
+    with pytest.raises(UsageError, match="holds another run"), open_run(tiny(), tmp_path):
+        pass
+    (tmp_path / "config.yaml").write_text("backbone: resnet\n")
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UsageError, match="unknown setting"), open_run(tiny(), tmp_path):
+        pass
+    assert (tmp_path / "config.yaml").read_text() == "backbone: resnet\n"
 
 
 def test_what_is_typed_goes_on(tiny, tmp_path, reporter):

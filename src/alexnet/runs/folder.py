@@ -19,7 +19,7 @@ from alexnet.config.values import dotted, flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
-from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, holds_steps, load_checkpoint
 from alexnet.runs.legs import check_legs
 from alexnet.runs.rows import append_row, read_rows
 
@@ -158,6 +158,13 @@ class Run:
                 return file
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
 
+    @property
+    def may_begin_anew(self) -> bool:
+        """Whether it was trained in and nothing was saved after the first step, so that other settings cost nothing."""
+        begun = (self.path / "metrics.jsonl").exists()  # else config.yaml may be one that somebody wrote by hand
+        saved = any(holds_steps(file) for file in (self.last, self.previous, self.best) if file.exists())
+        return begun and not saved and not self.status.get("saved", self.status.get("epoch"))
+
     def model(self) -> AlexNet:
         """Its trained network, that of `checkpoint`, on the CPU in evaluation mode: an ordinary module of torch, for
         images as `preprocessing` makes them. Raises CheckpointError."""
@@ -265,10 +272,11 @@ class _Plain(yaml.SafeLoader):
 
 def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[TrainConfig, str | None]:
     """What is trained in a folder when a user names a recipe and some settings, by dotted names: the recipe with these,
-    or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
-    sentence that names what differs then from the recipe. Raises UsageError."""
+    or, where the folder holds a run of that recipe that has learned something, the run's own configuration with these.
+    The second value is a sentence that names what differs then from the recipe. Raises UsageError."""
     stored = load_config(path / "config.yaml") if _has_config(path) else None
-    if stored is None or stored.name not in (config.name, given.get("name", config.name)):
+    names = (config.name, given.get("name", config.name))
+    if stored is None or stored.name not in names or Run(path).may_begin_anew:
         return override(config, given), None
     old, new = flatten(stored), flatten(config)
     named = tuple(f"{name}." for name in dotted(given))
@@ -277,27 +285,25 @@ def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[
     return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
 
 
+def differences(there: TrainConfig, now: TrainConfig) -> str:
+    """Which settings differ that a run must keep, such as "--optim.lr 0.1 there and 0.5 now"; empty if none do."""
+    old, new = flatten(there), flatten(now)
+    return ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in new if n not in FREE and old[n] != new[n])
+
+
 @contextmanager
 def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
-    """Hold a folder for this process: a new one, or one that holds the same run.
+    """Hold a folder for this process: a new one, one that holds the same run, or one whose run has learned nothing yet,
+    which begins anew.
 
     Raises UsageError for a folder that belongs to another run or to something else, that cannot be written, or that
     another process trains in.
     """
     run = Run(path)
     if _has_config(path):
-        old, new = flatten(run.config), flatten(config)
-        changed = [n for n in new if n not in FREE and old[n] != new[n]]
-        if "data.source" in changed and run.config.data.source == MEMORY:
-            raise UsageError(
-                f"{path} was trained on data that a program held: to go on there, hand it over again, "
-                "alexnet.train(config, run, data=...); else train into another folder with --run DIR."
-            )
-        if changed:
-            shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
-            raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
-        if run.last.exists() or run.previous.exists():
-            check_legs(path, run.config, config)
+        there = run.config
+        if not run.may_begin_anew:
+            _check_same(run, there, config)
     elif path.exists():
         try:
             foreign = any(_foreign(file) for file in path.iterdir())
@@ -311,6 +317,9 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
             try:
                 remove_leftovers(path)
                 remove_leftovers(path / "milestones")
+                if run.may_begin_anew:  # what was saved before the first step may be another network's
+                    for file in (run.last, run.previous, *run.milestones):
+                        file.unlink(missing_ok=True)
                 yield run
             finally:
                 begun = (path / "config.yaml").exists()
@@ -318,6 +327,19 @@ def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
         if not begun:  # for want of data perhaps: leave no empty folder
             with suppress(OSError):
                 path.rmdir()
+
+
+def _check_same(run: Run, there: TrainConfig, config: TrainConfig) -> None:
+    """Raise UsageError if a run whose configuration is `there` cannot go on with another one."""
+    if there.data.source == MEMORY != config.data.source:
+        raise UsageError(
+            f"{run.path} was trained on data that a program held: to go on there, hand it over again, "
+            "alexnet.train(config, run, data=...); else train into another folder with --run DIR."
+        )
+    if changed := differences(there, config):
+        raise UsageError(f"{run.path} holds another run ({changed}); train into another folder with --run DIR.")
+    if run.last.exists() or run.previous.exists():
+        check_legs(run.path, there, config)
 
 
 def _foreign(file: Path) -> bool:
