@@ -22,7 +22,7 @@ from alexnet.metrics import Result
 from alexnet.models.network import build_model
 from alexnet.recipes import RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from alexnet.runs.folder import load_config
+from alexnet.runs.folder import Run, load_config
 from alexnet.training import loop, scoring
 from alexnet.training.cautions import cautions
 from alexnet.training.faults import ENOUGH_STEPS, is_constant
@@ -289,6 +289,14 @@ def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypa
     names = [name.removeprefix("model.") for name in tested]
     assert names
     assert [n for n, t in zip(names, tested.values(), strict=True) if not torch.equal(average[n], t)] == []
+
+
+def test_no_best_accuracy_before_the_first_validation(tiny, tmp_path, reporter, monkeypatch):
+    monkeypatch.setattr(loop._Session, "_train_epoch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), tmp_path / "run", reporter=reporter)
+    status = Run(tmp_path / "run").status
+    assert (status["best_val_top1"], status["best_epoch"]) == (None, 0)
 
 
 def test_no_validation(tiny, tmp_path, reporter):
