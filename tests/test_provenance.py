@@ -22,7 +22,7 @@ from alexnet.data.sources import load_dataset
 from alexnet.models.lrn import fused
 from alexnet.models.native import Lack
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from alexnet.runs.folder import FREE
+from alexnet.runs.opening import FREE
 from alexnet.runs.provenance import arithmetic, command_line, describe_data, number_format, source_revision
 from alexnet.training import loop
 from alexnet.training.loop import train

@@ -25,8 +25,9 @@ from alexnet.data.augment import Preprocessing
 from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside, settled
+from alexnet.runs.folder import Run, load_config, load_run, set_aside
 from alexnet.runs.log import RunLog
+from alexnet.runs.opening import FREE, open_run, settled
 from alexnet.training import loop, scoring
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
@@ -258,7 +259,7 @@ def test_empty_folder_is_taken(tiny, tmp_path):
 
 
 def test_second_process_is_refused(tiny, tmp_path):
-    code = "import sys; from alexnet.runs.folder import open_run, load_run\n"
+    code = "import sys; from alexnet.runs.folder import load_run; from alexnet.runs.opening import open_run\n"
     code += "run = load_run(sys.argv[1])\nwith open_run(run.config, run.path): pass"
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with open_run(tiny(), tmp_path / "run") as run:
@@ -432,6 +433,23 @@ def test_what_failed_at_its_first_step_is_corrected(tiny, tmp_path, reporter, mo
     assert_same_tensors(run.last, train(recipe, tmp_path / "new", reporter=reporter).last)
     with pytest.raises(UsageError, match="holds another run"):
         train(recipe, path, given={"batch_size": 128}, reporter=reporter)
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "previous.safetensors", "best.safetensors", "milestones"])
+def test_what_a_full_disk_left_of_a_run_stays(finished, tiny, tmp_path, name):
+    """One checkpoint that could be saved is something learned."""
+    with open_run(tiny(), tmp_path / "run") as run:
+        run.write_config(tiny())
+        run.write_status(state="failed", saved=0, epoch=1)
+        (run.path / "metrics.jsonl").touch()
+    assert run.may_begin_anew
+    kept = run.milestone(1) if name == "milestones" else run.path / name
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copy(finished.best, kept)
+    assert not run.may_begin_anew
+    with pytest.raises(UsageError, match="holds another run"), open_run(tiny(batch_size=128), run.path):
+        pass
+    assert kept.exists()
 
 
 def test_a_config_that_nobody_trained_with_stays(tiny, tmp_path):

@@ -78,7 +78,7 @@ def _train_seeds(
     recipe: TrainConfig, given: dict[str, Any] | None, seeds: str, run: Path | None, jobs: int, guard: SignalGuard
 ) -> None:
     from alexnet.cli.tables import show_family, show_notes
-    from alexnet.runs.folder import default_folder
+    from alexnet.runs.opening import default_folder
     from alexnet.training.families import family_configs, parse_seeds, train_family
 
     if os.environ.get("WORLD_SIZE", "1") != "1":

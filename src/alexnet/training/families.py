@@ -13,7 +13,8 @@ from typing import Any
 from alexnet.compute import usable_cores
 from alexnet.config import TrainConfig
 from alexnet.errors import TrainingStopped, UsageError
-from alexnet.runs.folder import Run, settled
+from alexnet.runs.folder import Run
+from alexnet.runs.opening import settled
 from alexnet.training.processes import GLANCE, Training, stop
 from alexnet.training.signals import Interrupt, SignalGuard
 

@@ -26,8 +26,9 @@ from alexnet.inference.trained import build_for
 from alexnet.metrics import Result
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
-from alexnet.runs.folder import Run, default_folder, open_run, settled
+from alexnet.runs.folder import Run
 from alexnet.runs.legs import check_end
+from alexnet.runs.opening import default_folder, open_run, settled
 from alexnet.runs.provenance import describe_process, describe_session, introduce
 from alexnet.runs.recorder import Recorder
 from alexnet.training.cautions import cautions

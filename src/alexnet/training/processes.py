@@ -16,7 +16,8 @@ from filelock import FileLock, Timeout
 from alexnet.config import TrainConfig, dump
 from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.files import LOCK, write_atomically
-from alexnet.runs.folder import LENGTH, Run, differences
+from alexnet.runs.folder import Run
+from alexnet.runs.opening import LENGTH, differences
 
 GLANCE = 0.2  # seconds between two looks at the trainings
 _PATIENCE = 60.0  # seconds for a training to save and leave

@@ -20,7 +20,8 @@ from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.folder import differences, set_aside
+from alexnet.runs.folder import set_aside
+from alexnet.runs.opening import differences
 from alexnet.runs.provenance import describe_weights, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
