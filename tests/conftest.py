@@ -23,7 +23,7 @@ from alexnet.recipes import recipe
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.training import loop
+from alexnet.training import loop, session
 from alexnet.training.progress import Reporter
 
 TINY = recipe(
@@ -67,7 +67,7 @@ class Blank:
 
 def without_figures(patch):
     """Leave out the pictures, which take longer than the training."""
-    patch.setattr(loop, "draw_curves", lambda *_: Blank())
+    patch.setattr(session, "draw_curves", lambda *_: Blank())
     patch.setattr(recorder, "draw_confusion", lambda *_: Blank())
 
 

@@ -28,7 +28,7 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run, load_config, load_run, set_aside
 from alexnet.runs.log import RunLog
 from alexnet.runs.opening import FREE, open_run, settled
-from alexnet.training import loop, scoring
+from alexnet.training import scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
@@ -791,7 +791,7 @@ def test_refusal_before_training_leaves_a_killed_run_no_longer_running(tiny, tmp
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     finished = run.status
     run.write_status(**finished | {"state": "running"})
-    monkeypatch.setattr(loop, "load_dataset", lambda *_: 1 / 0)
+    monkeypatch.setattr(session, "load_dataset", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(epochs=3), run.path, reporter=reporter)
     assert run.status["state"] == "failed"

@@ -23,7 +23,7 @@ from alexnet.models.network import build_model
 from alexnet.recipes import RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run, load_config
-from alexnet.training import loop, scoring
+from alexnet.training import scoring, session
 from alexnet.training.cautions import cautions
 from alexnet.training.faults import ENOUGH_STEPS, is_constant
 from alexnet.training.learner import Learner
@@ -283,7 +283,7 @@ def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema)
 def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypatch):
     """A disk too full for best.safetensors does not change which weights the result is of."""
     tested = scripted(monkeypatch, [0.5])
-    monkeypatch.setattr(loop._Session, "_save_best", lambda *_: False)
+    monkeypatch.setattr(session.Session, "_save_best", lambda *_: False)
     run = train(tiny(epochs=1, ema=0.9), tmp_path / "run", reporter=reporter)
     average = load_checkpoint(run.last).evaluated
     names = [name.removeprefix("model.") for name in tested]
@@ -292,7 +292,7 @@ def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypa
 
 
 def test_no_best_accuracy_before_the_first_validation(tiny, tmp_path, reporter, monkeypatch):
-    monkeypatch.setattr(loop._Session, "_train_epoch", lambda *_: 1 / 0)
+    monkeypatch.setattr(session.Session, "_train_epoch", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(), tmp_path / "run", reporter=reporter)
     status = Run(tmp_path / "run").status
@@ -609,7 +609,7 @@ def test_init_that_is_not_there(tiny, tmp_path, reporter):
 
 def test_other_data_is_refused_on_resume(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(), tmp_path / "run", reporter=reporter)
-    monkeypatch.setattr(loop, "load_dataset", lambda c, *_: replace(load_dataset(c), fingerprint="0" * 64))
+    monkeypatch.setattr(session, "load_dataset", lambda c, *_: replace(load_dataset(c), fingerprint="0" * 64))
     with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
         train(tiny(epochs=3), run.path, reporter=reporter)
 
