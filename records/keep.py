@@ -22,10 +22,12 @@ import cyclopts
 from alexnet.errors import AlexNetError, UsageError
 from alexnet.runs.folder import Run
 
-RUN = ("config.yaml", "curves.png", "metrics.csv", "metrics.jsonl", "sessions.jsonl", "status.json", "test.json")
+RESULTS = ("test.json", "val.json")  # of a run, which has one of them
+CONFUSIONS = ("test-confusion.png", "val-confusion.png")
 TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
+RUN = (*TRAINING, *RESULTS, *CONFUSIONS, "config.yaml", "curves.png", "metrics.csv")
 REPRODUCTION = ("figure.png", "result.json", "table.md")
-UNENDED = (*TRAINING, "config.yaml", "test.json")  # of each training that has ended, of a reproduction that has not
+UNENDED = (*TRAINING, *RESULTS, "config.yaml")  # of each training that has ended, of a reproduction that has not
 
 
 def keep(source: Path, out: Path) -> list[Path]:
@@ -48,7 +50,7 @@ def keep(source: Path, out: Path) -> list[Path]:
         copies = {out / file.relative_to(source): file for file in files}
     elif (source / "status.json").is_file():
         runs, out = [Run(source)], out / source.name
-        copies = {out / name: source / name for name in (*RUN, "test-confusion.png")}
+        copies = {out / name: source / name for name in RUN}
     else:
         raise UsageError(f"{source} is neither a run nor a folder of alexnet reproduce.")
     copies[out / "log.txt"] = source.with_name(f"{source.name}.log")

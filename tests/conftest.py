@@ -7,8 +7,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import functools
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,8 +25,8 @@ from alexnet.models.int8 import computes_int8
 from alexnet.recipes import recipe
 from alexnet.runs import provenance, recorder
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import load_config
-from alexnet.training import loop
+from alexnet.runs.folder import Run, load_config
+from alexnet.training import loop, session
 from alexnet.training.processes import Training
 from alexnet.training.progress import Reporter
 
@@ -74,7 +76,7 @@ class Blank:
 
 def without_figures(patch):
     """Leave out the pictures, which take longer than the training."""
-    patch.setattr(loop, "draw_curves", lambda *_: Blank())
+    patch.setattr(session, "draw_curves", lambda *_: Blank())
     patch.setattr(recorder, "draw_confusion", lambda *_: Blank())
 
 
@@ -127,6 +129,20 @@ def no_processes(monkeypatch):
 def finished(tmp_path_factory):
     """A finished run of TINY with everything in its folder; only to be read."""
     return loop.train(TINY, tmp_path_factory.mktemp("finished") / "run", reporter=Reporter(quiet=True))
+
+
+@pytest.fixture
+def without_test(finished, tmp_path):
+    """A finished run on data without a test split: its result is that of its last weights on the validation split."""
+    run = Run(tmp_path / "without-test")
+    shutil.copytree(finished.path, run.path)
+    digest = hashlib.sha256(run.last.read_bytes()).hexdigest()
+    result = json.loads((run.path / "test.json").read_text()) | {"split": "val", "top1": 0.625}
+    result["measured"] |= {"weights": run.last.name, "sha256": digest}
+    (run.path / "val.json").write_text(json.dumps(result))
+    (run.path / "test.json").unlink()
+    (run.path / "test-confusion.png").rename(run.path / "val-confusion.png")
+    return run
 
 
 @pytest.fixture

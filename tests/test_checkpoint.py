@@ -21,7 +21,7 @@ from alexnet.files import write_atomically
 from alexnet.runs import checkpoint
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.training import loop
+from alexnet.training import session
 from alexnet.training.loop import train
 from conftest import assert_consistent, assert_same_tensors, leftovers, tensors, text
 
@@ -344,7 +344,7 @@ def test_lost_best_is_said_and_the_last_is_tested(tiny, tmp_path, reporter, monk
     other = train(tiny(epochs=1, **{"data.fraction": 0.2}), tmp_path / "other", reporter=reporter)
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Session, "_test", lambda *_: 1 / 0)
+        patch.setattr(session.Session, "_test", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny(), path, reporter=reporter)
     run = Run(path)

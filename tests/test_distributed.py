@@ -159,7 +159,7 @@ with join_world("cpu") as (world, _):
 ALONE = """
 import os, sys
 if os.environ["RANK"] == "1":
-    from alexnet.runs import checkpoint, folder, recorder
+    from alexnet.runs import checkpoint, folder, opening, recorder
     from alexnet.training import loop
 
     def forbidden(*_, **__):
@@ -168,7 +168,7 @@ if os.environ["RANK"] == "1":
     for owner, name in [(folder.Run, n) for n in ("resume_point", "write_config", "write_status")]:
         setattr(owner, name, forbidden)
     folder.Run.status = folder.Run.metrics = folder.Run.config = property(forbidden)
-    for owner in (checkpoint, folder, loop, recorder):
+    for owner in (checkpoint, folder, loop, opening, recorder):
         for name in ("load_checkpoint", "save_checkpoint", "open_run", "settled"):
             if hasattr(owner, name):
                 setattr(owner, name, forbidden)

@@ -157,12 +157,20 @@ def test_model_card_says_everything(hub, finished):
 
 def test_results_of_other_weights_are_measured_anew(finished, tmp_path, monkeypatch):
     """The last weights' card does not bear the best ones' figures."""
-    monkeypatch.setattr("alexnet.runs.folder.Run.test", {"top1": 2.0, "measured": {"sha256": "0"}})
+    monkeypatch.setattr("alexnet.runs.folder.Run.result", {"top1": 2.0, "measured": {"sha256": "0"}})
     folder = alexnet.export_hub(finished.last, tmp_path / "hub")
     header = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     top1 = alexnet.evaluate(finished.last).top1
     assert header["model-index"][0]["results"][0]["metrics"][0]["value"] == round(100 * top1, 2)
     assert "license" not in header
+
+
+def test_results_without_a_test_split_are_the_runs_own(without_test, tmp_path):
+    header = yaml.safe_load(
+        (alexnet.export_hub(without_test, tmp_path / "hub") / "README.md").read_text().split("---\n")[1]
+    )
+    (entry,) = header["model-index"][0]["results"]
+    assert (entry["dataset"]["split"], entry["metrics"][0]["value"]) == ("val", 62.5)
 
 
 def test_hostile_class_names_stay_text(finished, tmp_path, monkeypatch):

@@ -107,6 +107,16 @@ def test_the_table_says_what_ended_a_run_early(finished, tmp_path, capsys):
     assert said.count("stopped at") == 1
 
 
+def test_validation_is_said_where_there_is_no_test_split(without_test, capsys):
+    lines: list[str] = []
+    train_family({without_test.path: without_test.config}, 2, SignalGuard(), lines.append)
+    assert lines[-1] == f"{without_test.path.name}: val accuracy 62.50%"
+    show_family([without_test])
+    said = capsys.readouterr().out
+    assert "62.50%" in said
+    assert "no result" not in said
+
+
 def test_what_a_training_says_goes_where_our_own_output_goes(tmp_path):
     """--quiet sends it nowhere."""
     training = object.__new__(Training)

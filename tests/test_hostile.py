@@ -22,7 +22,7 @@ from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.runs.folder import load_config
 from alexnet.runs.rows import read_rows
-from alexnet.training import loop
+from alexnet.training import loop, session
 from conftest import TINY, assert_same_tensors, text
 
 pytestmark = pytest.mark.usefixtures("no_fsync", "no_figures")
@@ -191,7 +191,7 @@ def test_a_second_training_in_the_same_process_is_refused(finished, tmp_path, mo
         except UsageError as problem:
             problems.append(str(problem))
 
-    finish = loop._Session._finish_epoch
+    finish = session.Session._finish_epoch
 
     def finish_epoch(session, learner):
         thread = threading.Thread(target=second)
@@ -199,7 +199,7 @@ def test_a_second_training_in_the_same_process_is_refused(finished, tmp_path, mo
         thread.join()
         finish(session, learner)
 
-    monkeypatch.setattr(loop._Session, "_finish_epoch", finish_epoch)
+    monkeypatch.setattr(session.Session, "_finish_epoch", finish_epoch)
     run = loop.train(tiny(), tmp_path / "a", reporter=reporter)
     assert_same_tensors(run.last, finished.last)
     assert len(problems) == 2
@@ -211,14 +211,14 @@ def test_a_second_training_in_the_same_process_is_refused(finished, tmp_path, mo
 
 
 def after_the_first_epoch(monkeypatch, work):
-    finish, done = loop._Session._finish_epoch, []
+    finish, done = session.Session._finish_epoch, []
 
     def finish_epoch(session, learner):
         finish(session, learner)
         if not done:
             done.append(work())
 
-    monkeypatch.setattr(loop._Session, "_finish_epoch", finish_epoch)
+    monkeypatch.setattr(session.Session, "_finish_epoch", finish_epoch)
 
 
 @pytest.mark.parametrize("how", ["moved", "deleted", "deleted before the test"])
@@ -274,7 +274,7 @@ def test_a_disk_that_fills_amid_a_line_costs_that_line_alone(tiny, tmp_path, mon
     path, steps = tmp_path / "run" / "metrics.jsonl", []
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = loop.Recorder.metrics
+    write = session.Recorder.metrics
 
     def metrics(record, row):
         if row["step"] == 9 and row["kind"] == "step":
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_amid_a_line_costs_that_line_alone(tiny, tmp_path, mon
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         steps.append((row["kind"], row["step"]))
 
-    monkeypatch.setattr(loop.Recorder, "metrics", metrics)
+    monkeypatch.setattr(session.Recorder, "metrics", metrics)
     try:
         loop.train(tiny(), tmp_path / "run", reporter=reporter)
     finally:

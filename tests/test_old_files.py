@@ -26,7 +26,8 @@ from alexnet.inference.trained import open_trained
 from alexnet.recipes import RECIPES, recipe
 from alexnet.runs import checkpoint
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from alexnet.runs.folder import load_config, settled
+from alexnet.runs.folder import load_config
+from alexnet.runs.opening import settled
 from alexnet.runs.provenance import environment
 from alexnet.training.loop import train
 from conftest import TIMES, assert_consistent, tensors

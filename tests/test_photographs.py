@@ -24,7 +24,7 @@ from alexnet.models.network import build_model
 from alexnet.recipes import ORIGINS, RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.training import loop
+from alexnet.training import session
 from alexnet.training.faults import Faults
 from alexnet.training.learner import Counters, Learner, freeze
 from alexnet.training.loop import train
@@ -84,7 +84,7 @@ def trained(photos, tmp_path_factory):
     """A finished run on the original photographs, with random crops and colour noise; only to be read."""
     path = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "draw_curves", lambda *_: Blank())
+        patch.setattr(session, "draw_curves", lambda *_: Blank())
         return train(override(PHOTOS, {"data.root": str(photos)}), path, reporter=Reporter(quiet=True))
 
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from alexnet.config.values import override
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding
 from alexnet.recipes import recipe
@@ -62,6 +63,21 @@ def test_divergence_is_a_result(tmp_path, monkeypatch):
     one.run.write_config(CONFIG)
     assert has_ended(one.run, CONFIG, tmp_path / "jobs" / "a")
     assert not has_ended(one.run, CONFIG, tmp_path / "jobs" / "b")
+
+
+def test_one_that_learned_nothing_is_corrected(tmp_path, monkeypatch):
+    """What is said of the settings that diverged does not hold of others."""
+    one = training(tmp_path, [5, 0], monkeypatch)
+    assert one.poll()
+    with holding(one.run.path, "x", "y"):
+        one.run.write_config(override(CONFIG, {"optim.lr": 1e9}))
+        one.run.write_status(state="failed", epoch=0, saved=0)
+    with pytest.raises(UsageError, match=r"--optim\.lr 1000000000\.0 there and"):
+        has_ended(one.run, CONFIG, tmp_path / "jobs" / "a")
+    (one.run.path / "metrics.jsonl").touch()
+    assert not has_ended(one.run, CONFIG, tmp_path / "jobs" / "a")
+    again = training(tmp_path, [0], monkeypatch)
+    assert (again.poll(), again.diverged) == (True, False)
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DataError)])

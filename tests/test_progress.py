@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from alexnet.training import loop, progress, scoring
+from alexnet.training import progress, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -36,12 +36,12 @@ class Clock:
 def clock(monkeypatch):
     """A step takes 2 seconds, an evaluation 100, a save 1,000 and a picture 10,000."""
     clock = Clock()
-    for module in (loop, progress):
+    for module in (session, progress):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(Learner, "train_step", clock.takes(2, Learner.train_step))
     monkeypatch.setattr(scoring, "score", clock.takes(100, scoring.score))
-    monkeypatch.setattr(loop._Session, "_save_last", clock.takes(1000, loop._Session._save_last))
-    monkeypatch.setattr(loop, "draw_curves", clock.takes(10000, lambda *_: Blank()))
+    monkeypatch.setattr(session.Session, "_save_last", clock.takes(1000, session.Session._save_last))
+    monkeypatch.setattr(session, "draw_curves", clock.takes(10000, lambda *_: Blank()))
     return clock
 
 
@@ -98,8 +98,8 @@ def test_stages(tiny, tmp_path, monkeypatch):
 def test_rate_of_an_epoch_without_steps_is_not_told(tiny, tmp_path, reporter, monkeypatch):
     """A session that takes over between the last step of an epoch and its end has nothing to measure."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Session, "_finish_epoch", lambda self, learner: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(loop._Session, "_train_epoch", _train_and_save)
+        patch.setattr(session.Session, "_finish_epoch", lambda self, learner: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(session.Session, "_train_epoch", _train_and_save)
         with pytest.raises(KeyboardInterrupt):
             train(tiny(), tmp_path / "run", reporter=reporter)
     run = train(tiny(), tmp_path / "run", reporter=reporter)
@@ -107,7 +107,7 @@ def test_rate_of_an_epoch_without_steps_is_not_told(tiny, tmp_path, reporter, mo
     assert " 0 images/s" not in text(reporter)
 
 
-_train_epoch = loop._Session._train_epoch
+_train_epoch = session.Session._train_epoch
 
 
 def _train_and_save(self, learner):

@@ -22,9 +22,9 @@ from alexnet.data.sources import load_dataset
 from alexnet.models.lrn import fused
 from alexnet.models.native import Lack
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from alexnet.runs.folder import FREE
+from alexnet.runs.opening import FREE
 from alexnet.runs.provenance import arithmetic, command_line, describe_data, number_format, source_revision
-from alexnet.training import loop
+from alexnet.training import session
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, needs_int8, text
 
@@ -101,7 +101,7 @@ def test_one_record_a_session(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
     written = [(run.path / "sessions.jsonl").read_bytes()]
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Session, "_finish_epoch", lambda *_: 1 / 0)
+        patch.setattr(session.Session, "_finish_epoch", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(tiny(), run.path, reporter=reporter)
     written.append((run.path / "sessions.jsonl").read_bytes())

@@ -53,6 +53,12 @@ def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path, keep):
     assert not any(str(tmp_path) in file.read_text() for file in kept.rglob("*") if file.suffix != ".png")
 
 
+def test_the_result_of_a_run_without_a_test_split_is_kept(without_test, tmp_path, keep):
+    assert keep(without_test.path.name, "a") is None
+    kept = {file.name for file in (tmp_path / "a" / without_test.path.name).iterdir()}
+    assert {"val.json", "val-confusion.png"} <= kept
+
+
 def test_a_reproduction_of_which_nothing_has_ended_is_refused(tmp_path, keep):
     (tmp_path / "S3").mkdir()
     (tmp_path / "S3" / "experiment.json").write_text("{}")

@@ -21,7 +21,7 @@ from alexnet.runs import folder as run_module
 from alexnet.runs import recorder
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.training import loop, scoring
+from alexnet.training import scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
@@ -89,7 +89,7 @@ class Forked:
     def main(arguments, log):
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
-        loop.draw_curves = lambda *_: Blank()  # takes longer than an epoch
+        session.draw_curves = lambda *_: Blank()  # takes longer than an epoch
         cli.main(arguments)
 
     def poll(self):
@@ -218,7 +218,7 @@ def strike(monkeypatch, place, number=signal.SIGTERM, at=2):
     match place:
         case "load_dataset" | "build_for":
             at = 1
-            around(loop, place, after=True)
+            around(session, place, after=True)
         case "write_config":
             at = 1
             around(run_module.Run, place)

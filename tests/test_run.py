@@ -6,11 +6,13 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ import yaml
 from alexnet import evaluate
 from alexnet.config import load
 from alexnet.data.augment import Preprocessing
-from alexnet.errors import AlexNetError, CheckpointError, NumericsError, TrainingStopped, UsageError
+from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.metrics import Result
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import FREE, Run, load_config, load_run, open_run, set_aside
+from alexnet.runs.folder import Run, load_config, load_run, set_aside
 from alexnet.runs.log import RunLog
-from alexnet.training import loop, scoring
+from alexnet.runs.opening import FREE, open_run, settled
+from alexnet.training import scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
@@ -349,6 +352,21 @@ def test_stop_before_the_horizon_bends_nothing(tiny, tmp_path, reporter):
     assert_same_tensors(run.best, whole.best)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "advice", "more"),
+    [("one-cycle", "--then 2", {"then": ("2",)}), ("constant", "--epochs 4", {"epochs": 4})],
+)
+def test_a_stop_that_was_reached_does_not_hold_back_what_comes_after(tiny, tmp_path, reporter, schedule, advice, more):
+    recipe, path = tiny(**{"optim.schedule": schedule, "epochs": 2}), tmp_path / "run"
+    run = train(recipe, path, given={"stop_after": 1}, reporter=reporter)
+    train(recipe, path, given={"stop_after": 2}, reporter=reporter)
+    train(recipe, path, given={}, reporter=reporter)
+    assert f"is finished (2 epochs) and stays as it is. To go on: {advice}." in " ".join(text(reporter).split())
+    train(replace(run.config, **more), path, reporter=reporter)
+    assert len(run.epochs) == 4
+    assert_consistent(run)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "step", "plateau"])
 def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, schedule):
     values = {"optim.schedule": schedule, "optim.patience": 0, "optim.step_epochs": 1}
@@ -394,6 +412,58 @@ def test_what_has_learned_nothing_yet_may_change(tiny, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("problem", [RuntimeError("too large"), DataError("no such image")])
+def test_what_failed_at_its_first_step_is_corrected(tiny, tmp_path, reporter, monkeypatch, problem):
+    """Also where the beginning was saved, with a network of another form."""
+
+    def fail(*_):
+        raise problem
+
+    path, recipe = tmp_path / "run", tiny(epochs=1)
+    wrong = {"batch_size": 128, "model.width": 0.25, "keep": "0"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train_step", fail)
+        for _ in range(2):
+            with pytest.raises(type(problem)):
+                train(recipe, path, given=wrong, reporter=reporter)
+    assert Run(path).last.exists() == isinstance(problem, DataError)
+    assert settled(recipe, path, {}) == (recipe, None)
+    run = train(recipe, path, given={}, reporter=reporter)
+    assert run.config == recipe
+    assert run.milestones == []
+    assert_same_tensors(run.last, train(recipe, tmp_path / "new", reporter=reporter).last)
+    with pytest.raises(UsageError, match="holds another run"):
+        train(recipe, path, given={"batch_size": 128}, reporter=reporter)
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "previous.safetensors", "best.safetensors", "milestones"])
+def test_what_a_full_disk_left_of_a_run_stays(finished, tiny, tmp_path, name):
+    """One checkpoint that could be saved is something learned."""
+    with open_run(tiny(), tmp_path / "run") as run:
+        run.write_config(tiny())
+        run.write_status(state="failed", saved=0, epoch=1)
+        (run.path / "metrics.jsonl").touch()
+    assert run.may_begin_anew
+    kept = run.milestone(1) if name == "milestones" else run.path / name
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copy(finished.best, kept)
+    assert not run.may_begin_anew
+    with pytest.raises(UsageError, match="holds another run"), open_run(tiny(batch_size=128), run.path):
+        pass
+    assert kept.exists()
+
+
+def test_a_config_that_nobody_trained_with_stays(tiny, tmp_path):
+    (tmp_path / "config.yaml").write_text("batch_size: 32\n")
+    with pytest.raises(UsageError, match="holds another run"), open_run(tiny(), tmp_path):
+        pass
+    (tmp_path / "config.yaml").write_text("backbone: resnet\n")
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UsageError, match="unknown setting"), open_run(tiny(), tmp_path):
+        pass
+    assert (tmp_path / "config.yaml").read_text() == "backbone: resnet\n"
+
+
 def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
     """The refusal's own words, and then the bare command, which resumes what was asked for."""
     path = tmp_path / "run"
@@ -410,6 +480,36 @@ def test_what_is_typed_goes_on(tiny, tmp_path, reporter):
     train(recipe, path, given={"then": ("2", "1")}, reporter=reporter)
     assert len(run.epochs) == 4
     assert_consistent(run)
+
+
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [
+        ({"epochs": 3}, {"stop_after": 3}),
+        ({"score_train": 1}, {"stop_train_error": 0.1}),
+        ({"batch_size": 128}, {"accumulate": 128}),
+    ],
+)
+def test_what_goes_with_the_run_need_not_go_with_the_recipe(tiny, tmp_path, values, given):
+    recipe, stored = tiny(), tiny(**values)
+    with pytest.raises(UsageError):
+        settled(recipe, tmp_path / "new", given)
+    with open_run(stored, tmp_path / "run") as run:
+        run.write_config(stored)
+        run.last.touch()
+    config, _ = settled(recipe, run.path, given)
+    assert config == tiny(**values | given)
+
+
+def test_a_flag_that_does_not_go_with_the_recipe_goes_on(finished, tiny, tmp_path, reporter):
+    """And where the run is new it is refused before anything is made."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = train(tiny(epochs=1), tmp_path / "run", given={"stop_after": 2, "device": "cpu"}, reporter=reporter)
+    assert "is finished (2 epochs)" in " ".join(text(reporter).split())
+    assert run.config == finished.config
+    with pytest.raises(UsageError, match=r"--stop-after 2 lies beyond the run's 1 epochs"):
+        train(tiny(epochs=1), tmp_path / "new", given={"stop_after": 2}, reporter=reporter)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("values", [{"epochs": 1}, {"stop_after": 1}])
@@ -443,9 +543,18 @@ def test_load_run(finished, tmp_path):
         load_run(tmp_path)
 
 
+def test_result_without_a_test_split_is_validations(without_test, finished):
+    """And the weights that every verb takes are those that it is of."""
+    assert (without_test.test, without_test.result["split"]) == (None, "val")
+    assert without_test.checkpoint() == without_test.last
+    assert finished.result == finished.test
+    without_test.result_file.write_bytes(b"{")
+    assert without_test.result is None
+
+
 def test_empty_run_reads_as_nothing(tmp_path):
     run = Run(tmp_path)
-    assert (run.status, run.metrics, run.epochs, run.test) == ({}, [], [], None)
+    assert (run.status, run.metrics, run.epochs, run.test, run.result) == ({}, [], [], None, None)
     assert run.resume_point() == (None, None)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         run.checkpoint()
@@ -683,7 +792,7 @@ def test_refusal_before_training_leaves_a_killed_run_no_longer_running(tiny, tmp
     run = train(tiny(), tmp_path / "run", reporter=reporter)
     finished = run.status
     run.write_status(**finished | {"state": "running"})
-    monkeypatch.setattr(loop, "load_dataset", lambda *_: 1 / 0)
+    monkeypatch.setattr(session, "load_dataset", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny(epochs=3), run.path, reporter=reporter)
     assert run.status["state"] == "failed"

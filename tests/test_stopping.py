@@ -14,7 +14,7 @@ from alexnet.config import OptimConfig, TrainConfig
 from alexnet.errors import UsageError
 from alexnet.inference.evaluation import evaluate
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.training import loop, scoring
+from alexnet.training import scoring, session
 from alexnet.training.learner import Counters
 from alexnet.training.loop import train
 from alexnet.training.optim import Course, Schedule
@@ -218,7 +218,7 @@ def test_milestones_are_the_weights_of_their_epochs(tiny, tmp_path, reporter):
 def test_the_first_milestone_is_before_training(tiny, tmp_path, reporter, monkeypatch):
     began = []
     monkeypatch.setattr(
-        loop, "freeze", lambda model, _: began.append({n: p.clone() for n, p in model.state_dict().items()})
+        session, "freeze", lambda model, _: began.append({n: p.clone() for n, p in model.state_dict().items()})
     )
     run = train(tiny(epochs=1, keep="0"), tmp_path / "run", reporter=reporter)
     (path,) = run.milestones

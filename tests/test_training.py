@@ -22,8 +22,8 @@ from alexnet.metrics import Result
 from alexnet.models.network import build_model
 from alexnet.recipes import RECIPES, recipe
 from alexnet.runs.checkpoint import load_checkpoint, save_checkpoint
-from alexnet.runs.folder import load_config
-from alexnet.training import loop, scoring
+from alexnet.runs.folder import Run, load_config
+from alexnet.training import scoring, session
 from alexnet.training.cautions import cautions
 from alexnet.training.faults import ENOUGH_STEPS, is_constant
 from alexnet.training.learner import Learner
@@ -255,6 +255,18 @@ def scripted(monkeypatch, accuracies):
     return tested
 
 
+def test_widths_of_single_layers_are_known_again(tiny, tmp_path, reporter, monkeypatch):
+    """The best weights of a network with --model.widths are tested, and kept when the run goes on."""
+    values = {"model.widths": ["conv3=16"]}
+    scripted(monkeypatch, [0.5, 0.9, 0.2, 0.1])
+    run = train(tiny(epochs=3, **values), tmp_path / "run", reporter=reporter)
+    assert run.test["measured"]["weights"] == "best.safetensors"
+    train(tiny(epochs=4, **values), run.path, reporter=reporter)
+    measured = run.test["measured"]
+    assert (measured["weights"], measured["epoch"], run.status["best_epoch"]) == ("best.safetensors", 2, 2)
+    assert not list(run.path.glob("*.damaged*"))
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema):
     one = train(tiny(epochs=2, ema=ema), tmp_path / "one", reporter=reporter)
@@ -271,12 +283,20 @@ def test_the_best_weights_are_tested(tiny, tmp_path, reporter, monkeypatch, ema)
 def test_without_a_best_the_average_is_tested(tiny, tmp_path, reporter, monkeypatch):
     """A disk too full for best.safetensors does not change which weights the result is of."""
     tested = scripted(monkeypatch, [0.5])
-    monkeypatch.setattr(loop._Session, "_save_best", lambda *_: False)
+    monkeypatch.setattr(session.Session, "_save_best", lambda *_: False)
     run = train(tiny(epochs=1, ema=0.9), tmp_path / "run", reporter=reporter)
     average = load_checkpoint(run.last).evaluated
     names = [name.removeprefix("model.") for name in tested]
     assert names
     assert [n for n, t in zip(names, tested.values(), strict=True) if not torch.equal(average[n], t)] == []
+
+
+def test_no_best_accuracy_before_the_first_validation(tiny, tmp_path, reporter, monkeypatch):
+    monkeypatch.setattr(session.Session, "_train_epoch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), tmp_path / "run", reporter=reporter)
+    status = Run(tmp_path / "run").status
+    assert (status["best_val_top1"], status["best_epoch"]) == (None, 0)
 
 
 def test_no_validation(tiny, tmp_path, reporter):
@@ -603,7 +623,7 @@ def test_init_that_is_not_there(tiny, tmp_path, reporter):
 
 def test_other_data_is_refused_on_resume(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(), tmp_path / "run", reporter=reporter)
-    monkeypatch.setattr(loop, "load_dataset", lambda c, *_: replace(load_dataset(c), fingerprint="0" * 64))
+    monkeypatch.setattr(session, "load_dataset", lambda c, *_: replace(load_dataset(c), fingerprint="0" * 64))
     with pytest.raises(DataError, match=r"fingerprint.*--run DIR"):
         train(tiny(epochs=3), run.path, reporter=reporter)
 

@@ -131,6 +131,15 @@ def test_untrained_weights_end_with_4(call, finished, tmp_path):
     assert scored.chance == pytest.approx(scored.result.confusion.sum(1).max() / 359)
 
 
+def test_the_result_of_a_run_without_a_test_split_is_verified(without_test):
+    def damaged():
+        return {state.path.name: state.damaged for state in verify_run(without_test)}
+
+    assert damaged()["val.json"] is None
+    (without_test.path / "val.json").write_text("{")
+    assert damaged()["val.json"]
+
+
 @pytest.mark.parametrize("file", ["best.safetensors", "last.safetensors"])
 def test_a_damaged_run_ends_with_3(call, finished, tmp_path, file):
     copy = tmp_path / "run"

@@ -138,6 +138,12 @@ def test_verify_names_what_is_damaged_and_prepare_mends_it(done, copy, call):
     assert path.read_bytes() == (done / "val.arrow").read_bytes()
 
 
+def test_verify_refuses_flags_that_are_for_weights_by_their_names(done, call):
+    code, _, error = call("verify", done, "--data.source", "digits")
+    assert code == 2
+    assert "--split, --data.root, --data.source, --model and --json are for runs and weights" in error
+
+
 def test_verify_says_what_else_is_wrong(copy, tmp_path, call):
     (copy / "train.arrow").write_bytes(b"<html>")
     (train, val) = verify_prepared(copy)

@@ -78,13 +78,12 @@ def _train_seeds(
     recipe: TrainConfig, given: dict[str, Any] | None, seeds: str, run: Path | None, jobs: int, guard: SignalGuard
 ) -> None:
     from alexnet.cli.tables import show_family, show_notes
-    from alexnet.config.values import override
-    from alexnet.runs.folder import default_folder
+    from alexnet.runs.opening import default_folder
     from alexnet.training.families import family_configs, parse_seeds, train_family
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
-    folder = run or default_folder(f"{override(recipe, given or {}).name}-seeds")
+    folder = run or default_folder(f"{(given or {}).get('name', recipe.name)}-seeds")
     configs, notes = family_configs(recipe, given, parse_seeds(seeds), folder)
     show_notes(notes)
     show_family(list(train_family(configs, jobs, guard).values()))
@@ -136,7 +135,7 @@ def evaluate(
         Leave out images that cannot be read instead of stopping at the first.
     out
         Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
-        end in digits of what was measured; without it the run's folder, whose own test.json stays as it is. Of several
+        end in digits of what was measured; without it the run's folder, whose own result stays as it is. Of several
         runs nothing is written without it.
     json
         Print the result as JSON (fractions, not percent).

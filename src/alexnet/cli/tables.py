@@ -233,14 +233,14 @@ def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) 
 
 
 def show_family(runs: Sequence[Run]) -> None:
-    """The test results of several runs, and their mean and standard deviation."""
+    """The results of several runs, and their mean and standard deviation."""
     from alexnet.training.families import spread
 
-    ended = [(run, run.test, run.status) for run in runs]
+    ended = [(run, run.result, run.status) for run in runs]
     rows = [
-        (run.path.name, test["top1"], test["top5"], status.get("best_epoch", 0), status.get("elapsed", 0.0) / 60)
-        for run, test, status in ended
-        if test is not None
+        (run.path.name, result["top1"], result["top5"], status.get("best_epoch", 0), status.get("elapsed", 0.0) / 60)
+        for run, result, status in ended
+        if result is not None
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("run", "top-1", "top-5", "best epoch", "minutes"):
@@ -253,8 +253,8 @@ def show_family(runs: Sequence[Run]) -> None:
         table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
     console = Terminal()
     console.print(table)
-    for run, test, status in ended:
-        if test is None:
-            console.print(f"{markup(str(run.path))}: no test result", soft_wrap=True)
+    for run, result, status in ended:
+        if result is None:
+            console.print(f"{markup(str(run.path))}: no result", soft_wrap=True)
         elif "stopped" in status:
             console.print(f"{markup(str(run.path))}: {markup(status['stopped'])}", soft_wrap=True)

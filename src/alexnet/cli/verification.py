@@ -60,7 +60,7 @@ def verify(
     has_weights = is_folder and any(Path(target).glob("*.safetensors"))  # as a folder for the Hub has
     if is_folder and not (is_run or has_weights):
         if split or data or model or json:
-            raise UsageError("--split, --data, --model and --json are for runs and weights.")
+            raise UsageError("--split, --data.root, --data.source, --model and --json are for runs and weights.")
         return _verify_prepared(Path(target))
     start_computing()
     from alexnet.inference.integrity import score_weights, verify_run, verify_weights

@@ -32,7 +32,8 @@ class TrainConfig:
     """Go on after these epochs in further legs, each with a schedule of its own: "10" epochs, or "10 lr=0.002
     schedule=cosine" with other settings of --optim."""
     stop_after: int | None = None
-    """Stop and test after this many epochs; the schedule keeps its length, so that the run can go on later."""
+    """Stop and test after this many epochs; the schedule keeps its length, so that the run can go on later. All of them
+    is no stop: a run that is then given more epochs goes on to their end."""
     early_stop: int | None = None
     """Stop and test after this many epochs without a better validation accuracy, counted anew after each drop of the
     learning rate; a drop that is still to come is waited for, and so is the end of the schedules that fall until
@@ -104,6 +105,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_each()
         self._check_together()
+        if self.stop_after == self.horizon:  # no stop: kept, it would hold back a run that is later given more epochs
+            object.__setattr__(self, "stop_after", None)
 
     def _check_each(self) -> None:
         """Raise UsageError for a setting that is wrong whatever the others are."""

@@ -40,7 +40,7 @@ def export_hub(
     """Write a run or a checkpoint as a folder for the Hugging Face Hub, which must not be there yet: model.safetensors,
     config.json, recipe.yaml (which `alexnet train` takes, to repeat the training) and README.md, the model card.
 
-    The card's results are the run's own test, or, where that is of other weights or missing, measured now on its data,
+    The card's results are the run's own, or, where those are of other weights or missing, measured now on its data,
     of which `data` replaces single settings ({"root": "/elsewhere"}). `licence` is the identifier that the Hub knows
     ("mit"); without it the card names none. Raises UsageError, DataError or CheckpointError, and leaves nothing then.
     """
@@ -101,10 +101,10 @@ def _without_paths_of(ledger: list[dict[str, Any]], config: TrainConfig) -> list
 
 
 def _result(file: Path, run: Run | None, data: dict[str, Any]) -> dict[str, Any]:
-    """The test result of exactly these weights, measured now where nobody has."""
-    test = run.test if run is not None else None
-    if test is not None and test.get("measured", {}).get("sha256") == file_digest(file):
-        return test
+    """The result of exactly these weights, measured now where nobody has."""
+    result = run.result if run is not None else None
+    if result is not None and result.get("measured", {}).get("sha256") == file_digest(file):
+        return result
     return evaluate(file, data=data).to_dict()
 
 

@@ -62,7 +62,7 @@ def verify_run(run: Run) -> list[FileState]:
         if rows or damaged:
             problem_ = f"{record}: {damaged} of {damaged + len(rows)} lines are damaged." if damaged else None
             states.append(FileState(record, problem_, f"{len(rows)} lines, all can be read"))
-    for name, content in (("status.json", run.status), ("test.json", run.test), ("ledger.json", run.ledger)):
+    for name, content in (("status.json", run.status), (run.result_file.name, run.result), ("ledger.json", run.ledger)):
         if (run.path / name).exists():
             states.append(
                 FileState(run.path / name, None if content else f"{run.path / name} is damaged.", "can be read")

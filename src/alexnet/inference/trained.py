@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from alexnet.config import TrainConfig, load
 from alexnet.config.colours import CAFFE, IMAGENET
+from alexnet.config.values import flatten
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names
@@ -209,7 +210,8 @@ def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> 
 
     Raises UsageError if the two contradict each other.
     """
-    given = {k: v for k, v in asdict(config.model).items() if v not in (None, ()) and k != "freeze_to"}
+    # With lists for tuples, as checkpoints hold them, so that a run knows its own description again.
+    given = {k: v for k, v in flatten(config.model).items() if v not in (None, []) and k != "freeze_to"}
     given["name"] = given.pop("variant")
     channels = dataset.train.channels
     fields = {"num_classes": len(dataset.classes), "in_channels": channels, "input_size": prep.size} | given

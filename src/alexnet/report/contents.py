@@ -25,7 +25,8 @@ from alexnet.metrics import Result
 from alexnet.models.summary import trace
 from alexnet.recipes import RECIPES
 from alexnet.report.measuring import Measured, Pair, describe_pair, measure, most_confused
-from alexnet.runs.folder import FREE, LENGTH, Run
+from alexnet.runs.folder import Run
+from alexnet.runs.opening import FREE, LENGTH
 from alexnet.training.facts import ledger_of_run
 from alexnet.training.families import Spread, spread
 

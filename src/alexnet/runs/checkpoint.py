@@ -123,6 +123,14 @@ def in_streak(path: Path) -> bool:
         return False
 
 
+def holds_steps(path: Path) -> bool:
+    """Whether a checkpoint was saved after the first step, going by its header alone; one that does not say counts."""
+    try:
+        return bool(json.loads(_header(path) or "{}")["counters"]["step"])
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
 def _header(path: Path) -> str | None:
     """The JSON description in a file's header, unverified; None where the file is not there or not ours."""
     try:

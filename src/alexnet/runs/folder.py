@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -15,27 +14,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alexnet.config import TrainConfig, dump, load
-from alexnet.config.values import flag, flatten, override
-from alexnet.data.sources import MEMORY
 from alexnet.errors import CheckpointError, UsageError
-from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers, write_atomically
-from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.legs import check_legs
+from alexnet.files import write_atomically
+from alexnet.runs.checkpoint import Checkpoint, holds_steps, load_checkpoint
 from alexnet.runs.rows import append_row, read_rows
 
 if TYPE_CHECKING:  # the network is built where it is asked for
     from alexnet.data.transforms import Transforms
     from alexnet.models.network import AlexNet
 
-# How long a run goes on, which may change as far as that bends no schedule that is under way.
-LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
-# What may differ between a run and its continuation: none of these changes what is learned, but that `accumulate` and
-# another `device` have dropout draw other masks.
-FREE = {
-    *LENGTH,
-    *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
-    *("data.root", "data.download", "data.workers", "data.max_bad"),
-}
 LEDGER = "ledger.json"
 LEDGER_FIELDS = {
     **dict.fromkeys(("name", "paper", "release", "effect", "this"), str),
@@ -93,8 +80,21 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test result that training ended with; None before, and where the file is damaged."""
+        """The test result that training ended with; None before, where the data has no test split, and where the file
+        is damaged."""
         return _read_object(self.path / "test.json")
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What training ended with: the test result, or where the data has no test split (ImageNet) the validation
+        split's. None before, and where the file is damaged."""
+        return _read_object(self.result_file)
+
+    @property
+    def result_file(self) -> Path:
+        """Where `result` is: test.json, or val.json where the data has no test split."""
+        test, val = self.path / "test.json", self.path / "val.json"
+        return val if val.exists() and not test.exists() else test
 
     @property
     def ledger(self) -> list[dict[str, Any]] | None:
@@ -136,14 +136,21 @@ class Run:
         return sorted(self.path.glob("milestones/epoch-*.safetensors"))
 
     def checkpoint(self) -> Path:
-        """The checkpoint to evaluate: of a finished run the one that its test result is of, before that the best, or
+        """The checkpoint to evaluate: of a finished run the one that its result is of, before that the best, or
         the last where no epoch was completed."""
-        measured = (self.test or {}).get("measured") if self.status.get("state") == "finished" else None
+        measured = (self.result or {}).get("measured") if self.status.get("state") == "finished" else None
         latest = isinstance(measured, dict) and measured.get("weights") == self.last.name
         for file in (self.last, self.best) if latest else (self.best, self.last):
             if file.exists():
                 return file
         raise CheckpointError(f"{self.path} holds no checkpoint yet: train it first.")
+
+    @property
+    def may_begin_anew(self) -> bool:
+        """Whether it was trained in and nothing was saved after the first step, so that other settings cost nothing."""
+        begun = (self.path / "metrics.jsonl").exists()  # else config.yaml may be one that somebody wrote by hand
+        files = [file for file in (self.last, self.previous, self.best, *self.milestones) if file.exists()]
+        return begun and not any(map(holds_steps, files)) and not self.status.get("saved", self.status.get("epoch"))
 
     def model(self) -> AlexNet:
         """Its trained network, that of `checkpoint`, on the CPU in evaluation mode: an ordinary module of torch, for
@@ -206,21 +213,9 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """The run in a folder. Raises UsageError if there is none."""
     path = Path(path)
-    if not _has_config(path):
+    if not has_config(path):
         raise UsageError(f"{path} is not a run folder: it has no config.yaml.")
     return Run(path)
-
-
-def default_folder(name: str) -> Path:
-    """Where a run is when no folder is named: runs/NAME. Raises UsageError for a name, perhaps out of somebody's
-    config.yaml, that is no plain folder name and would lead elsewhere."""
-    if (
-        name.strip() in ("", ".", "..")
-        or any(not c.isprintable() or c in "/\\" for c in name)
-        or len(os.fsencode(name)) > 255
-    ):
-        raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
-    return Path("runs") / name
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -250,69 +245,6 @@ class _Plain(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def settled(config: TrainConfig, path: Path, given: Mapping[str, Any]) -> tuple[TrainConfig, str | None]:
-    """What is trained in a folder when a user names a recipe and some settings, by dotted names: the recipe with these,
-    or, where the folder holds a run of that recipe, the run's own configuration with these. The second value is a
-    sentence that names what differs then from the recipe. Raises UsageError."""
-    stored = load_config(path / "config.yaml") if _has_config(path) else None
-    asked = override(config, given)
-    if stored is None or stored.name not in (config.name, asked.name):
-        return asked, None
-    old, new = flatten(stored), flatten(config)
-    named = {n for n, value in flatten(asked).items() if value != new[n]}
-    differing = [n for n in new if n not in (*FREE - LENGTH, *given, *named) and old[n] != new[n]]
-    shown = ", ".join(f"{flag(n)} {old[n]} (the recipe has {new[n]})" for n in differing)
-    return override(stored, given), f"{path} goes on with its own settings: {shown}." if shown else None
-
-
-@contextmanager
-def open_run(config: TrainConfig, path: Path) -> Iterator[Run]:
-    """Hold a folder for this process: a new one, or one that holds the same run.
-
-    Raises UsageError for a folder that belongs to another run or to something else, that cannot be written, or that
-    another process trains in.
-    """
-    run = Run(path)
-    if _has_config(path):
-        old, new = flatten(run.config), flatten(config)
-        changed = [n for n in new if n not in FREE and old[n] != new[n]]
-        if "data.source" in changed and run.config.data.source == MEMORY:
-            raise UsageError(
-                f"{path} was trained on data that a program held: to go on there, hand it over again, "
-                "alexnet.train(config, run, data=...); else train into another folder with --run DIR."
-            )
-        if changed:
-            shown = ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in changed)
-            raise UsageError(f"{path} holds another run ({shown}); train into another folder with --run DIR.")
-        if run.last.exists() or run.previous.exists():
-            check_legs(path, run.config, config)
-    elif path.exists():
-        try:
-            foreign = any(_foreign(file) for file in path.iterdir())
-        except OSError:  # a file, or a folder that may not be listed
-            foreign = True
-        if foreign:
-            raise UsageError(f"{path} exists and is not a run folder; train into another one with --run DIR.")
-    begun = True
-    try:
-        with holding(path, "training in", "train into another folder with --run DIR"):
-            try:
-                remove_leftovers(path)
-                remove_leftovers(path / "milestones")
-                yield run
-            finally:
-                begun = (path / "config.yaml").exists()
-    finally:
-        if not begun:  # for want of data perhaps: leave no empty folder
-            with suppress(OSError):
-                path.rmdir()
-
-
-def _foreign(file: Path) -> bool:
-    """Whether it was not left by a run that was stopped before it began."""
-    return file.name not in (LOCK, "status.json") and not file.match(LEFTOVERS)
-
-
 def set_aside(file: Path) -> Path | None:
     """Give a damaged file another name, so that nothing takes it for a good one and nothing of it is lost, nor of one
     set aside before. Returns the new path, or None where the file is not there or cannot be renamed."""
@@ -324,7 +256,7 @@ def set_aside(file: Path) -> Path | None:
         return None
 
 
-def _has_config(path: Path) -> bool:
+def has_config(path: Path) -> bool:
     """Whether a folder is a run's. Raises UsageError for a path that cannot be looked at."""
     try:
         os.stat(path / "config.yaml")

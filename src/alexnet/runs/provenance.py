@@ -24,7 +24,7 @@ from alexnet.config.values import flatten
 from alexnet.data.sources import MEMORY
 from alexnet.data.splits import Dataset
 from alexnet.models.lrn import LocalResponseNorm, missing_kernel
-from alexnet.runs.folder import FREE
+from alexnet.runs.opening import FREE
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:

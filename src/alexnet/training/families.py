@@ -13,7 +13,8 @@ from typing import Any
 from alexnet.compute import usable_cores
 from alexnet.config import TrainConfig
 from alexnet.errors import TrainingStopped, UsageError
-from alexnet.runs.folder import Run, settled
+from alexnet.runs.folder import Run
+from alexnet.runs.opening import settled
 from alexnet.training.processes import GLANCE, Training, stop
 from alexnet.training.signals import Interrupt, SignalGuard
 
@@ -75,11 +76,11 @@ def train_family(
                     say(f"training {path.name}, which says more in {running[-1].log}")
             for training in [training for training in running if training.poll()]:
                 running.remove(training)
-                name, test = training.run.path.name, training.run.test
+                name, result = training.run.path.name, training.run.result
                 if training.diverged:
                     say(f"{name}: its loss diverged")
-                elif threads is not None and test:
-                    say(f"{name}: {test['split']} accuracy {test['top1']:.2%}")
+                elif threads is not None and result:
+                    say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
             time.sleep(GLANCE)
     except Interrupt as signal:
         raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None

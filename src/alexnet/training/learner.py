@@ -54,12 +54,12 @@ class Counters:
     """Wall-clock time of all sessions, with validation, saving and drawing."""
 
     def status(self, validated: bool) -> dict[str, Any]:
-        """What status.json says of them; the best accuracy where there is a validation split."""
+        """What status.json says of them; the best accuracy where there is a validation split, from its first use on."""
         return {
             "epoch": self.epoch,
             "step": self.step,
             "skipped": self.skipped,
-            "best_val_top1": self.best_top1 if validated else None,
+            "best_val_top1": self.best_top1 if validated and self.best_epoch else None,
             "best_epoch": self.best_epoch,
             "seconds": round(self.seconds, 3),
             "elapsed": round(self.elapsed, 3),

@@ -14,10 +14,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from alexnet.config import TrainConfig, dump
-from alexnet.config.values import flatten
 from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsError, TrainingStopped, UsageError
 from alexnet.files import LOCK, write_atomically
-from alexnet.runs.folder import FREE, LENGTH, Run
+from alexnet.runs.folder import Run
+from alexnet.runs.opening import LENGTH, differences
 
 GLANCE = 0.2  # seconds between two looks at the trainings
 _PATIENCE = 60.0  # seconds for a training to save and leave
@@ -54,6 +54,7 @@ class Training:
         if _is_held(self.run.path):
             return
         self._beside.parent.mkdir(parents=True, exist_ok=True)
+        _file(self._beside, "diverged").unlink(missing_ok=True)  # with other settings, before it had learned anything
         settings = _file(self._beside, "yaml")
         write_atomically(settings, yaml.safe_dump(dump(self.config), sort_keys=False).encode())
         command = [sys.executable, "-m", "alexnet", "train", str(settings), "--run", str(self.run.path)]
@@ -154,17 +155,17 @@ def _file(beside: Path, kind: str) -> Path:
 
 def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
     """Whether a folder holds a training with these settings that is finished or has diverged (`Training`). Raises
-    UsageError where it holds one with other settings."""
+    UsageError where it holds one with other settings that has learned something."""
     if not (run.path / "config.yaml").is_file():
         return False
-    there, wanted = flatten(run.config), flatten(config)
-    changed = [name for name in wanted if name not in FREE and there[name] != wanted[name]]
-    if changed:
-        shown = ", ".join(f"{name} {there[name]} there and {wanted[name]} now" for name in changed)
-        raise UsageError(f"{run.path} holds another training ({shown}); take another folder (--run DIR).")
+    there = run.config
+    if changed := differences(there, config):
+        if run.may_begin_anew:
+            return False
+        raise UsageError(f"{run.path} holds another training ({changed}); take another folder (--run DIR).")
     if _file(beside, "diverged").exists():
         return True
-    return run.status.get("state") == "finished" and all(there[name] == wanted[name] for name in LENGTH)
+    return run.status.get("state") == "finished" and all(getattr(there, n) == getattr(config, n) for n in LENGTH)
 
 
 def _steps_made(run: Run) -> int:

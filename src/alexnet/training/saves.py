@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from alexnet.compute import Compute
 from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig, dump, load
-from alexnet.config.values import flag, flatten
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.errors import CheckpointError
@@ -21,7 +20,8 @@ from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint
-from alexnet.runs.folder import FREE, set_aside
+from alexnet.runs.folder import set_aside
+from alexnet.runs.opening import differences
 from alexnet.runs.provenance import describe_weights, number_format
 from alexnet.runs.recorder import Recorder
 from alexnet.training.learner import Counters, Learner
@@ -97,13 +97,11 @@ class Saves:
             ) from None
 
     def _check_settings(self, point: Checkpoint) -> None:
-        saved, asked = (flatten(load(meta["config"])) for meta in (point.meta, self._describe()))
-        changed = [name for name in asked if name not in FREE and saved[name] != asked[name]]
+        changed = differences(*(load(meta["config"]) for meta in (point.meta, self._describe())))
         if changed:
-            shown = ", ".join(f"{flag(n)} {saved[n]} there and {asked[n]} in config.yaml" for n in changed)
             raise CheckpointError(
-                f"the checkpoint in {self._run.path} was saved with other settings ({shown}): put back what was "
-                "changed, or train into another folder with --run DIR."
+                f"the checkpoint in {self._run.path} was saved with other settings than config.yaml has ({changed}): "
+                "put back what was changed, or train into another folder with --run DIR."
             )
 
     def last(self, learner: Learner) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from alexnet.config import TrainConfig
 from alexnet.config.values import flag
-from alexnet.runs.folder import LENGTH, Run
+from alexnet.runs.folder import Run
 from alexnet.runs.legs import describe_end
+from alexnet.runs.opening import LENGTH
 from alexnet.training.learner import Learner
 
 
