@@ -573,3 +573,10 @@ def test_dropout_is_not_the_papers_under_adam():
     for name, departs in (("paper-sgd", False), ("adam", True)):
         row = rows_of("net145", **{"optim.name": name})[11]
         assert row["departs_from_paper"] is departs
+
+
+def test_a_run_that_something_ended_says_for_how_long_it_was_trained(tiny, tmp_path, reporter):
+    config = tiny(epochs=9, score_train=1, stop_train_error=0.99)
+    run = train(config, tmp_path / "run", reporter=reporter)
+    assert run.status["epoch"] < 9
+    assert f"for {max(1, run.status['epoch'])} epochs" in by_number(run.ledger)[32]["this"]

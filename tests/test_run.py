@@ -28,7 +28,7 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run, load_config, load_run, set_aside
 from alexnet.runs.log import RunLog
 from alexnet.runs.opening import FREE, open_run, settled
-from alexnet.training import scoring, session
+from alexnet.training import saves, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
@@ -821,3 +821,13 @@ def test_checkpoints_in_a_streak_are_not_the_last_good_one(tiny, tmp_path, repor
     assert load_checkpoint(run.last).meta["counters"]["bad_in_a_row"] == 2
     good = load_checkpoint(run.previous).meta["counters"]
     assert (good["bad_in_a_row"], good["step"]) == (0, STEPS + 1)
+
+
+def test_another_number_format_is_said(tiny, tmp_path, reporter, monkeypatch):
+    """As after a move to another processor, where --precision auto means something else."""
+    with monkeypatch.context() as patch:
+        patch.setattr(saves, "number_format", lambda _: "bf16")
+        train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    assert "bf16 until now" not in text(reporter)
+    train(tiny(epochs=1, then=["1"]), tmp_path / "run", reporter=reporter)
+    assert "the run was trained in bf16 until now, and goes on in fp32" in text(reporter)

@@ -126,7 +126,8 @@ def _train(
             if experiment.run_by_run and measured < len(ended):  # while others train
                 _measure(experiment, folder, ended)
                 measured = len(ended)
-            done = [name for name, training in trainings.items() if training.poll()]
+            with guard.critical():  # one that was killed is started again
+                done = [name for name, training in trainings.items() if training.poll()]
             for name in done:
                 del trainings[name]
             if done:

@@ -64,7 +64,7 @@ def train_family(
     the cores. A run whose loss diverges leaves the others alone. Raises TrainingStopped when a signal ended it and the
     error that a training ended with, in both cases after all of them have saved.
     """
-    threads = None if jobs == 1 else max(1, usable_cores() // jobs)
+    threads = None if jobs == 1 else max(1, usable_cores() // min(jobs, len(configs)))
     waiting, running = list(configs), list[Training]()
     try:
         while waiting or running:
@@ -74,7 +74,9 @@ def train_family(
                     running.append(Training(configs[path], path, path, threads))
                 if threads is not None:
                     say(f"training {path.name}, which says more in {running[-1].log}")
-            for training in [training for training in running if training.poll()]:
+            with guard.critical():  # one that was killed is started again
+                ended = [training for training in running if training.poll()]
+            for training in ended:
                 running.remove(training)
                 name, result = training.run.path.name, training.run.result
                 if training.diverged:

@@ -70,7 +70,8 @@ def train(
             stack.enter_context(compute.settings())
             stack.enter_context(torch.inference_mode(False))  # gradients, also within a caller's no_grad
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
-            stack.enter_context(torch.random.fork_rng([compute.device] if compute.device.type == "cuda" else []))
+            seeds_gpus = compute.device.type == "cuda" or torch.cuda.is_initialized()
+            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if seeds_gpus else []))
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)

@@ -87,6 +87,9 @@ class Saves:
                     raise ValueError(f"{name} {counters[name]}")
             learner.restore(point)
             float(learner.optimizer.lr)
+            was, now = point.meta.get("precision"), self._describe()["precision"]
+            if was not in (None, now):
+                self._reporter.note(f"the run was trained in {was} until now, and goes on in {now}.")
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,8 @@ class Session:
                     self._finish_epoch(learner)
             result = self._test(learner)
             stopped = describe_stop(learner)
+            if stopped:
+                self._write_ledger(learner, max(1, learner.counters.epoch))
             with self.guard.critical():
                 self.saves.check(learner.counters, f"a {result.split} accuracy of {result.top1:.2%}")
                 self._end("finished", **({"stopped": stopped} if stopped else {}))
@@ -102,7 +105,12 @@ class Session:
             if missing:
                 self.reporter.note_once(str(missing))
             self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)
-            self.record.ledger(ledger_of_run(self.config, learner.model, self.images))
+            self._write_ledger(learner, self.config.stop_after)
+
+    def _write_ledger(self, learner: Learner, end: int | None) -> None:
+        """Write what a run that ends after so many epochs does where implementations part."""
+        if self.world.is_main:
+            self.record.ledger(ledger_of_run(replace(self.config, stop_after=end), learner.model, self.images))
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
@@ -180,6 +188,7 @@ class Session:
         learner.forward.train()
         steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data.shard)
         saved = time.monotonic()
+        self.world.barrier()  # or the others' first step would last as long as the main process's files
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             if self.guard.deferred and self.world.any(self.guard.requested is not None):
