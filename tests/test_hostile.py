@@ -251,7 +251,7 @@ def test_an_edited_configuration_does_not_go_on_silently(copy, reporter, name, v
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(copy, tiny, tmp_path, reporter):
     other = loop.train(tiny(seed=7), tmp_path / "other", reporter=reporter)
     shutil.copy(other.last, copy.last)
-    with pytest.raises(CheckpointError, match=r"--seed 7 there and 0 in config\.yaml"):
+    with pytest.raises(CheckpointError, match=r"other settings than config\.yaml has \(--seed 7 there and 0 now\)"):
         loop.train(tiny(epochs=3), copy.path, reporter=reporter)
 
 
