@@ -55,7 +55,7 @@ def keep(source: Path, out: Path) -> list[Path]:
         raise UsageError(f"{source} is neither a run nor a folder of alexnet reproduce.")
     copies[out / "log.txt"] = source.with_name(f"{source.name}.log")
     copies = {to: file for to, file in copies.items() if file.is_file()}
-    if there := [to for to in copies if to.exists()]:
+    if there := sorted(to for to in copies if to.exists()):
         raise UsageError(f"{there[0]} is there already: name another --out.")
     private = names_of_machine(runs)
     for to, file in copies.items():
