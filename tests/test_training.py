@@ -666,3 +666,4 @@ def test_what_no_schedule_of_its_own_leg_reads_is_said(tiny):
         "--optim.step-epochs is without effect with --optim.drops, which say when it drops."
     ]
     assert said(**{"data.orientation": "apply"}) == ["--data.orientation is without effect on digits"]
+    assert said(**{"data.orientation": "apply", "data.source": "memory"}) == []

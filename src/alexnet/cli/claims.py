@@ -15,8 +15,8 @@ from alexnet.paper.claims import Claim, claim
 from alexnet.paper.document import state_of
 from alexnet.paper.experiment import Experiment
 from alexnet.paper.experiments import experiments, experiments_on
-from alexnet.paper.imagenet import STUDIES, imagenet_experiment
-from alexnet.paper.results import Finding, Outcome, commands, experiment_called, findings, on_imagenet
+from alexnet.paper.imagenet import imagenet_experiment
+from alexnet.paper.results import Finding, Outcome, experiment_called, findings, on_imagenet, runnable, to_run
 from alexnet.terminal import Terminal, markup
 
 
@@ -35,7 +35,7 @@ def describe_claim(one: Claim) -> dict[str, Any]:
         },
         "experiments": list(map(_described, findings(one.number))),
         "without": None if experiments_on(one.number) else one.without,
-        "commands": commands(one.number),
+        "commands": list(map(to_run, runnable(one.number))),
     }
 
 
@@ -53,7 +53,7 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         number, where = str(one.number), one.section.replace("abstract", "abs").replace(", ", "\n")
         large = [one.imagenet.state.removeprefix("the "), *map(_short, on_imagenet(one.number))]
         small = [*map(_short, findings(one.number))] or [state_of([])]
-        typed = [experiment.id for experiment in experiments_on(one.number)] + _on_imagenet(one)
+        typed = [experiment.id for experiment in runnable(one.number)]
         table.add_row(number, where, one.title, *("\n".join(map(markup, cell)) for cell in (large, small, typed)))
     console = Terminal()
     console.print(table)
@@ -65,10 +65,6 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         "alexnet reproduce, a word of the last column, --data.root FOLDER: runs it.",
         soft_wrap=not console.is_terminal,
     )
-
-
-def _on_imagenet(one: Claim) -> list[str]:
-    return [f"{one.number} --imagenet"] * (one.number in STUDIES)
 
 
 def _short(finding: Finding) -> str:
@@ -86,13 +82,15 @@ def show_claim(one: Claim) -> None:
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
     found = findings(one.number)
     for finding in (*on_imagenet(one.number), *found):
-        say(f"{_short(finding)}.", finding.verdict.sentence if finding.outcome is not None else "")
-        if finding.outcome is not None:
+        if finding.outcome is None:  # its command stands below
+            say(f"{_short(finding)}.", "")
+        else:
+            say(f"{_short(finding)}.", finding.verdict.sentence)
             say("  rule:", finding.experiment.rule)
     if not found:
         say("small experiment:", f"{state_of([])}: {one.without}.")
-    for command in commands(one.number):
-        say("to run it:", command)
+    for experiment in runnable(one.number):
+        say("to run it:", to_run(experiment))
 
 
 def choose_experiment(what: str, imagenet: bool) -> Experiment:

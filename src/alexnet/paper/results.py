@@ -116,10 +116,9 @@ def _known(experiment: Experiment, claim: int, own: bool) -> list[Finding]:
     ]
 
 
-def commands(claim: int) -> list[str]:
-    """What to type for the experiments on a claim: the small ones, and the one on ImageNet."""
-    large = [imagenet_experiment(claim)] if claim in STUDIES else []
-    return [to_run(experiment) for experiment in (*experiments_on(claim), *large)]
+def runnable(claim: int) -> list[Experiment]:
+    """The experiments on a claim: the small ones, and the one on ImageNet."""
+    return [*experiments_on(claim), *([imagenet_experiment(claim)] if claim in STUDIES else [])]
 
 
 def experiment_called(id: str) -> Experiment:

@@ -87,7 +87,7 @@ def _idle(config: TrainConfig) -> Iterator[str]:
             yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
     if config.start and config.init is not None:
         yield f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
-    if not (data.source in SOURCES and SOURCES[data.source].photographs):
+    if data.source in SOURCES and SOURCES[data.source].photographs is False:  # what a program holds may be either
         for name in ("orientation", "random_resized_crop", "max_bad"):
             if getattr(data, name) != getattr(DataConfig, name):
                 yield f"{flag(f'data.{name}')} is without effect on {data.source}: it is for photographs."
