@@ -67,10 +67,10 @@ def render(folder: Path) -> None:
         for name, section in ordered.items()
     )
     whole = folder / "benchmarks" / "README.md"
-    whole.write_text(between(whole.read_text(), "results", everything))
+    whole.write_text(between(whole.read_text(encoding="utf-8"), "results", everything))
     front = folder / "README.md"
     best = [row for name in ordered for row in rows[name] if row.headline]
-    front.write_text(between(front.read_text(), "speed", table(best)))
+    front.write_text(between(front.read_text(encoding="utf-8"), "speed", table(best)))
 
 
 def main(*sections: str, device: str = "auto", toy: bool = False, only_tables: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from alexnet.compute import bf16_unit, cpu_description
+from alexnet.compute import bf16_unit, processor_name
 from alexnet.config import DataConfig
 from alexnet.data.packing import prepare
 
@@ -58,7 +57,7 @@ def machine(device: torch.device) -> str:
     """Processor or GPU, threads and torch's version."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    name = cpu_description().get("model name") or platform.processor()
+    name = processor_name()
     kind = torch.backends.cpu.get_cpu_capability()
     bf16 = f" with {unit}" if (unit := bf16_unit(device)) else ""
     return f"{name} ({kind}{bf16}), {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""Training and inference of whole networks: rows from `alexnet benchmark` for three networks, five with --full.
+"""Training and inference of whole networks: rows from `alexnet benchmark` for three networks.
 
 uv run python benchmarks/networks.py
 """

@@ -105,4 +105,4 @@ def _code(text: str) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "api.md").write_text(render())
+    (HERE / "api.md").write_text(render(), encoding="utf-8")

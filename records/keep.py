@@ -63,7 +63,7 @@ def keep(source: Path, out: Path) -> list[Path]:
         if file.suffix == ".png":
             shutil.copyfile(file, to)
         else:
-            to.write_text(anonymous(file.read_text(), private))
+            to.write_text(anonymous(file.read_text(encoding="utf-8"), private))
     return list(copies)
 
 

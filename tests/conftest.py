@@ -101,8 +101,8 @@ class Process:
     def poll(self):
         return self.code
 
-    def terminate(self):
-        self.ended.append("terminate")
+    def send_signal(self, number):
+        self.ended.append(number)
         self.code = 75
 
     def wait(self, _=None):

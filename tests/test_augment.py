@@ -235,6 +235,10 @@ def test_statistics_over_several_chunks(monkeypatch):
     split = resident(23)
     whole = split.statistics()
     monkeypatch.setattr("alexnet.data.resident.CHUNK", 5)
+    assert max(map(len, split._pieces())) == 5
+    np.testing.assert_allclose(split.statistics(), whole, rtol=1e-12)
+    monkeypatch.setattr("alexnet.data.resident.VALUES", 2 * split.images[0].numel() + 1)
+    assert max(map(len, split._pieces())) == 2
     np.testing.assert_allclose(split.statistics(), whole, rtol=1e-12)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import stat
 from contextlib import contextmanager
 
@@ -24,6 +23,8 @@ from alexnet.runs.folder import Run
 from alexnet.training import session
 from alexnet.training.loop import train
 from conftest import assert_consistent, assert_same_tensors, leftovers, tensors, text
+
+resource = pytest.importorskip("resource")  # which Windows has not
 
 CONTENT = Checkpoint(
     {"fc.weight": torch.arange(12.0).view(3, 4), "fc.bias": torch.tensor([1.5, -2.0, 0.25])},

@@ -198,7 +198,7 @@ def whole(single, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("struck", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("struck", [getattr(signal, "SIGKILL", None), signal.SIGTERM])
 def test_ended_and_resumed_to_the_same_bits(single, whole, tmp_path, struck):
     """By force all at once, after a step that was saved; by a signal to one of the two, which then both obey."""
     path, log = tmp_path / "run", tmp_path / "log"

@@ -381,3 +381,10 @@ def test_what_the_program_warns_of_is_its_own_matter(monkeypatch):
     before = list(warnings.filters)
     configure_process()
     assert warnings.filters == before
+
+
+def test_seeding_gives_what_manual_seed_gives():
+    Compute(torch.device("cpu"), torch.float32).seed(7)
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, dump, load
-from alexnet.config.values import flag, flatten, get, override
+from alexnet.config.values import flag, flatten, override
 from alexnet.data.sources import SOURCES
 from alexnet.errors import UsageError
 from alexnet.models.ablations import FIELDS, resolve
@@ -72,7 +73,7 @@ def nested(flat: dict) -> dict:
 def test_override_and_flatten_undo_each_other_through_yaml(values):
     config = override(TrainConfig(), values)
     for name, value in values.items():
-        held = get(config, name)
+        held = attrgetter(name)(config)
         assert (list(held) if isinstance(held, tuple) else held) == value
     flat = flatten(config)
     untouched = flatten(TrainConfig())
@@ -211,9 +212,9 @@ def test_construction_checks_too_and_nothing_is_mutable():
         TrainConfig().epochs = 3
 
 
-def test_flag_and_get():
+def test_flag_and_flatten():
     assert flag("data.val_fraction") == "--data.val-fraction"
-    assert get(TrainConfig(), "optim.weight_decay") == 5e-4
+    assert attrgetter("optim.weight_decay")(TrainConfig()) == 5e-4
     assert all(not is_dataclass(value) for value in flatten(TrainConfig()).values())
 
 
@@ -275,7 +276,7 @@ def test_recipes_name_data_that_exists():
 )  # fmt: skip
 def test_published_settings(name, expected):
     chosen = recipe(name)
-    assert {field: get(chosen, field) for field in expected} == expected
+    assert {field: attrgetter(field)(chosen) for field in expected} == expected
 
 
 def test_recipe_overrides():

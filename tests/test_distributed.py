@@ -136,6 +136,7 @@ with join_world("cpu") as (world, _):
         raise DataError(f"refused by {rank}")
 
     assert world.gather(10 * rank) == [0, 10]
+    assert world.either(rank == 1, False, True) == [True, False, True]
     for way in (world.from_main, world.main_first):
         try:
             way(refuse)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from functools import lru_cache
@@ -105,6 +106,13 @@ def test_little_memory_and_a_full_disk(examine, monkeypatch):
     assert [found[name].state for name in ("memory", "disk, for runs", "disk, for data")] == ["missing"] * 3
     assert found["disk, for runs"].found.startswith("0.5 GiB free")
     assert "--batch-size" in found["memory"].mend
+
+
+def test_a_drive_that_is_not_there(examine, monkeypatch):
+    there = os.path.exists
+    monkeypatch.setattr(doctor.os.path, "exists", lambda path: there(path) and not str(path).endswith(os.sep))
+    found = examine("/missing/data")["disk, for data"]
+    assert (found.state, found.found) == ("missing", "nothing is at /missing/data")
 
 
 def test_a_container_allows_less_than_the_machine_has(tmp_path, monkeypatch):

@@ -1,5 +1,4 @@
-"""The experiments on the network's structure, its decay and its colours: verdicts, figures and tables of made-up rows,
-and one of them from its trainings to its verdict."""
+"""Experiments on the network's structure, its decay and its colours: verdicts, figures and tables of made-up rows."""
 
 from __future__ import annotations
 

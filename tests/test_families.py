@@ -138,7 +138,7 @@ def test_an_error_stops_the_others_and_a_divergence_does_not(tmp_path, monkeypat
     said: list[str] = []
     with pytest.raises(kind, match=r"seed-2: no such thing\. All that it said: .*seed-2\.log"):
         train_family({tmp_path / name: TrainConfig() for name in started}, 2, SignalGuard(), said.append)
-    assert [process.ended for process in started.values()] == [[], ["terminate", "wait"], ["wait"]]
+    assert [process.ended for process in started.values()] == [[], [signal.SIGTERM, "wait"], ["wait"]]
     assert "seed-0: its loss diverged" in said
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet import files
 from alexnet.data.images import find_images
 from alexnet.errors import DataError, UsageError
 from alexnet.files import LOCK, holding, keep_as, replacing, write_atomically
@@ -153,3 +154,24 @@ def test_images_in_linked_folders_are_found_and_circles_are_left(tmp_path):
     (folder / "a" / "up").symlink_to(folder)
     expected = [folder / "a" / "1.png", folder / "b" / "1.png"]
     assert find_images(folder) == find_images(str(folder / "*")) == expected
+
+
+def test_on_windows_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    part, path, refusals = tmp_path / "part", tmp_path / "path", [PermissionError(), PermissionError()]
+    part.write_text("new")
+    path.write_text("old")
+    replace = type(path).replace
+
+    def held(self, target):
+        if refusals:
+            raise refusals.pop()
+        return replace(self, target)
+
+    monkeypatch.setattr(type(path), "replace", held)
+    monkeypatch.setattr(files.time, "sleep", lambda _: None)
+    with pytest.raises(PermissionError):
+        files._rename(part, path)
+    monkeypatch.setattr(files.os, "name", "nt")
+    files._rename(part, path)
+    monkeypatch.undo()
+    assert path.read_text() == "new"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import resource
 import shutil
 import signal
 import threading
@@ -24,6 +23,8 @@ from alexnet.runs.folder import load_config
 from alexnet.runs.rows import read_rows
 from alexnet.training import loop, session
 from conftest import TINY, assert_same_tensors, text
+
+resource = pytest.importorskip("resource")  # which Windows has not
 
 pytestmark = pytest.mark.usefixtures("no_fsync", "no_figures")
 

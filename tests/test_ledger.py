@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alexnet.cli.ledger import configured_rows
 from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
 from alexnet.config.colours import IMAGENET
@@ -29,7 +28,7 @@ from alexnet.models.variants import VARIANTS
 from alexnet.recipes import recipe
 from alexnet.runs.folder import load_run
 from alexnet.training import optim
-from alexnet.training.facts import course_of, ledger_of_run
+from alexnet.training.facts import course_of, ledger_of_config, ledger_of_run
 from alexnet.training.loop import train
 
 PAPER = recipe("imagenet-paper")
@@ -119,7 +118,7 @@ def test_a_setting_changes_its_own_points(paper, setting, points, words):
 def rows_of(target, **values):
     """What the command says of a recipe, with settings changed."""
     config = override(recipe(target), values)
-    return by_number(configured_rows(config))
+    return by_number(ledger_of_config(config))
 
 
 def from_release(rows):

@@ -468,6 +468,22 @@ def test_compiled_once_into_the_users_cache(cache, monkeypatch):
     check(sample(2, 7, 3, 5, dtype=F32))
 
 
+def test_threads_on_a_mac_are_those_of_torchs_own_runtime(monkeypatch, tmp_path):
+    monkeypatch.setattr(native.sys, "platform", "darwin")
+    monkeypatch.setattr(native.torch, "__file__", str(tmp_path / "__init__.py"))
+    assert native._extras() == [["-march=native"], ["-march=native"], [], []]
+    (tmp_path / "lib").mkdir()
+    runtime = tmp_path / "lib" / "libomp.dylib"
+    runtime.touch()
+    assert native._openmp() == ["-Xpreprocessor", "-fopenmp", str(runtime), f"-Wl,-rpath,{runtime.parent}"]
+
+
+def test_windows_has_no_kernels(cache, monkeypatch):
+    monkeypatch.setattr(native.os, "name", "nt")
+    assert native.library() is None
+    assert "WSL" in str(native.missing())
+
+
 @pytest.fixture
 def copied(monkeypatch):
     """In place of the compiler: its work of earlier, copied. Gets every command."""

@@ -254,6 +254,8 @@ def test_what_is_not_a_run_folder_is_refused(tiny, tmp_path, reporter, kind):
 
 
 def test_empty_folder_is_taken(tiny, tmp_path):
+    """Also one that somebody has looked into on a Mac."""
+    (tmp_path / ".DS_Store").touch()
     with open_run(tiny(), tmp_path) as run:
         assert run.path == tmp_path
 

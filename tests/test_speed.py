@@ -92,15 +92,13 @@ def scripts(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["all.py", "lrn", "loop", "whole"], ["cifar.py"]], ids=str)
-def test_benchmarks_run_at_toy_size(arguments):
-    script, *sections = arguments
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *sections, "--toy", "--device", "cpu"]
+def test_benchmarks_run_at_toy_size():
+    sections = ["lrn", "loop", "whole"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "all.py"), *sections, "--toy", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     for section in sections:
         assert f"{section}\n| what" in done.stdout
-    assert "test accuracy" in done.stdout or sections
 
 
 def test_rows_of_networks(scripts):

@@ -54,7 +54,7 @@ def batch(count, seed=0):
 def steps(learner, count, size=10):
     for step in range(count):
         if learner.counters.epoch_step == STEPS:
-            learner.start_epoch()
+            learner.end_epoch()
         images, labels = batch(size, step)
         learner.apply_step(learner.train_step(images, labels, size), size)
         yield learner

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import struct
 import warnings
 import zipfile
@@ -24,6 +23,8 @@ from alexnet.models import weights as weights_module
 from alexnet.models.network import build_model
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+resource = pytest.importorskip("resource")  # which Windows has not
 
 FIELDS = {"name": "cifar", "width": 0.125}
 

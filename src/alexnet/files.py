@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from alexnet.errors import AlexNetError, DataError, UsageError
 LEFTOVERS = ".*.*.????????"
 """The names of temporary files, such as .last.safetensors.k3j2h1g0."""
 LOCK = ".lock"
+CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
+"""Files that a system leaves in folders that somebody looks into."""
 
 
 @contextlib.contextmanager
@@ -42,12 +45,35 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as stream:
             os.fsync(stream.fileno())
-        part.replace(path)
+        _rename(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path, flag: str) -> Iterator[None]:
+    """A block that writes a file (or a folder) which the user chose, in a folder that is made where there is none.
+
+    Raises UsageError, which names the `flag` that chooses another, for an OSError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as problem:
+        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; choose another {flag}.") from None
+
+
+def _rename(part: Path, path: Path) -> None:
+    # On Windows whatever reads a file, such as a virus scanner for a moment, keeps it from being replaced.
+    for _ in range(20 if os.name == "nt" else 0):
+        with contextlib.suppress(PermissionError):
+            part.replace(path)
+            return
+        time.sleep(0.1)
+    part.replace(path)
 
 
 def make_ready(path: Path, flag: str) -> None:
@@ -56,15 +82,12 @@ def make_ready(path: Path, flag: str) -> None:
     Raises UsageError, which names the `flag` that chooses another.
     """
     probe = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path, flag):
         _refuse_devices(path)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         probe.open("xb").close()
         probe.unlink()
-    except OSError as problem:
-        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; choose another {flag}.") from None
 
 
 def write_atomically(path: Path, content: Any) -> None:
@@ -79,8 +102,10 @@ def keep_as(path: Path, name: Path) -> None:
     spare = _beside(name)
     with contextlib.suppress(OSError, NotImplementedError):
         spare.hardlink_to(path)
-        spare.replace(name)
-        spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
+        try:
+            spare.replace(name)
+        finally:
+            spare.unlink(missing_ok=True)  # renaming one link of a file to another does nothing
 
 
 def remove_leftovers(folder: Path, *names: str) -> None:

@@ -69,10 +69,11 @@ class Result:
         }
 
 
-def wilson_interval(successes: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; z = 1.96 gives 95 %."""
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, at 95 %."""
     if count == 0:
         return 0.0, 1.0
+    z = 1.959964
     p = successes / count
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))

@@ -1,12 +1,17 @@
-"""Text for a terminal of any kind: one that knows only ASCII, is 80 columns wide, or has been closed."""
+"""Text for a terminal of any kind: one that knows only ASCII, is 80 columns wide, or has been closed; and the progress
+of what takes long."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Terminal(Console):
@@ -32,3 +37,45 @@ def printable(text: str, most: int | None = None) -> str:
 def markup(text: str, most: int | None = None) -> str:
     """`printable`, for rich's markup: brackets stay brackets."""
     return escape(printable(text, most))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:42, 5:49 or 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int, int], None]]:
+    """A function (part, done, total) that shows progress and time left: a bar on a terminal, elsewhere lines."""
+    console = Terminal()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    tasks: dict[str, TaskID] = {}
+    begun: dict[str, tuple[float, int]] = {}
+    said = time.monotonic()
+
+    def count(part: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if part not in begun:
+            begun[part] = (now, done)
+            tasks[part] = bar.add_task(part, total=total)
+        bar.update(tasks[part], completed=done)
+        if not console.is_terminal and now - said > 10:
+            said = now
+            start, before = begun[part]
+            rate = (done - before) / max(now - start, 1e-9)
+            left = duration((total - done) / rate) if rate else "?"
+            console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
+
+    with bar:
+        yield count

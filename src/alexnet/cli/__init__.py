@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with ExitStack() as stack:
             if quiet and "--json" not in arguments:
-                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+                nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8", errors="backslashreplace"))
+                stack.enter_context(redirect_stdout(nothing))
             verb, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False, verbose=False)
             if own_process:
                 announce(verb, arguments)

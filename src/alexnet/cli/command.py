@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
+from operator import attrgetter
 from typing import Annotated, Any, get_args
 
 from cyclopts import (
@@ -24,10 +24,8 @@ from cyclopts import (
 )
 
 from alexnet.config.ranges import Range
-from alexnet.config.values import get
-from alexnet.errors import TrainingStopped, UsageError
+from alexnet.errors import UsageError
 from alexnet.terminal import Terminal, printable
-from alexnet.training.signals import Interrupt
 
 # What `alexnet --help` groups its verbs by: what somebody wants.
 TRAIN, LOOK, DATA, PAPER, HAND_ON, MACHINE, OPTIONS = (
@@ -114,17 +112,11 @@ Views = Annotated[int, Parameter(validator=_check_views)]
 
 
 def given_values(config: Any) -> dict[str, Any]:
-    """The settings of a TrainConfig that stand on the command line, by dotted name."""
-    return {name: get(config, name) for name in _given}
+    """The settings of a configuration that stand on the command line, by dotted name."""
+    return {name: attrgetter(name)(config) for name in _given}
 
 
 app.config = (_read_given,)
-
-
-def given_fields(config: Any) -> dict[str, Any]:
-    """The fields of a ModelConfig that stand on the command line."""
-    known = asdict(config)
-    return {name: known[name] for name in _given if name in known}
 
 
 def announce(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
@@ -158,10 +150,6 @@ def note_load() -> None:
             print(f"note: {note}", flush=True)
 
 
-@contextmanager
-def stoppable(what: str) -> Iterator[None]:
-    """Turn a signal into the message that the same command goes on."""
-    try:
-        yield
-    except Interrupt as signal:
-        raise TrainingStopped(f"{what} was stopped by {signal}; the same command goes on from where it was.") from None
+def data_of(root: str | None, source: str | None = None) -> dict[str, str]:
+    """The settings of data that --data.root and --data.source name."""
+    return {name: value for name, value in (("root", root), ("source", source)) if value is not None}

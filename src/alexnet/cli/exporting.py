@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import HAND_ON, app, start_computing
+from alexnet.cli.command import HAND_ON, app, data_of, start_computing
 from alexnet.errors import UsageError
 from alexnet.terminal import printable
 
@@ -112,7 +112,7 @@ def export(
         case "hub":
             from alexnet.export.hub import export_hub
 
-            export_hub(target, out, licence=licence, data={"root": root} if root else None)
+            export_hub(target, out, licence=licence, data=data_of(root))
             if licence is None:
                 print("note: the model card names no licence: --license ID, for example mit.")
     print(f"written: {printable(str(out))}")
@@ -129,7 +129,7 @@ def _measurement(split: str | None, root: str | None, recipe: str | None) -> Mea
     from alexnet.export.integers import Measurement
     from alexnet.recipes import recipe as named
 
-    return Measurement(split, {"root": root} if root else {}, named(recipe) if recipe else None)
+    return Measurement(split, data_of(root), named(recipe) if recipe else None)
 
 
 def _say_parity(difference: float) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import LOOK, MACHINE, Count, app, given_fields, note_load, print_json, start_computing, within
+from alexnet.cli.command import LOOK, MACHINE, Count, app, given_values, note_load, print_json, start_computing, within
 from alexnet.config import ModelConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import UsageError
@@ -42,7 +42,7 @@ def info(
     from alexnet.models.describe import describe, show
     from alexnet.models.summary import smallest_input
 
-    fields = {name.removeprefix("model."): value for name, value in given_fields(config).items()}
+    fields = given_values(config)
     fields |= {"input_size": input_size} if input_size else {}
     if input_size and input_size < (least := smallest_input(resolve(model, **fields))):
         raise UsageError(

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import LOOK, app, start_computing, stoppable
+from alexnet.cli.command import LOOK, app, data_of, start_computing
 from alexnet.errors import UsageError
-from alexnet.files import make_ready, write_atomically
-from alexnet.training.signals import SignalGuard
+from alexnet.files import make_ready, write_atomically, writing
+from alexnet.terminal import counting
+from alexnet.training.signals import SignalGuard, stoppable
 
 
 @app.command(group=LOOK)
@@ -67,7 +68,7 @@ def features(
         auto, cpu, cuda or cuda:N.
     """
     names = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    data = {name: value for name, value in (("root", root), ("source", source)) if value is not None}
+    data = data_of(root, source)
     if images and (split or data):
         raise UsageError("features takes images, or a split of a data set (--split, --data.source): not both.")
     if not images and not (split or data):
@@ -90,7 +91,6 @@ def features(
     else:
         from alexnet.inference.feature_files import write_features
         from alexnet.inference.pictures import file_pictures, split_pictures
-        from alexnet.training.progress import counting
 
         if images:
             pictures = file_pictures(target, images, model=model, device=device)
@@ -114,7 +114,5 @@ def _write_archive(arrays: Mapping[str, Any], paths: Sequence[Path], out: Path) 
 
     content = io.BytesIO()
     np.savez(content, **arrays, paths=np.array([str(p) for p in paths]))
-    try:
+    with writing(out, "--out"):
         write_atomically(out, content.getbuffer())
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None

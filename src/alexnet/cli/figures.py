@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from alexnet.cli.command import LOOK, app, print_json, start_computing, within
+from alexnet.cli.command import LOOK, app, data_of, print_json, start_computing, within
 from alexnet.config.ranges import Range
 from alexnet.errors import UsageError
 
@@ -195,7 +195,7 @@ def answers(
         index=index,
         seed=seed,
         config=named(recipe) if recipe else None,
-        data={"root": root} if root is not None else None,
+        data=data_of(root),
         device=device,
         skip_bad=skip_bad,
     )

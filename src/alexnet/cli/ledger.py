@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from alexnet.cli.command import PAPER, app, print_json
 from alexnet.errors import CheckpointError, UsageError, unknown
-
-if TYPE_CHECKING:
-    from alexnet.config import TrainConfig
 
 
 @app.command(group=PAPER)
@@ -55,10 +51,13 @@ def ledger_of(target: str) -> list[dict[str, Any]]:
 
     if target.endswith((".yaml", ".yml")):
         from alexnet.runs.folder import load_config
+        from alexnet.training.facts import ledger_of_config
 
-        return configured_rows(load_config(Path(target)))
+        return ledger_of_config(load_config(Path(target)))
     if target in RECIPES:
-        return configured_rows(RECIPES[target])
+        from alexnet.training.facts import ledger_of_config
+
+        return ledger_of_config(RECIPES[target])
     if target in VARIANTS:
         from alexnet.ledger import Facts, as_rows, examine
 
@@ -70,29 +69,15 @@ def ledger_of(target: str) -> list[dict[str, Any]]:
     raise UsageError(f"there is no run folder {target}, and {unknown('recipe or network', target, RECIPES | VARIANTS)}")
 
 
-def configured_rows(config: TrainConfig) -> list[dict[str, Any]]:
-    """The rows of a configuration alone; what the data decides is as the network's table has it."""
-    from alexnet.models.network import blank_model
-    from alexnet.models.variants import VARIANTS
-    from alexnet.training.facts import crop_side, ledger_of_run
-
-    fields = {
-        name: value for name, value in asdict(config.model).items() if value not in (None, ()) and name != "freeze_to"
-    }
-    name = fields.pop("variant")
-    side = crop_side(config, VARIANTS[name].input_size) if name in VARIANTS else 1  # whose name is the error to show
-    return ledger_of_run(config, blank_model(name, **fields | {"input_size": side}))
-
-
 def _of_run(folder: str) -> list[dict[str, Any]]:
     """Of a run without a ledger of its own: by its checkpoint, or, where there is none, its configuration."""
     from alexnet.inference.trained import open_trained
     from alexnet.runs.folder import load_run
-    from alexnet.training.facts import ledger_of_run
+    from alexnet.training.facts import ledger_of_config, ledger_of_run
 
     run = load_run(folder)
     try:
         trained = open_trained(run)
     except CheckpointError:
-        return configured_rows(run.config)
+        return ledger_of_config(run.config)
     return ledger_of_run(run.config, trained.model, prep=trained.preprocessing)

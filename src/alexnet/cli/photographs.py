@@ -20,15 +20,14 @@ from alexnet.cli.command import (
     given_values,
     print_json,
     start_computing,
-    stoppable,
     within,
 )
 from alexnet.cli.settings import GivenOfImages, ImageSettings
 from alexnet.config import DataConfig
 from alexnet.config.ranges import Range
 from alexnet.errors import AlexNetError, DataError, UsageError
-from alexnet.terminal import printable
-from alexnet.training.signals import SignalGuard
+from alexnet.terminal import counting, printable
+from alexnet.training.signals import SignalGuard, stoppable
 
 if TYPE_CHECKING:
     from alexnet.inference.comparison import Compared
@@ -87,7 +86,6 @@ def prepare(
     """
     from alexnet.cli.tables import show_preparation
     from alexnet.data.packing import prepare as pack
-    from alexnet.training.progress import counting
 
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
         config = DataConfig(source=source, root=root, orientation=orientation, **asdict(columns))

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import HAND_ON, app, start_computing
+from alexnet.cli.command import HAND_ON, app, data_of, start_computing
 from alexnet.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def report(
     check_out(out)
     opened = [load_run(run) for run in runs]  # all errors before the first long evaluation
     start_computing()
-    data = {"root": root} if root is not None else None
+    data = data_of(root)
     gathered = [
         gather(run, name, split, data=data, device=device, skip_bad=skip_bad)
         for run, name in zip(opened, names_of(opened), strict=True)

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import TRAIN, Count, Views, app, given_values, note_load, print_json, start_computing
+from alexnet.cli.command import (
+    TRAIN,
+    Count,
+    Views,
+    app,
+    data_of,
+    given_values,
+    note_load,
+    print_json,
+    start_computing,
+)
 from alexnet.cli.settings import RUN, Given, Settings
 from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
@@ -148,7 +158,7 @@ def evaluate(
     start_computing()
     options: dict[str, Any] = {
         "config": named(recipe) if recipe else None,
-        "data": {k: v for k, v in (("root", root), ("source", source)) if v is not None},
+        "data": data_of(root, source),
         "views": views,
         "device": device,
         "precision": precision,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from alexnet.cli.command import DATA, app, print_json, start_computing
+from alexnet.cli.command import DATA, app, data_of, print_json, start_computing
 from alexnet.errors import CheckpointError, DataError, UsageError
-from alexnet.terminal import Terminal, printable
+from alexnet.terminal import Terminal, counting, printable
 
 if TYPE_CHECKING:
     from alexnet.inference.integrity import FileState, Scored
@@ -54,7 +54,7 @@ def verify(
     json
         Print what is found of a run or of weights as JSON.
     """
-    data = {name: value for name, value in (("root", root), ("source", source)) if value is not None}
+    data = data_of(root, source)
     is_folder = os.path.isdir(target)  # not Path.is_dir, which raises for names of more than 255 bytes
     is_run = is_folder and (Path(target) / "config.yaml").is_file()
     has_weights = is_folder and any(Path(target).glob("*.safetensors"))  # as a folder for the Hub has
@@ -168,7 +168,6 @@ def _to_dict(
 
 def _verify_prepared(prepared: Path) -> None:
     from alexnet.data.verification import verify_prepared
-    from alexnet.training.progress import counting
 
     with counting() as on_progress:
         verdicts = verify_prepared(prepared, on_progress)

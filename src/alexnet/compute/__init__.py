@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,14 @@ class Compute:
         """Whether the device works off a queue, so that reading a value back means waiting for all of it."""
         return self.device.type == "cuda"
 
+    def seed(self, seed: int) -> None:
+        """Seed torch's random numbers on the CPU and, where it computes on a GPU, on that one; torch.manual_seed seeds
+        all GPUs, also those of others."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
+
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model to the device and into channels_last, the layout that convolutions are fastest in."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -47,10 +56,11 @@ class Compute:
 
     @contextlib.contextmanager
     def settings(self) -> Iterator[None]:
-        """The settings of torch that this arithmetic needs, as they were before when the block ends: on a GPU float32
-        means true float32 (no TF32) and deterministic kernels."""
+        """The settings of torch that this arithmetic needs, as they were before when the block ends: a GPU is the
+        current one, and float32 there means true float32 (no TF32) and deterministic kernels."""
         exact = self.device.type == "cuda" and self.dtype == torch.float32
-        with _true_float32() if exact else contextlib.nullcontext():
+        current = torch.cuda.device(self.device) if self.device.type == "cuda" and torch.cuda.is_available() else None
+        with current or contextlib.nullcontext(), _true_float32() if exact else contextlib.nullcontext():
             yield
 
     def fit(self, tensor: Tensor) -> Tensor:
@@ -155,9 +165,11 @@ def resolve_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if precision != "auto":
         return Compute(place, torch.bfloat16 if precision == "bf16" else torch.float32, f"{precision}: as asked")
     native = bf16_unit(place)
+    where = "this GPU" if place.type == "cuda" else "this processor"
     if native is None:
-        return Compute(place, torch.float32, "fp32: this processor has neither AVX512-BF16 nor AMX")
-    return Compute(place, torch.bfloat16, f"bf16: this {'GPU' if place.type == 'cuda' else 'processor'} has {native}")
+        lacks = "computes in bf16 only by emulation" if place.type == "cuda" else "has neither AVX512-BF16 nor AMX"
+        return Compute(place, torch.float32, f"fp32: {where} {lacks}")
+    return Compute(place, torch.bfloat16, f"bf16: {where} has {native}")
 
 
 def bf16_unit(device: torch.device) -> str | None:
@@ -191,6 +203,11 @@ def torch_tells(feature: str) -> bool | None:
     """What torch says of an instruction set of the CPU; None where it does not know the name."""
     probe = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return None if probe is None else bool(probe())
+
+
+def processor_name() -> str:
+    """The processor as its maker calls it, or as near to that as the system says."""
+    return cpu_description().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_description() -> dict[str, str]:

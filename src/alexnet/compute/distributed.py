@@ -8,17 +8,18 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from alexnet.errors import AlexNetError, TrainingStopped, UsageError
 
 T = TypeVar("T")
 _FIRST_ERROR = "alexnet: first error"  # a key of the processes' store
+_PATIENCE = timedelta(hours=2)  # that the others wait for what the main process alone does: a download, a long list
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,19 @@ class World:
 
     def any(self, condition: bool) -> bool:
         """Whether a condition holds on any process."""
-        return condition if self.size == 1 else bool(self.sum(torch.tensor(int(condition), device=self.device)))
+        return self.either(condition)[0]
+
+    def either(self, *conditions: bool) -> list[bool]:
+        """Of each of several conditions whether it holds on any process; they are asked about together."""
+        if self.size == 1:
+            return list(conditions)
+        return self.sum(torch.tensor(conditions, dtype=torch.int32, device=self._talking)).bool().tolist()
+
+    @property
+    def _talking(self) -> torch.device:
+        """Where values lie that the processes tell each other: on the CPU where they can, so that none waits for what
+        its GPU has yet to do, or waits there for a process that has failed."""
+        return torch.device("cpu") if "cpu:" in dist.get_backend_config(self.group) else self.device
 
     def barrier(self) -> None:
         """Wait until every process has come here."""
@@ -66,7 +79,7 @@ class World:
         if self.size == 1:
             return value
         carried = [value if self.is_main else None]
-        dist.broadcast_object_list(carried, device=self.device, group=self.group, group_src=0)
+        dist.broadcast_object_list(carried, device=self._talking, group=self.group, group_src=0)
         return carried[0]  # type: ignore[return-value]
 
     def gather(self, value: T) -> list[T]:
@@ -231,23 +244,29 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     before = torch.cuda.current_device() if on_gpu else None
     if on_gpu:
         torch.cuda.set_device(device)
+    from torch.distributed.rendezvous import rendezvous  # which some builds of torch for one machine lack
+
     store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank, world_size=size)
     world = World(rank, size, torch.device(device if on_gpu else "cpu"), store)
+    together = True
     try:
         yield world, device
-        dist.barrier()  # none tears down the connections that another still uses
+        world.barrier()  # none tears down the connections that another still uses
     except TrainingStopped as stop:  # by all of them, at the same step
         stop.told = rank > 0
-        dist.barrier()  # torchrun ends those that are still saving once the first has left
+        world.barrier()  # torchrun ends those that are still saving once the first has left
         raise
     except Exception as problem:
+        together = False
         first = world.first_error(problem)
         if first is problem:
             raise
         raise first from None
     finally:
-        dist.destroy_process_group()
+        if together or not on_gpu:  # NCCL takes leave of all of them at once: one alone would wait for ever
+            dist.destroy_process_group()
         if before is not None:
             torch.cuda.set_device(before)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from operator import index
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,23 +20,9 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def get(config: Any, name: str) -> Any:
-    """The value of a dotted field name."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any) -> dict[str, Any]:
     """Every field by its dotted name; tuples become lists, so that YAML and JSON can hold them."""
-    flat: dict[str, Any] = {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{f.name}.")
-        else:
-            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
-    return flat
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dotted(asdict(config)).items()}
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ on earlier draws: so a resumed run and a run on several processes see the same p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -60,6 +60,10 @@ class Preprocessing:
     def of_one_view(self) -> dict[str, Any]:
         """`to_dict` without what concerns several views alone."""
         return {name: value for name, value in self.to_dict().items() if name != "pad"}
+
+    def raw(self) -> Preprocessing:
+        """The same for a network that takes pixels as they are, 0-255."""
+        return replace(self, mean=(0.0,), std=(1 / 255,), mean_image=None)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint must hold beside `to_dict`."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alexnet.config import DataConfig
@@ -48,10 +50,16 @@ class Loader(ABC):
         self.bad: dict[int, str] = {}
 
     prep: Preprocessing
+    decodes: ClassVar[bool] = False
+    """Whether images are read while they are used, of which some may turn out to be unreadable."""
 
     @abstractmethod
     def __len__(self) -> int:
         """Images of the split."""
+
+    def readable(self) -> NDArray[np.int64]:
+        """The rows of the split, in order, but those that could not be read so far."""
+        return np.setdiff1d(np.arange(len(self)), list(self.bad))
 
     @abstractmethod
     def sides(self) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from alexnet.config.ranges import Range
 from alexnet.data.encoding import Encoded, encode
 from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema, signed
 from alexnet.data.photos import Photos
-from alexnet.data.sources import SOURCES, read_published, turned_upright
+from alexnet.data.sources import SOURCES, holds_photographs, read_published, turned_upright
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError, listed
 from alexnet.files import holding, remove_leftovers, replacing, write_atomically
@@ -53,7 +53,7 @@ def prepare(
     turned upright is said by `config` or their source (`turned_upright`). Raises UsageError and DataError.
     """
     pa = arrow()
-    if config.source not in SOURCES or not SOURCES[config.source].photographs:
+    if not holds_photographs(config.source):
         known = ", ".join(name for name, source in SOURCES.items() if source.photographs)
         raise UsageError(f"cannot prepare {config.source!r}: choose a source of photographs ({known}).")
     for flag, value, allowed in (

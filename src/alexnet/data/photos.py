@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,7 @@ class Photos:
     store: Store
     rows: Rows
     labels: Labels
-    channels: int = 3
+    channels: ClassVar[int] = 3
 
     @classmethod
     def whole(cls, store: Store, labels: list[int] | Labels) -> Photos:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from alexnet.data.splits import Split
 from alexnet.errors import UsageError
 
 CHUNK = 4096  # images handled at a time where a whole split as floats would not fit
+VALUES = 2**24  # pixels' values likewise, where images are large
 
 
 class ResidentSplit(Loader):
@@ -36,11 +37,16 @@ class ResidentSplit(Loader):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def _pieces(self) -> Sequence[Tensor]:
+        """The images, a part at a time whose pixels fit into memory as float64 several times."""
+        pieces: Sequence[Tensor] = self.images.split(max(1, min(CHUNK, VALUES // self.images[0].numel())))
+        return pieces
+
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel on the 0-1 scale."""
         total = torch.zeros(self.images.shape[1], dtype=torch.float64, device=self.images.device)
         squares = torch.zeros_like(total)
-        for part in self.images.split(CHUNK):
+        for part in self._pieces():
             values = part.double() / 255
             total += values.sum(dim=(0, 2, 3))
             squares += values.square_().sum(dim=(0, 2, 3))
@@ -63,7 +69,7 @@ class ResidentSplit(Loader):
 
     def _mean_image(self) -> Tensor:
         """The mean of the images, float32 [1, C, H, W] on the CPU, on the 0-255 scale."""
-        total = sum(part.double().sum(dim=0, keepdim=True) for part in self.images.split(CHUNK))
+        total = sum(part.double().sum(dim=0, keepdim=True) for part in self._pieces())
         assert isinstance(total, Tensor)
         return (total / len(self)).float().cpu()
 
@@ -87,7 +93,7 @@ class ResidentSplit(Loader):
         """The principal axes of this split's own colours, as `ColourNoise` takes them."""
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         products = torch.zeros(3, 3, dtype=torch.float64, device=self.device)
-        for part in self.images.split(CHUNK):
+        for part in self._pieces():
             flat = part.double().permute(1, 0, 2, 3).flatten(1)
             sums += flat.sum(dim=1)
             products += flat @ flat.T

@@ -11,8 +11,9 @@ from PIL import Image
 from alexnet.config import DataConfig
 from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
+from alexnet.data.splits import draw_rows
 from alexnet.errors import DataError, UsageError
-from alexnet.files import write_atomically
+from alexnet.files import write_atomically, writing
 
 
 def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None = None, seed: int = 0) -> list[Path]:
@@ -25,11 +26,11 @@ def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None
     name, chosen = dataset.split(split)
     if not len(chosen):
         raise UsageError(f"--split {name} has no images.")
-    rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
+    rows = draw_rows(len(chosen), count, seed)
     files = []
     for row in rows.tolist():
         label = dataset.classes[chosen.labels[row]]
-        if Path(label).parts != (label,) or label == "..":  # it would lead elsewhere
+        if Path(label).parts != (label,) or Path(label).drive or label == "..":  # it would lead elsewhere
             raise DataError(f"the class {label[:100]!r} cannot name a folder in {out}: give it another name.")
         folder = out / label
         if isinstance(chosen, Photos):
@@ -39,10 +40,7 @@ def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None
             pixels = np.moveaxis(chosen.images[row], 0, -1)
             Image.fromarray(pixels[..., 0] if chosen.channels == 1 else pixels).save(png, "PNG")
             content = png.getvalue()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with writing(file, "--out"):
             write_atomically(file, content)
-        except OSError as problem:
-            raise UsageError(f"cannot write {file}: {problem.strerror}; choose another --out.") from None
         files.append(file)
     return files

@@ -79,6 +79,11 @@ def register_source(
     _REGISTERED.add(name)
 
 
+def holds_photographs(source: str) -> bool:
+    """Whether a source has photographs; of what a program holds that is not known."""
+    return source in SOURCES and bool(SOURCES[source].photographs)
+
+
 def known_to_programs_alone(source: str) -> bool:
     """Whether the command cannot read a source: data that was handed over, or a registered one."""
     return source == MEMORY or source in _REGISTERED

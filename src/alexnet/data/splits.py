@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alexnet.errors import DataError, UsageError, unknown
@@ -65,6 +65,13 @@ class Split:
             digest.update(np.ascontiguousarray(self.targets).data)
 
 
+def draw_rows(count: int, most: int, seed: int = 0) -> Rows:
+    """At most so many of `count` rows, drawn at random by a seed, in their order."""
+    import numpy as np
+
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
 @dataclass(frozen=True)
 class Published:
     """A data set as its publisher cut it: parts "train", "val", "test", or one part "all"."""
@@ -88,7 +95,7 @@ class Dataset:
     val: Split | Photos
     test: Split | Photos
     fingerprint: str
-    names: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
     note: str | None = None
 
     def split(self, name: str | None = None) -> tuple[str, Split | Photos]:

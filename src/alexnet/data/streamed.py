@@ -39,6 +39,8 @@ class StreamedSplit(Loader):
     """Photographs for one device. Threads, not processes: decoding and resizing release Python's lock, a batch is
     written where it is used, and there is nothing to start, to copy or to be killed."""
 
+    decodes = True
+
     def __init__(
         self, photos: Photos, device: torch.device, data: DataConfig, prep: Preprocessing | None = None
     ) -> None:
@@ -92,10 +94,10 @@ class StreamedSplit(Loader):
         cut = self.training_cut(steps.seed, steps.epoch)
         decoded = self._decoded((rows[steps.shard] for rows in batches), cut)
         for (pixels, rows), whole in zip(decoded, batches, strict=True):
-            crops = random_crops(pixels, plan.draws[rows].to(self.device), prep.size, data.pad, data.flip)
+            crops = random_crops(pixels, self._send(plan.draws[rows]), prep.size, data.pad, data.flip)
             shift = plan.shift(rows)
-            images = prep.normalise(crops, None if shift is None else shift.to(self.device), plan.divisor)
-            yield Batch(images, self.labels[rows].to(self.device), whole)
+            images = prep.normalise(crops, None if shift is None else self._send(shift), plan.divisor)
+            yield Batch(images, self._send(self.labels[rows]), whole)
 
     def training_cut(self, seed: int, epoch: int) -> RandomArea | Square:
         """What the threads do to a training image: all that the crop on the device needs, and no more."""
@@ -128,7 +130,13 @@ class StreamedSplit(Loader):
                     f"{self.bad[min(self.bad)]} Replace or remove it, or leave it out with --skip-bad, which evaluate, "
                     "compare, features, report and figure have."
                 )
-            yield self.prep.views(pixels, views), self.labels[rows].to(self.device)
+            yield self.prep.views(pixels, views), self._send(self.labels[rows])
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device, which need not have worked off its queue before."""
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _decoded(self, batches: Iterable[Tensor], cut: RandomArea | Square) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,

@@ -20,6 +20,7 @@ from alexnet.config import TrainConfig, dump
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.export.card import Facts, write_card
 from alexnet.export.origin import identify
+from alexnet.files import writing
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.trained import HUB_WEIGHTS, PUBLISHED, Trained, open_trained, weights_file
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
@@ -68,22 +69,17 @@ def export_hub(
         session=run.sessions[-1] if run and run.sessions else {},
         licence=licence,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out, "--out"):
         part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror or problem}; choose another --out.") from None
-    try:
-        part.chmod(0o755)  # mkdtemp's own would hide the folder from others
-        save_checkpoint(part / HUB_WEIGHTS, _published(checkpoint, trained, config))
-        _write_json(part / "config.json", _describe(checkpoint, trained, part / HUB_WEIGHTS))
-        (part / "recipe.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
-        (part / "README.md").write_text(write_card(facts), encoding="utf-8")
-        part.rename(out)
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror or problem}; choose another --out.") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.chmod(0o755)  # mkdtemp's own would hide the folder from others
+            save_checkpoint(part / HUB_WEIGHTS, _published(checkpoint, trained, config))
+            _write_json(part / "config.json", _describe(checkpoint, trained, part / HUB_WEIGHTS))
+            (part / "recipe.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")
+            (part / "README.md").write_text(write_card(facts), encoding="utf-8")
+            part.rename(out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,7 +95,7 @@ def quantise(
     check_classes(trained, dataset)
     name, split = dataset.split(measurement.split)
     own = trained.preprocessing
-    seen = own if form.raw else replace(own, mean=(0.0,), std=(1 / 255,), mean_image=None)  # pixels as they are
+    seen = own if form.raw else own.raw()
     images = typical_images(dataset.train, config.data, seen, TYPICAL)
     reduced = sums_saturate()
     with TemporaryDirectory() as folder:

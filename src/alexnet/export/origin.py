@@ -14,7 +14,7 @@ from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import Preprocessing
 from alexnet.data.wnids import published_names
 from alexnet.errors import ExportError, UsageError
-from alexnet.files import write_atomically
+from alexnet.files import write_atomically, writing
 from alexnet.inference.trained import PUBLISHED, Trained, open_trained
 from alexnet.models.network import build_model
 from alexnet.models.variants import VARIANTS
@@ -38,7 +38,7 @@ def open_network(target: Target, model: str | None = None) -> Trained:
     if model is not None:
         raise UsageError(f"{target} is the name of a network: leave --model {model} out.")
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)  # and no GPU's
         network = build_model(target)
     size, classes = network.variant.input_size, network.variant.num_classes
     names = published_names() if classes == 1000 else None
@@ -113,8 +113,5 @@ def check_suffix(out: Path, form: str, *suffixes: str) -> None:
 def write_file(out: Path, content: Any) -> None:
     """Write bytes atomically, and the folder of the file where there is none. Raises UsageError where that cannot be
     done."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out, "--out"):
         write_atomically(out, content)
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror or problem}; choose another --out.") from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet.errors import UsageError
-from alexnet.files import make_ready, write_atomically
+from alexnet.files import make_ready, write_atomically, writing
 from alexnet.terminal import printable
 
 if TYPE_CHECKING:  # an extra, and slow to import
@@ -58,7 +58,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():  # a box stands for a letter that the font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(content, dpi=150, format="png")
-    try:
+    with writing(path, "file"):
         write_atomically(path, content.getbuffer())
-    except OSError as problem:
-        raise UsageError(f"cannot write {path}: {problem.strerror}; choose another file.") from None

@@ -27,10 +27,10 @@ def colour_maps(maps: Values) -> Tiles:
     return _ramp(maps / scale[:, None, None])
 
 
-def blend_heat(image: Image, heat: Values, strength: float = 0.6) -> Image:
+def blend_heat(image: Image, heat: Values) -> Image:
     """An image [H, W, C] with heat [H, W] from 0 to 1 upon it, [H, W, 3]: the hotter, the more of its colour."""
     colours = image.repeat(3, axis=2) if image.shape[2] == 1 else image
-    part = strength * heat[..., None]
+    part = 0.6 * heat[..., None]
     mixed = (1 - part) * (0.75 * colours) + part * _ramp(0.25 + 0.75 * heat)
     return np.asarray(mixed.round().clip(0, 255).astype(np.uint8))
 

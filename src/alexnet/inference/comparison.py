@@ -15,8 +15,7 @@ from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.errors import UsageError
-from alexnet.files import make_ready, replacing
+from alexnet.files import make_ready, replacing, writing
 from alexnet.inference.evaluation import Subject, check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
@@ -133,9 +132,6 @@ def compare(
         compared.append(line)
         on_result(line)
     if logits:
-        try:
-            with replacing(logits) as part, part.open("xb") as stream:
-                np.savez_compressed(stream, **arrays)
-        except OSError as problem:
-            raise UsageError(f"cannot write {logits}: {problem.strerror}; choose another --logits.") from None
+        with writing(logits, "--logits"), replacing(logits) as part, part.open("xb") as stream:
+            np.savez_compressed(stream, **arrays)
     return compared

@@ -60,7 +60,7 @@ def _draw_masks(model: AlexNet, seed: int, compute: Compute) -> dict[str, Tensor
     """What each dropout of a network multiplies its input by, [1, ...]: what it makes of ones in training."""
     masks = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mixed_seed(seed, 0))
+        torch.default_generator.manual_seed(mixed_seed(seed, 0))  # and no GPU's
         for layer in trace(model.variant):
             if layer.kind == "dropout":
                 drawing = copy.copy(model.get_submodule(layer.name)).train()

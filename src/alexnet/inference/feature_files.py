@@ -24,7 +24,7 @@ import torch
 from numpy.lib.format import open_memmap
 
 from alexnet.errors import DataError, UsageError
-from alexnet.files import LOCK, holding, remove_leftovers, write_atomically
+from alexnet.files import CLUTTER, LOCK, holding, remove_leftovers, write_atomically
 from alexnet.inference.features import BATCH, answers, choose_layers, in_dtype
 from alexnet.inference.pictures import Pictures
 from alexnet.models.summary import trace
@@ -137,7 +137,7 @@ class _Writing:
 
     def _begin(self) -> dict[str, Any]:
         """Make all arrays in full size, so that a full disk is found now."""
-        if any(file.name not in (LOCK, _WORK) for file in self.out.iterdir()):
+        if any(file.name not in (LOCK, _WORK, *CLUTTER) for file in self.out.iterdir()):
             raise UsageError(f"{self.out} is not empty and holds no features: choose another --out.")
         needed = np.dtype(self.described["dtype"]).itemsize * sum(map(prod, self.described["layers"].values()))
         free = shutil.disk_usage(self.out).free

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,5 @@ def rank_distances(queries: Tensor, index: Tensor, rows: Tensor) -> Tensor:
 def split_pixels(split: Split | Photos, prep: Preprocessing, data: DataConfig) -> Tensor:
     """The central crops of a split as a network with this preprocessing gets them, before they are normalised: uint8
     [N, C, size, size]. Raises DataError for an image that cannot be read."""
-    raw = replace(prep, mean=(0.0,), std=(1 / 255,), mean_image=None)
-    loader = open_split(split, torch.device("cpu"), data, raw)
+    loader = open_split(split, torch.device("cpu"), data, prep.raw())
     return torch.cat([views[:, 0].round().byte() for views, _ in loader.evaluation_batches(batch_size(loader))])

@@ -16,7 +16,7 @@ from alexnet.config import TrainConfig
 from alexnet.data.images import Picture, as_views, central_square, find_images, read_picture
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
-from alexnet.data.splits import Split
+from alexnet.data.splits import Split, draw_rows
 from alexnet.errors import DataError, UsageError
 from alexnet.figures import Image
 from alexnet.figures.neighbours import Retrieval
@@ -130,7 +130,7 @@ class _Rows:
         return split_features(*opened, layer, skip_bad=self.skip_bad)
 
     def read(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.setdiff1d(np.arange(len(self.subject.loader)), list(self.subject.loader.bad))
+        return self.subject.loader.readable()
 
     def own(self, asked: _Queries, number: int) -> int | None:
         return asked.rows[number] if asked.split == self.subject.split else None
@@ -214,11 +214,11 @@ def _draw(subject: Subject, split: str | None, count: int, seed: int, skip_bad: 
     """Images of a split, drawn by a seed, in the order of its rows; with `skip_bad` without those that cannot be read.
     Raises DataError at one, and where none is left."""
     name, chosen = subject.dataset.split(split)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(chosen))[:count])
+    rows = draw_rows(len(chosen), count, seed)
     part = chosen.take(rows)
     loader = open_split(part, subject.compute.device, subject.loader.data, subject.loader.prep)
     batches = [views[:, 0] for views, _ in loader.evaluation_batches(BATCH, skip_bad=skip_bad)]
-    good = np.setdiff1d(np.arange(len(rows)), list(loader.bad))
+    good = loader.readable()
     if not len(good):
         raise DataError(f"none of the images that were drawn from {name} can be read: --seed draws others.")
     batch, part, rows = torch.cat(batches), part.take(good), rows[good]

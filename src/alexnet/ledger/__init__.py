@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from alexnet.ledger.facts import Facts, Pixels, Stage, Training
 from alexnet.ledger.lines import POINTS, as_rows, examine, summarise
-from alexnet.ledger.points import Answer, Line, Point
 
 __all__ = [
     "POINTS",
-    "Answer",
     "Facts",
-    "Line",
     "Pixels",
-    "Point",
     "Stage",
     "Training",
     "as_rows",

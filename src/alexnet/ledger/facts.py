@@ -109,7 +109,7 @@ class Facts:
         return [layer for layer in self.weighted if layer.kind != "linear"]
 
     def channel_norms(self) -> Iterator[tuple[Layer, Norm]]:
-        """Each local response normalisation over channels, with the name of the layer that it follows."""
+        """Each local response normalisation over channels, and its row of the table."""
         for layer in self.of_kind("norm"):
             if isinstance(layer.row, Norm) and layer.row.over == "channels":
                 yield layer, layer.row

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.config.values import override
 from alexnet.data.loading import open_split
-from alexnet.data.sources import load_dataset
-from alexnet.errors import UsageError
+from alexnet.data.splits import draw_rows
 from alexnet.figures.bitmaps import thumbnail
 from alexnet.files import write_atomically
 from alexnet.inference.evaluation import check_classes
 from alexnet.inference.neighbours import find_nearest, split_features, split_pixels
+from alexnet.inference.pictures import open_data
 from alexnet.page.viewer import Viewer
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import file_digest
@@ -41,15 +40,11 @@ class Index:
 
     def __init__(self, run: Run, viewer: Viewer, root: str | None = None) -> None:
         """Open the run's data. Raises UsageError, DataError or CheckpointError where it is not to be had."""
-        trained = viewer.trained
-        if trained.config is None:
-            raise UsageError("these weights do not say what they were trained on.")
-        self._viewer = viewer
-        self._data = override(trained.config.data, {"root": root} if root is not None else {})
-        dataset = load_dataset(self._data)
-        check_classes(trained, dataset)
+        config, dataset = open_data(viewer.trained, {"root": root} if root is not None else None)
+        check_classes(viewer.trained, dataset)
+        self._viewer, self._data = viewer, config.data
         self.total = len(dataset.train)
-        rows = np.sort(np.random.default_rng(0).permutation(self.total)[:MOST])
+        rows = draw_rows(self.total, MOST)
         self._split, self._names = dataset.train.take(rows), dataset.names
         identity = [file_digest(run.checkpoint()), dataset.fingerprint, MOST]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -72,7 +67,7 @@ class Index:
                 self.done += len(features)
                 yield self.done
         self._features = torch.cat(parts).numpy()
-        self._rows = np.setdiff1d(np.arange(len(self._split)), list(loader.bad))  # those that could be read
+        self._rows = loader.readable()
         content = io.BytesIO()
         np.savez(content, features=self._features, rows=self._rows)
         self.ready = True

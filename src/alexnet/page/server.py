@@ -194,5 +194,5 @@ def _printed(value: Any) -> Any:
 
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_printed).from_string(
-    files("alexnet.page").joinpath("page.html").read_text()
+    files("alexnet.page").joinpath("page.html").read_text(encoding="utf-8")
 )

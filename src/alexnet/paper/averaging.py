@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alexnet.data.loading import open_split
 from alexnet.data.photos import Photos
-from alexnet.data.splits import Split
+from alexnet.data.splits import Split, draw_rows
 from alexnet.inference.dropout import thinned_logits
 from alexnet.inference.ensembles import average
 from alexnet.inference.evaluation import open_subject
@@ -89,10 +89,7 @@ def compare(run: Run, queries: int, close: float, index: int | None = None) -> R
         features = torch.cat(list(split_features(subject.model, asked, subject.compute, skip_bad=True)))
         answers = split_features(subject.model, known, subject.compute, skip_bad=True)
         hidden = find_nearest(features, answers, NEIGHBOURS)
-    test, train = (
-        split.take(np.setdiff1d(np.arange(len(split)), list(loader.bad)))
-        for split, loader in ((test, asked), (train, known))
-    )
+    test, train = (split.take(loader.readable()) for split, loader in ((test, asked), (train, known)))
     seen, known_pixels = (split_pixels(split, prep, data).flatten(1) for split in (test, train))
     pixels = find_nearest(seen, known_pixels.split(4096), NEIGHBOURS)
     ranks = rank_distances(seen, known_pixels, torch.from_numpy(hidden.rows)).numpy()
@@ -109,9 +106,7 @@ def compare(run: Run, queries: int, close: float, index: int | None = None) -> R
 
 def _some(split: Split | Photos, count: int | None) -> Split | Photos:
     """So many images drawn at random, always the same, in their order; all with None."""
-    if count is None:
-        return split
-    return split.take(np.sort(np.random.default_rng(0).permutation(len(split))[:count]))
+    return split if count is None else split.take(draw_rows(len(split), count))
 
 
 def _count(values: np.ndarray[Any, Any]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.errors import UsageError
 from alexnet.figures import new_figure
 from alexnet.paper.claims import claim
-from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
+from alexnet.paper.experiment import STATES, Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.experiments.averages import CLOSE
 from alexnet.paper.experiments.specialisation import chroma_shares, contrast
 from alexnet.paper.statements import (
@@ -278,8 +278,7 @@ def judge(number: int, rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rules of what the claim says; of several statements the least favourable verdict counts, and a part of a
     claim is no more than its direction."""
     verdicts = [said.judge(rows) for said in STUDIES[number].says]
-    order = ["reproduced", "direction only", "inconclusive", "not reproduced"]
-    state = max((verdict.state for verdict in verdicts), key=order.index)
+    state = max((verdict.state for verdict in verdicts), key=STATES.index)
     if claim(number).partly and state == "reproduced":
         state = "direction only"
     numbers = {f"{name} {i}": value for i, v in enumerate(verdicts, 1) for name, value in v.numbers.items()}

@@ -42,7 +42,7 @@ def publish(folders: Iterable[Path], docs: Path = DOCS) -> list[str]:
     write_atomically(docs / "paper.md", render().encode())
     front = docs.parent / "README.md"
     if front.is_file():
-        write_atomically(front, put_claims(front.read_text()).encode())
+        write_atomically(front, put_claims(front.read_text(encoding="utf-8")).encode())
     return published
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from alexnet.compute import usable_cores
 from alexnet.config import dump
 from alexnet.config.values import override
-from alexnet.errors import TrainingStopped, UsageError
+from alexnet.errors import UsageError
 from alexnet.figures import save_figure
 from alexnet.files import holding, write_atomically
 from alexnet.paper.document import markdown_table
@@ -27,7 +27,7 @@ from alexnet.paper.results import Outcome
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import environment, now
 from alexnet.training.processes import GLANCE, Training, has_ended, stop
-from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.signals import SignalGuard, stoppable
 
 
 def reproduce(
@@ -48,7 +48,7 @@ def reproduce(
     """
     with ExitStack() as stack:
         guard = stack.enter_context(SignalGuard())
-        try:
+        with stoppable():
             stack.enter_context(holding(folder, "reproducing in", "name another folder with --run DIR"))
             _claim_folder(folder, experiment, quick)
             reporter = stack.enter_context(reporter or Reporter())
@@ -59,8 +59,6 @@ def reproduce(
             outcome = Outcome(experiment.id, quick, json.loads(json.dumps(rows)), made)
             with guard.critical():
                 _write(experiment, outcome, runs, folder, reporter)
-        except Interrupt as signal:
-            raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
     return outcome
 
 

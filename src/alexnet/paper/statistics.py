@@ -55,22 +55,22 @@ def one_more(sample: Sample) -> Estimate:
     return Estimate(float(np.mean(sample)), float(np.mean(sample) - half), float(np.mean(sample) + half))
 
 
-def ratio_of_medians(a: Sample, b: Sample, seed: int = 0) -> Estimate:
+def ratio_of_medians(a: Sample, b: Sample) -> Estimate:
     """median(a) / median(b) with a bootstrap interval (percentiles; both samples drawn anew, independently).
 
     Infinite numbers stand for what was never reached, and the interval may be unbounded above.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     x, y = (np.asarray(sample, dtype=float) for sample in (a, b))
     ratios = np.median(_resampled(x, rng), axis=1) / np.median(_resampled(y, rng), axis=1)
     low, high = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")
     return Estimate(float(np.median(x) / np.median(y)), float(low), float(high))
 
 
-def paired_bootstrap(a: Sample, b: Sample, seed: int = 0) -> Estimate:
+def paired_bootstrap(a: Sample, b: Sample) -> Estimate:
     """The mean of a - b over images, each with its two numbers (1 where the network was right), and its bootstrap
     interval: the images are drawn anew, both numbers of each together."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     difference = np.subtract(a, b, dtype=float)
     # Only how often each value was drawn matters, and a difference of two hits has three values: millions of images
     # would otherwise be drawn one by one.
@@ -137,29 +137,25 @@ def permutation_test(a: Sample, b: Sample) -> float:
     return float(result.pvalue)
 
 
-def power(effect: float, sd: float, count: int, alpha: float = 0.05) -> float:
-    """How probably the two-sample t-test of `count` seeds an arm finds a true difference of `effect` at level `alpha`,
-    two-sided, where single seeds spread by `sd`: from the noncentral t distribution."""
-    stats, freedom = _stats(), 2 * count - 2
-    shift = abs(effect) / (sd * np.sqrt(2 / count)) if sd else np.inf
-    if not np.isfinite(shift):
-        return 1.0
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
-
-
-def detectable(a: Sample, b: Sample, chance: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest true difference that `paired_t` of as many pairs, which spread as these do, finds with this chance:
-    from the noncentral t distribution. Needs two pairs; 0 if all have the same difference."""
+def detectable(a: Sample, b: Sample) -> float:
+    """The smallest true difference that `paired_t` of as many pairs, which spread as these do, finds at a level of 5 %
+    with a chance of 80 %: from the noncentral t distribution. Needs two pairs; 0 if all have the same difference."""
     stats, count = _stats(), len(a)
     error = float(np.std(np.subtract(a, b, dtype=float), ddof=1)) / np.sqrt(count)
-    critical = stats.t.ppf(1 - alpha / 2, count - 1)
+    critical = stats.t.ppf(0.975, count - 1)
     low, high = 0.0, 2 * float(critical) + 10  # in standard errors
     for _ in range(60):
         middle = (low + high) / 2
         found = stats.nct.sf(critical, count - 1, middle) + stats.nct.cdf(-critical, count - 1, middle)
-        low, high = (low, middle) if found >= chance else (middle, high)
+        low, high = (low, middle) if found >= 0.8 else (middle, high)
     return float(high * error)
+
+
+def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The probabilities [..., K] of logits [..., K]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray[Any, Any] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def interval_of_mean(sample: Sample) -> tuple[float, float]:

@@ -46,13 +46,13 @@ class Calibration:
         return {"ece": self.error, "surplus": self.surplus, "counts": self.counts.tolist(), **means}
 
 
-def calibrate(confidence: Floats, correct: np.ndarray[Any, np.dtype[np.bool_]], bins: int = BINS) -> Calibration:
+def calibrate(confidence: Floats, correct: np.ndarray[Any, np.dtype[np.bool_]]) -> Calibration:
     """The calibration of N answers, one or more, from the confidence [N] of each and whether it was `correct` [N].
 
     A bin reaches from its lower edge, which it does not contain, to its upper one, which it does.
     """
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(place, values, minlength=bins) / counts for values in (confidence, correct)]
+        means = [np.bincount(place, values, minlength=BINS) / counts for values in (confidence, correct)]
     return Calibration(counts, *means)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -59,7 +59,7 @@ class RunContents:
     kernels: Kernels | None = None
     parameters: int | None = None
     ledger: list[dict[str, Any]] | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What is missing, and why."""
 
     @cached_property

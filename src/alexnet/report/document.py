@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from alexnet.errors import UsageError
-from alexnet.files import write_atomically
+from alexnet.files import write_atomically, writing
 from alexnet.metrics import Result
 from alexnet.report import charts
 from alexnet.report.charts import Series
@@ -35,12 +35,9 @@ def write_report(runs: Sequence[RunContents], out: Path) -> Path:
     the same name with .json. Returns the second path. Raises UsageError where that cannot be done."""
     check_out(out)
     twin = out.with_suffix(".json")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out, "--out"):
         write_atomically(twin, (json.dumps(as_dict(runs), indent=1, allow_nan=False) + "\n").encode())
         write_atomically(out, render(runs).encode(errors="backslashreplace"))
-    except OSError as problem:
-        raise UsageError(f"cannot write {out}: {problem.strerror}; choose another --out.") from None
     return twin
 
 
@@ -92,7 +89,7 @@ def render(runs: Sequence[RunContents]) -> str:
         lstrip_blocks=True,
     )
     page.filters |= {"percent": percent, "points": points, "number": number, "lines": lines}
-    style = files("alexnet.report").joinpath("report.css").read_text()
+    style = files("alexnet.report").joinpath("report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     family = compare_runs(runs)
     return page.get_template("report.html").render(

@@ -99,7 +99,7 @@ def measure(
         kept.append((labels.cpu(), answer.cpu(), of_truth.double().cpu(), confidence.double().cpu()))
 
     result = subject.score(skip_bad=skip_bad, on_logits=keep)
-    rows = np.setdiff1d(np.arange(len(subject.loader)), list(subject.loader.bad))
+    rows = subject.loader.readable()
     answers = _Answers(rows, *(torch.cat(parts).numpy() for parts in zip(*kept, strict=True)))
     worst = answers.surest(answers.truth != answers.answer, MISTAKES)
     pairs = most_confused(result)
@@ -116,12 +116,12 @@ def measure(
     )
 
 
-def most_confused(result: Result, most: int = PAIRS) -> list[tuple[int, int]]:
+def most_confused(result: Result) -> list[tuple[int, int]]:
     """The pairs (true class, answered class) that are confused most often, most frequent first; of equal ones that of
     the lower labels."""
     wrong = result.confusion.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
     return [(int(a), int(b)) for a, b in zip(*np.unravel_index(order, wrong.shape), strict=True) if wrong[a, b] > 0]
 
 

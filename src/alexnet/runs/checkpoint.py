@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as stream:
             described = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+        if os.name == "nt":  # where no file can be replaced while tensors are views of it
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
     except PermissionError:

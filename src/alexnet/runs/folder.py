@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # the network is built where it is asked for
     from alexnet.data.transforms import Transforms
     from alexnet.models.network import AlexNet
 
+SCORE = "train-score"
+"""The kind of a row that measures the whole training split as evaluation does (--score-train)."""
 LEDGER = "ledger.json"
 LEDGER_FIELDS = {
     **dict.fromkeys(("name", "paper", "release", "effect", "this"), str),

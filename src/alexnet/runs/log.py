@@ -14,7 +14,7 @@ from typing import Any
 from alexnet.config.values import flatten
 from alexnet.files import write_atomically
 from alexnet.metrics import Result
-from alexnet.runs.folder import Run
+from alexnet.runs.folder import SCORE, Run
 from alexnet.runs.rows import append_row
 
 
@@ -25,7 +25,7 @@ class RunLog:
         """Open the logs after so many steps and epochs, and after the step at which the training split was `scored`
         last; later lines, from before a kill, will be written again."""
         self.run = run
-        latest = {"epoch": ("epoch", epoch), "train-score": ("step", scored)}
+        latest = {"epoch": ("epoch", epoch), SCORE: ("step", scored)}
 
         def stays(row: dict[str, Any]) -> bool:
             count, last = latest.get(row["kind"], ("step", step))
@@ -101,7 +101,7 @@ class _Board:
     def write(self, row: dict[str, Any]) -> None:
         """Show an epoch's row, one of the steps within it, whose means begin anew with each epoch, or an evaluation of
         the whole training split."""
-        shown = {"epoch": "", "step": "within the epoch/", "train-score": "whole split/"}.get(row["kind"])
+        shown = {"epoch": "", "step": "within the epoch/", SCORE: "whole split/"}.get(row["kind"])
         if shown is None:
             return
         for name, value in row.items():

@@ -12,7 +12,7 @@ from alexnet.config import TrainConfig
 from alexnet.config.values import dotted, flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import UsageError
-from alexnet.files import LEFTOVERS, LOCK, holding, remove_leftovers
+from alexnet.files import CLUTTER, LEFTOVERS, LOCK, holding, remove_leftovers
 from alexnet.runs.folder import Run, has_config, load_config
 from alexnet.runs.legs import check_legs
 
@@ -33,6 +33,7 @@ def default_folder(name: str) -> Path:
     if (
         name.strip() in ("", ".", "..")
         or any(not c.isprintable() or c in "/\\" for c in name)
+        or Path(name).drive
         or len(os.fsencode(name)) > 255
     ):
         raise UsageError(f"the run's name {name[:50]!r} is no folder name: set name, or train with --run DIR.")
@@ -113,4 +114,4 @@ def _check_same(run: Run, there: TrainConfig, config: TrainConfig) -> None:
 
 def _foreign(file: Path) -> bool:
     """Whether it was not left by a run that was stopped before it began."""
-    return file.name not in (LOCK, "status.json") and not file.match(LEFTOVERS)
+    return file.name not in (LOCK, "status.json", *CLUTTER) and not file.match(LEFTOVERS)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alexnet.compute import Compute, cpu_description
+from alexnet.compute import Compute, processor_name
 from alexnet.config import TrainConfig
 from alexnet.config.values import flatten
 from alexnet.data.sources import MEMORY
@@ -36,7 +36,7 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
     return {
         "host": platform.node(),
         "platform": platform.platform(),
-        "processor": cpu_description().get("model name") or platform.processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(gpu) if torch.cuda.is_available() else None,
         "alexnet": version("alexnet"),
@@ -185,7 +185,7 @@ def source_revision(package: Path) -> str | None:
 
 def _is_ours(repository: Path, package: Path) -> bool:
     try:
-        project = tomllib.loads((repository / "pyproject.toml").read_text()).get("project", {})
+        project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
         return project.get("name") == "alexnet" and (repository / "src" / "alexnet").samefile(package)
     except (OSError, ValueError, AttributeError):  # no such file, or not a table
         return False
@@ -196,7 +196,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables, timeout=20)
+        done = subprocess.run(command, capture_output=True, check=True, env=variables, timeout=20)
     except (OSError, subprocess.SubprocessError):  # no git, no repository, or one that hangs
         return None
-    return done.stdout.strip() or None
+    return done.stdout.decode(errors="surrogateescape").strip() or None

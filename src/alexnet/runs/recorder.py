@@ -71,21 +71,11 @@ class Recorder:
             self._append_session({"ended": now(), "state": state, **facts})
 
     def _append_session(self, row: dict[str, Any]) -> None:
-        if not self._is_main:
-            return
-        try:
-            self.run.append_session(row)
-        except OSError as problem:
-            self._say(f"could not write sessions.jsonl in {self.run.path} ({problem.strerror})")
+        self._write("sessions.jsonl", lambda: self.run.append_session(row))
 
     def ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write what the run does at the points where implementations part."""
-        if not self._is_main:
-            return
-        try:
-            self.run.write_ledger(rows)
-        except OSError as problem:
-            self._say(f"could not write ledger.json in {self.run.path} ({problem.strerror})")
+        self._write("ledger.json", lambda: self.run.write_ledger(rows))
 
     @property
     def metrics_so_far(self) -> list[dict[str, Any]]:
@@ -109,12 +99,15 @@ class Recorder:
 
     def status(self, **fields: Any) -> None:
         """Replace status.json."""
+        self._write("status.json", lambda: self.run.write_status(**{"saved": self.saved_step} | fields))
+
+    def _write(self, what: str, write: Callable[[], None]) -> None:
         if not self._is_main:
             return
         try:
-            self.run.write_status(**{"saved": self.saved_step} | fields)
+            write()
         except OSError as problem:
-            self._say(f"could not write status.json in {self.run.path} ({problem.strerror})")
+            self._say(f"could not write {what} in {self.run.path} ({problem.strerror})")
 
     def last(self, checkpoint: Checkpoint) -> None:
         """Save where the run is, keeping the one before; but one that was saved in a streak of losses that are not
@@ -163,12 +156,7 @@ class Recorder:
 
     def result(self, result: Result) -> None:
         """Write an evaluation's result, and its confusion matrix as a table and as a figure."""
-        if not self._is_main:
-            return
-        try:
-            write_result(result, self.run.path, result.split)
-        except OSError as problem:
-            self._say(f"could not write the result to {self.run.path} ({problem.strerror})")
+        self._write("the result", lambda: write_result(result, self.run.path, result.split))
         if self._log is not None:
             self._log.result(result)
             self._say_warnings(self._log)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from alexnet.errors import UsageError
 from alexnet.figures.errors import ErrorCurve
-from alexnet.runs.folder import Run
-
-SCORE = "train-score"
-"""The kind of a row that measures the whole training split as evaluation does (--score-train)."""
+from alexnet.runs.folder import SCORE, Run
 
 
 def training_errors(run: Run, name: str | None = None) -> ErrorCurve:

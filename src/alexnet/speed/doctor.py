@@ -127,7 +127,11 @@ def _install(requirements: list[str]) -> str:
 
 def _disk(root: str) -> Iterator[Finding]:
     for name, folder in {"disk, for runs": Path.cwd(), "disk, for data": Path(root).expanduser()}.items():
-        there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.exists(place))
+        places = [folder.absolute(), *folder.absolute().parents]
+        there = next((place for place in places if os.path.exists(place)), None)
+        if there is None:  # a drive that is not there
+            yield Finding(name, "missing", f"nothing is at {folder}", brings="data from there", mend="name a folder")
+            continue
         free = shutil.disk_usage(there).free
         found = f"{free / GIB:.1f} GiB free at {there}"
         if not os.access(there, os.W_OK):
@@ -187,6 +191,7 @@ def _photographs(folder: Path) -> tuple[str, str] | None:
     from alexnet.data.folders import EXTENSIONS
     from alexnet.data.imagenet import TRAIN_TAR
     from alexnet.data.packed import is_prepared
+    from alexnet.data.wnids import are_wnids
 
     if is_prepared(str(folder)):
         return "prepared", "made by alexnet prepare"
@@ -197,9 +202,9 @@ def _photographs(folder: Path) -> tuple[str, str] | None:
     holds_splits = os.path.isdir(folder / "train")
     classes = _folders(folder / "train" if holds_splits else folder)
     if classes and all(_holds_files(one, EXTENSIONS) for one in classes):
-        wnids = all(re.fullmatch(r"n\d{8}", one.name) for one in classes)
+        is_imagenet = len(classes) == 1000 and are_wnids([one.name for one in classes])
         how = "train/ with " if holds_splits else ""
-        return "imagenet" if wnids and len(classes) == 1000 else "folder", f"{how}{len(classes)} class folders"
+        return "imagenet" if is_imagenet else "folder", f"{how}{len(classes)} class folders"
     return None
 
 
@@ -249,7 +254,7 @@ def _cores(threads: int) -> Finding:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > usable_cores():
         return Finding("cores", "ok", f"{found}; other work keeps them busy (load {load:.1f})")
-    if threads < usable_cores():
+    if threads < usable_cores() and sys.platform != "darwin":  # where torch leaves the slow cores out
         brings = "faster training: torch computes on as many cores as it has threads"
         mend = "unset OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else f"set OMP_NUM_THREADS={usable_cores()}"
         return Finding("cores", "missing", found, brings, mend)
@@ -259,18 +264,17 @@ def _cores(threads: int) -> Finding:
 def _processor() -> Finding:
     import torch
 
-    from alexnet.compute import bf16_unit, cpu_description
+    from alexnet.compute import bf16_unit, processor_name
     from alexnet.models.int8 import computes_int8
 
     cpu = torch.device("cpu")
-    name = cpu_description().get("model name") or platform.processor() or platform.machine()
     unit = bf16_unit(cpu)
     formats = [
         "float32",
         *([f"bf16 ({unit})"] if unit else []),
         *(["8-bit integers (VNNI)"] if computes_int8(cpu) else []),
     ]
-    found = f"{name}, {torch.backends.cpu.get_cpu_capability()}: {', '.join(formats)}"
+    found = f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}: {', '.join(formats)}"
     if unit:
         return Finding("processor", "ok", found)
     brings = "bf16, twice as fast as float32 (AVX512-BF16 or AMX)"
@@ -283,6 +287,7 @@ def _kernel() -> Finding:
     from torch.nn import functional as F
 
     from alexnet.models.lrn import local_response_norm, missing_kernel
+    from alexnet.models.native import cache_folder
 
     if (lack := missing_kernel("cpu")) is not None:
         brings = "local response normalisation several times faster; without it everything works"
@@ -291,7 +296,7 @@ def _kernel() -> Finding:
     away = (local_response_norm(x) - F.local_response_norm(x, 5, 1e-4, 0.75, 2.0)).abs().max().item()
     if away < 1e-4:
         return Finding("kernel in C", "ok", "compiled, gives what torch's own normalisation gives")
-    mend = f"delete {Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'alexnet'}, or set CC"
+    mend = f"delete {cache_folder()}, or set CC"
     return Finding("kernel in C", "broken", f"differs from torch's own normalisation by {away:.2g}", mend=mend)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet.config import DataConfig, OptimConfig, TrainConfig
 from alexnet.config.values import flag
-from alexnet.data.sources import SOURCES
+from alexnet.data.sources import SOURCES, holds_photographs
 from alexnet.data.splits import Dataset
 from alexnet.data.streamed import CROP, RESIZE
 from alexnet.errors import listed
@@ -39,7 +39,7 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
             f"{flag('ema')} {config.ema:g} asks to remember {1 / (1 - config.ema):,.0f} steps, and an average "
             f"remembers no more than a ninth of its life, here of {life:,.0f} steps: a smaller one does the same."
         )
-    data, photographs = config.data, config.data.source in SOURCES and SOURCES[config.data.source].photographs
+    data, photographs = config.data, holds_photographs(config.data.source)
     if photographs and (part := (data.crop or CROP) / (data.resize or RESIZE)) < 0.8:
         said.append(
             f"evaluation sees the central {part**2:.0%} of a square photograph, {data.crop or CROP} of "
@@ -98,7 +98,7 @@ def _idle(config: TrainConfig) -> Iterator[str]:
     kept = [] if config.keep in (None, "log") else [int(epoch) for epoch in str(config.keep).split(",")]
     if beyond := [str(epoch) for epoch in kept if epoch > config.end]:
         yield f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."
-    if config.early_stop is not None and config.legs[-1].optim.schedule in ("cosine", "one-cycle", "triangular"):
+    if config.early_stop is not None and config.legs[-1].has_horizon:
         yield (
             f"{flag('early_stop')} is without effect in the schedule {config.legs[-1].optim.schedule}, whose rate "
             f"falls until the end: {flag('stop_after')} ends a run sooner."

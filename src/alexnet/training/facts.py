@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from alexnet.config import TrainConfig
 from alexnet.data.augment import Preprocessing
 from alexnet.data.batches import Loader
 from alexnet.data.resident import ResidentSplit
-from alexnet.data.sources import SOURCES
+from alexnet.data.sources import holds_photographs
 from alexnet.data.streamed import CROP, RESIZE
 from alexnet.ledger import Pixels, Stage, Training, as_rows, examine
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.columns import ColumnNetwork
-from alexnet.models.network import AlexNet
+from alexnet.models.network import AlexNet, blank_model
+from alexnet.models.variants import VARIANTS
 from alexnet.training.learner import freeze
 from alexnet.training.optim import Course, Optimizer
 
@@ -36,6 +37,19 @@ def ledger_of_run(
     pixels = _pixels(config, model.variant.input_size, images, prep)
     facts = replace(facts_of_model(model), training=Training(config, pixels, course_of(config, model)))
     return as_rows(examine(facts))
+
+
+def ledger_of_config(config: TrainConfig) -> list[dict[str, Any]]:
+    """The ledger of a configuration alone, as rows; what the data decides is as the network's table has it."""
+    fields = {
+        name: value for name, value in asdict(config.model).items() if value not in (None, ()) and name != "freeze_to"
+    }
+    name = fields.pop("variant")
+    side = 1  # under an unknown name, which is the error to show
+    if name in VARIANTS:
+        photographs = holds_photographs(config.data.source)
+        side = config.data.crop or (CROP if photographs else config.data.resize or VARIANTS[name].input_size)
+    return ledger_of_run(config, blank_model(name, **fields | {"input_size": side}))
 
 
 def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, tuple[Stage, ...]]:
@@ -60,11 +74,7 @@ def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, 
 
 def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preprocessing | None) -> Pixels:
     data = config.data
-    photographs = (
-        not isinstance(images, ResidentSplit)
-        if images is not None
-        else data.source in SOURCES and bool(SOURCES[data.source].photographs)
-    )
+    photographs = not isinstance(images, ResidentSplit) if images is not None else holds_photographs(data.source)
     side = data.resize or (RESIZE if photographs else size if data.crop is None else None)
     noise = images.noise() if images is not None else None
     if images is not None:
@@ -84,10 +94,3 @@ def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preproc
         axes=noise.axes if noise else None,
         divisor=noise.divisor if noise else data.noise_divisor,
     )
-
-
-def crop_side(config: TrainConfig, table: int) -> int:
-    """The side of the images that a network is built for, as far as a configuration says: `table`'s where it does
-    not."""
-    photographs = config.data.source in SOURCES and SOURCES[config.data.source].photographs
-    return config.data.crop or (CROP if photographs else config.data.resize or table)

@@ -12,11 +12,11 @@ from typing import Any
 
 from alexnet.compute import usable_cores
 from alexnet.config import TrainConfig
-from alexnet.errors import TrainingStopped, UsageError
+from alexnet.errors import UsageError
 from alexnet.runs.folder import Run
 from alexnet.runs.opening import settled
 from alexnet.training.processes import GLANCE, Training, stop
-from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.signals import SignalGuard, stoppable
 
 MOST = 1000  # seeds of a family
 
@@ -66,28 +66,27 @@ def train_family(
     """
     threads = None if jobs == 1 else max(1, usable_cores() // min(jobs, len(configs)))
     waiting, running = list(configs), list[Training]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                path = waiting.pop(0)
-                with guard.critical():  # a process that nobody knows of could not be ended
-                    running.append(Training(configs[path], path, path, threads))
-                if threads is not None:
-                    say(f"training {path.name}, which says more in {running[-1].log}")
-            with guard.critical():  # one that was killed is started again
-                ended = [training for training in running if training.poll()]
-            for training in ended:
-                running.remove(training)
-                name, result = training.run.path.name, training.run.result
-                if training.diverged:
-                    say(f"{name}: its loss diverged")
-                elif threads is not None and result:
-                    say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
-            time.sleep(GLANCE)
-    except Interrupt as signal:
-        raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
-    finally:
-        stop(running)
+    with stoppable():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    path = waiting.pop(0)
+                    with guard.critical():  # a process that nobody knows of could not be ended
+                        running.append(Training(configs[path], path, path, threads))
+                    if threads is not None:
+                        say(f"training {path.name}, which says more in {running[-1].log}")
+                with guard.critical():  # one that was killed is started again
+                    ended = [training for training in running if training.poll()]
+                for training in ended:
+                    running.remove(training)
+                    name, result = training.run.path.name, training.run.result
+                    if training.diverged:
+                        say(f"{name}: its loss diverged")
+                    elif threads is not None and result:
+                        say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
+                time.sleep(GLANCE)
+        finally:
+            stop(running)
     return {path: Run(path) for path in configs}
 
 

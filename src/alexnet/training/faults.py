@@ -36,6 +36,8 @@ class Faults:
     def unreadable(self, split: Loader, name: str, counters: Counters) -> None:
         """Note photographs of the split called `name` that could not be read, by whichever process. Raises DataError,
         in all of them, if they are too many."""
+        if not split.decodes:
+            return
         if self._world.any(len(split.bad) > self._shared.get(split, 0)):
             for bad in self._world.gather(split.bad):
                 split.bad |= bad

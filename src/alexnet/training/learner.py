@@ -173,7 +173,7 @@ class Learner:
                 self.counters.skipped += 1
                 yield step, rows
 
-    def start_epoch(self) -> None:
+    def end_epoch(self) -> None:
         """Close the current epoch."""
         self.counters.epoch += 1
         self.counters.epoch_step = 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from alexnet.compute.distributed import join_world
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
 from alexnet.data.sources import MEMORY
-from alexnet.errors import TrainingStopped, UsageError
+from alexnet.errors import UsageError
 from alexnet.runs.folder import Run
 from alexnet.runs.opening import default_folder, open_run, settled
 from alexnet.training.progress import Reporter
 from alexnet.training.session import Session
-from alexnet.training.signals import Interrupt, SignalGuard
+from alexnet.training.signals import SignalGuard, stoppable
 
 _TRAINING = threading.Lock()  # torch.manual_seed is the process's
 
@@ -58,7 +58,7 @@ def train(
             )
         stack.callback(_TRAINING.release)
         guard = guard or stack.enter_context(SignalGuard())
-        try:
+        with stoppable(), _advising_on_memory(config):
             world, device = stack.enter_context(join_world(asked.device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
@@ -70,17 +70,23 @@ def train(
             stack.enter_context(compute.settings())
             stack.enter_context(torch.inference_mode(False))  # gradients, also within a caller's no_grad
             # The caller's own random numbers go on afterwards as if nothing had been drawn.
-            seeds_gpus = compute.device.type == "cuda" or torch.cuda.is_initialized()
-            stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if seeds_gpus else []))
+            stack.enter_context(
+                torch.random.fork_rng([torch.cuda.current_device()] if compute.device.type == "cuda" else [])
+            )
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)
             Session(config, run, data, compute, world, reporter, guard).work()
-        except Interrupt as signal:
-            raise TrainingStopped(f"stopped by {signal}; the same command goes on from where it was.") from None
-        except torch.OutOfMemoryError:
-            raise UsageError(
-                f"out of GPU memory with --batch-size {config.batch_size} in --accumulate {config.accumulate} parts: "
-                "double --accumulate or halve the batch."
-            ) from None
     return run
+
+
+@contextmanager
+def _advising_on_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn a GPU's want of memory into UsageError, which says what needs less."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UsageError(
+            f"out of GPU memory with --batch-size {config.batch_size} in --accumulate {config.accumulate} parts: "
+            "double --accumulate or halve the batch."
+        ) from None

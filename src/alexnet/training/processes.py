@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -22,6 +23,12 @@ from alexnet.runs.opening import LENGTH, differences
 GLANCE = 0.2  # seconds between two looks at the trainings
 _PATIENCE = 60.0  # seconds for a training to save and leave
 _TRIES = 3  # deaths in a row without any progress in between
+# Ctrl-C is ours alone to hear: we tell the trainings.
+_APART: dict[str, Any]
+if sys.platform == "win32":  # where SIGTERM is not sent: a process that is "terminated" saves nothing
+    _APART, _STOP = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}, signal.CTRL_BREAK_EVENT
+else:
+    _APART, _STOP = {"start_new_session": True}, signal.SIGTERM
 
 
 class Training:
@@ -61,9 +68,8 @@ class Training:
         self._process = self._open(command)
 
     def _open(self, command: list[str]) -> subprocess.Popen[bytes]:
-        # In a session of its own, because Ctrl-C is ours alone to hear: we tell the trainings.
         if self.threads is None:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_shown(), start_new_session=True)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=_shown(), **_APART)
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "PYTHONUNBUFFERED": "1"}
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -72,7 +78,7 @@ class Training:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                **_APART,
             )
 
     def poll(self) -> bool:
@@ -117,7 +123,7 @@ class Training:
     def ask_to_stop(self) -> None:
         """Let it save and leave; returns at once."""
         if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(_STOP)
 
     def wait(self) -> None:
         """Wait until it has left, and end it where it does not."""

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from alexnet.config import TrainConfig
 from alexnet.data.sources import MEMORY, known_to_programs_alone
 from alexnet.metrics import Result
-from alexnet.terminal import Terminal
-from alexnet.training.learner import Counters
+from alexnet.terminal import Terminal, duration
+
+if TYPE_CHECKING:
+    from alexnet.training.learner import Counters
 
 
 class Reporter:
@@ -45,7 +45,8 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def _say(self, text: str | Text) -> None:
+    def say(self, text: str | Text) -> None:
+        """Say something as it stands."""
         # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
         try:
             self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
@@ -58,7 +59,7 @@ class Reporter:
         self._images_left = count * config.end - counters.step * config.batch_size
         self._earlier = counters.elapsed
         resumed = f", going on from step {counters.step} (epoch {self._epoch})" if counters.step else ""
-        self._say(f"training {config.name}: {count} images, {_planned(config)}, in {path}{resumed}")
+        self.say(f"training {config.name}: {count} images, {_planned(config)}, in {path}{resumed}")
         self._seconds, self._images = 0.0, 0
         self._started, self._first, self._between = time.monotonic(), self._epoch, 0.0
         self._start_epoch()
@@ -94,7 +95,7 @@ class Reporter:
         if not rate:
             return "? images/s, ? left"
         left = max(self._images_left, 0) / rate + self._between * (self._config.end - self._epoch)
-        return f"{rate:.0f} images/s, {_duration(left)} left"
+        return f"{rate:.0f} images/s, {duration(left)} left"
 
     def rate(self) -> float:
         """Images a second in the steps of this epoch that this session made; 0 where it made none."""
@@ -108,11 +109,11 @@ class Reporter:
         """Report the values logged at a step."""
         self._text = f"loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.2%},"
         if not self.console.is_terminal:
-            self._say(f"{self._place()} step {row['step']}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
+            self.say(f"{self._place()} step {row['step']}: {self._text} lr {row['lr']:.2g}, {self.pace()}")
 
     def score(self, row: dict[str, Any]) -> None:
         """Report an evaluation of the whole training split."""
-        self._say(
+        self.say(
             f"epoch {row['epoch']:.4g}: training split error {1 - row['train_top1']:.2%}, loss {row['train_loss']:.4f}"
         )
 
@@ -120,7 +121,7 @@ class Reporter:
         """Report a completed epoch."""
         val = f", val accuracy {row['val_top1']:.2%} (loss {row['val_loss']:.4f})" if "val_top1" in row else ""
         rate = f", {row['images_per_second']:.0f} images/s" if "images_per_second" in row else ""
-        self._say(
+        self.say(
             f"{self._place()}: train loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.2%}{val}{rate}",
         )
         self._epoch += 1
@@ -128,13 +129,9 @@ class Reporter:
         self._between = (time.monotonic() - self._started - self._seconds) / (self._epoch - self._first)
         self._start_epoch()
 
-    def say(self, text: str) -> None:
-        """Say something as it stands."""
-        self._say(text)
-
     def note(self, text: str) -> None:
         """Say something that is not progress."""
-        self._say(Text.assemble(("note:", "yellow"), f" {text}"))
+        self.say(Text.assemble(("note:", "yellow"), f" {text}"))
 
     def note_once(self, text: str) -> None:
         """`note`, but the same text only once."""
@@ -146,21 +143,21 @@ class Reporter:
         """Report the test result, what `stopped` the run before its last epoch, and what to type next."""
         self._bar.stop()
         if stopped:
-            self._say(stopped)
+            self.say(stopped)
         low, high = result.interval
-        self._say(
+        self.say(
             f"{result.split} accuracy {result.top1:.2%} (95 % interval {low:.2%}-{high:.2%}), top-5 {result.top5:.2%}, "
             f"loss {result.loss:.4f}, {result.count} images",
         )
-        session = _duration(self.elapsed() - self._earlier)
-        self._say(
-            f"took {_duration(self.elapsed())}, of which this session {session}" if self._earlier else f"took {session}"
+        session = duration(self.elapsed() - self._earlier)
+        self.say(
+            f"took {duration(self.elapsed())}, of which this session {session}" if self._earlier else f"took {session}"
         )
         source = self._config.data.source
         following = f"alexnet evaluate {path}"
         if known_to_programs_alone(source):
             following = f'alexnet.evaluate("{path}"{", data=..." if source == MEMORY else ""}), in Python'
-        self._say(f"run folder: {path}\nnext: {following}\n      tensorboard --logdir {path.parent}")
+        self.say(f"run folder: {path}\nnext: {following}\n      tensorboard --logdir {path.parent}")
 
 
 def _planned(config: TrainConfig) -> str:
@@ -173,44 +170,3 @@ def _planned(config: TrainConfig) -> str:
 def _rate(start: tuple[float, int], end: tuple[float, int]) -> float:
     """Images a second between two counts of (seconds, images)."""
     return (end[1] - start[1]) / (end[0] - start[0]) if end[0] > start[0] else 0.0
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-@contextmanager
-def counting() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (part, done, total) that shows progress and time left: a bar on a terminal, elsewhere lines."""
-    console = Terminal()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    tasks: dict[str, TaskID] = {}
-    begun: dict[str, tuple[float, int]] = {}
-    said = time.monotonic()
-
-    def count(part: str, done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if part not in begun:
-            begun[part] = (now, done)
-            tasks[part] = bar.add_task(part, total=total)
-        bar.update(tasks[part], completed=done)
-        if not console.is_terminal and now - said > 10:
-            said = now
-            start, before = begun[part]
-            rate = (done - before) / max(now - start, 1e-9)
-            left = _duration((total - done) / rate) if rate else "?"
-            console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
-
-    with bar:
-        yield count

@@ -113,15 +113,18 @@ class Saves:
 
     def best(self, learner: Learner) -> bool:
         """Save the weights that validation saw. Returns whether they could be written."""
-        whole = self._whole(learner)
-        return self.record.best(Checkpoint(whole.evaluated, self._carry(), whole.meta))
+        return self.record.best(self._evaluated(learner))
 
     def milestone(self, learner: Learner) -> None:
         """Keep the weights that validation sees between two epochs, or before the first, where that is asked for."""
         counters = learner.counters
         if counters.epoch_step == 0 and learner.config.keeps(counters.epoch):
-            whole = self._whole(learner)
-            self.record.milestone(Checkpoint(whole.evaluated, self._carry(), whole.meta), counters.epoch)
+            self.record.milestone(self._evaluated(learner), counters.epoch)
+
+    def _evaluated(self, learner: Learner) -> Checkpoint:
+        """The weights alone that validation sees."""
+        whole = self._whole(learner)
+        return Checkpoint(whole.evaluated, self._carry(), whole.meta)
 
     def _whole(self, learner: Learner) -> Checkpoint:
         whole = learner.checkpoint(self._describe())

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from alexnet.compute import Compute, set_in_place
 from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
@@ -23,7 +21,7 @@ from alexnet.inference.trained import build_for
 from alexnet.metrics import Result
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
-from alexnet.runs.folder import Run
+from alexnet.runs.folder import SCORE, Run
 from alexnet.runs.legs import check_end
 from alexnet.runs.provenance import describe_process, describe_session, introduce
 from alexnet.runs.recorder import Recorder
@@ -68,11 +66,13 @@ class Session:
     def work(self) -> None:
         """The story of a run."""
         point = self.saves.resume_point()
-        if point and (note := self.world.from_main(lambda: note_end(self.run, self.config, point.meta))):
+        meta = point.meta if point else None
+        if meta is not None and (note := self.world.from_main(lambda: note_end(self.run, self.config, meta))):
             self.reporter.note(note)
             return
         try:
             learner = self._prepare(point)
+            point = None  # its tensors take room
             self._introduce(learner)
             self.saves.check_best(learner.counters, learner.config.end)
             self.saves.milestone(learner)
@@ -152,7 +152,7 @@ class Session:
             self.reporter.note_once(self.dataset.note)
         self.images = open_split(self.dataset.train, self.compute.device, config.data)
         self.prep = self.images.prep
-        torch.manual_seed(config.seed)
+        self.compute.seed(config.seed)
         model = build_for(config, self.dataset, self.prep)
         if point is None:  # the other processes get the main one's weights from the learner
             self.world.from_main(lambda: begin(model, config, self.dataset, self.prep))
@@ -191,10 +191,8 @@ class Session:
         self.world.barrier()  # or the others' first step would last as long as the main process's files
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
-            if self.guard.deferred and self.world.any(self.guard.requested is not None):
-                raise Interrupt(self.guard.requested or "a signal to another process")
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            torch.manual_seed(mixed_seed(config.seed, counters.step, learner.data.rank))
+            self.compute.seed(mixed_seed(config.seed, counters.step, learner.data.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
@@ -210,10 +208,14 @@ class Session:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
                     self.record.metrics(row)
                     self.reporter.line(row)
-                if learner.column.any(time.monotonic() - saved > 60 * config.save_minutes):
+                due = time.monotonic() - saved > 60 * config.save_minutes
+                due, stop = self.world.either(due, self.guard.deferred and self.guard.requested is not None)
+                if due and not stop:
                     self._save_last(learner)
                     saved = time.monotonic()
                     self._lap(learner)
+            if stop:
+                raise Interrupt(self.guard.requested or "a signal to another process")
             if self._score_training(learner):
                 return
 
@@ -226,7 +228,7 @@ class Session:
         result = self.scores.training(learner.evaluated(), counters)
         with self.guard.critical():
             counters.scored_step, counters.train_error = counters.step, round(1 - result.top1, 12)
-            row = {"kind": "train-score", "epoch": learner.epochs, "step": counters.step}
+            row = {"kind": SCORE, "epoch": learner.epochs, "step": counters.step}
             self.record.metrics(row := row | {"train_loss": result.loss, "train_top1": result.top1})
             self.reporter.score(row)
             if ends := reached_train_error(learner):
@@ -256,7 +258,7 @@ class Session:
             if rate := self.reporter.rate():
                 row["images_per_second"] = round(rate, 1)
             self._processes = self.world.gather(describe_process(self.compute, rate, learner.traffic()))
-            learner.start_epoch()
+            learner.end_epoch()
             self._lap(learner)
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):

@@ -9,6 +9,11 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from alexnet.errors import TrainingStopped
+
+# On Windows a process tells another one by SIGBREAK.
+_HEARD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
 
 class Interrupt(BaseException):
     """Raised where a signal struck, outside of `critical` parts. Not an Exception, so that no library swallows it."""
@@ -30,7 +35,7 @@ class SignalGuard:
 
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _HEARD:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -60,3 +65,13 @@ class SignalGuard:
             self._depth -= 1
         if self.requested is not None and not self._depth and not self.deferred:
             raise Interrupt(self.requested)
+
+
+@contextlib.contextmanager
+def stoppable(what: str | None = None) -> Iterator[None]:
+    """A block whose Interrupt becomes TrainingStopped, which says that the same command goes on."""
+    try:
+        yield
+    except Interrupt as name:
+        stopped = f"{what} was stopped" if what else "stopped"
+        raise TrainingStopped(f"{stopped} by {name}; the same command goes on from where it was.") from None

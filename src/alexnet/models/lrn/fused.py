@@ -27,13 +27,19 @@ def takes(x: Tensor) -> bool:
     if runs_elsewhere():
         return False
     fits = x.ndim == 4 and x.dtype in DTYPES.get(x.device.type, ()) and x.numel() < 2**31
-    return fits and has_kernel(x.device.type)
+    return fits and has_kernel(x.device.type) and (x.dtype != torch.bfloat16 or _has_bf16(x.device.type))
 
 
 @constant
 def has_kernel(device: str) -> bool:
     """Whether there is a kernel for "cpu" or "cuda" here."""
     return missing(device) is None
+
+
+@constant
+def _has_bf16(device: str) -> bool:
+    """Whether what computes there has bf16: Triton compiles no kernel in it for a GPU before compute capability 8."""
+    return device == "cpu" or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def missing(device: str) -> Lack | None:

@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from alexnet.compute import cpu_description
 from alexnet.files import replacing
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 # No errno and no traps: with them, square roots are not done in vectors. Results are those of IEEE arithmetic.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-# With the first of these that the compiler knows; Apple's has no OpenMP, and for some processors no -march=native.
-EXTRAS = [["-march=native", "-fopenmp"], ["-march=native"], ["-fopenmp"], []]
 SOURCES = ["lrn.c", "pool.c"]  # in this order: the second uses what the first defines
 
 
@@ -51,6 +51,9 @@ def missing() -> Lack | None:
 
 @lru_cache(maxsize=1)
 def _found() -> tuple[ctypes.CDLL | None, Lack | None]:
+    cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
+    if os.name == "nt":
+        return None, Lack("the kernels in C are not made for Windows", cost, "Linux in WSL has them")
     try:
         return _opened(_compiler()), None
     except subprocess.CalledProcessError as error:
@@ -63,7 +66,6 @@ def _found() -> tuple[ctypes.CDLL | None, Lack | None]:
         reason, mend = str(error), f"{_installation()}, or set CC"
     except (OSError, RuntimeError, AttributeError, ImportError) as error:  # no home, no room, no library, no ctypes
         reason, mend = f"the C kernel could not be kept or loaded ({error})", "set XDG_CACHE_HOME to a folder of yours"
-    cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
     return None, Lack(reason, cost, mend)
 
 
@@ -99,24 +101,28 @@ def _opened(compiler: list[str]) -> ctypes.CDLL:
         return _load(_compiled(compiler))
 
 
+def cache_folder() -> Path:
+    """Where compiled kernels are kept. Raises RuntimeError for a user without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
+
+
 def _compiled(compiler: list[str]) -> Path:
     """The library's file, made if it is not there yet; of two processes that make it, the last one's stays."""
     folder = files("alexnet.models.native")
     source = b"".join(folder.joinpath(name).read_bytes() for name in SOURCES)
     # A home directory may be shared by machines with other processors.
-    flags = [*FLAGS, *(flag for extras in EXTRAS for flag in extras)]
+    flags = [*FLAGS, *(flag for extras in _extras() for flag in extras)]
     key = hashlib.sha256(source + " ".join([*compiler, *flags, _processor()]).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
-    path = cache / f"kernels-{key}.so"
+    path = cache_folder() / f"kernels-{key}.so"
     if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
             _compile(compiler, source, made)
     return path
 
 
 def _compile(compiler: list[str], source: bytes, made: Path) -> None:
-    for extras in EXTRAS:
+    for extras in _extras():
         command = [*compiler, *FLAGS, *extras, "-x", "c", "-", "-o", str(made), "-lm"]
         try:
             subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
@@ -124,6 +130,22 @@ def _compile(compiler: list[str], source: bytes, made: Path) -> None:
         except subprocess.CalledProcessError:
             if not extras:
                 raise
+
+
+def _extras() -> list[list[str]]:
+    """Flags, of which the first ones that the compiler knows are used: some have no -march=native, some no OpenMP."""
+    openmp = _openmp()
+    return [["-march=native", *openmp], ["-march=native"], openmp, []]
+
+
+def _openmp() -> list[str]:
+    """The flags for several threads. On a Mac they are of torch's own runtime: Apple's compiler has none, and another
+    one beside it would end the process."""
+    if sys.platform != "darwin":
+        return ["-fopenmp"]
+    runtime = Path(torch.__file__).parent / "lib" / "libomp.dylib"
+    found = runtime.exists()
+    return ["-Xpreprocessor", "-fopenmp", str(runtime), f"-Wl,-rpath,{runtime.parent}"] if found else []
 
 
 def _processor() -> str:

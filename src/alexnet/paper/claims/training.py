@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from itertools import product
-from math import prod
-from typing import Any
 
 import numpy as np
 
 from alexnet.paper.claims.claim import Check, Claim, equals, rounds_to
 from alexnet.paper.claims.logs import DROPS, LOGGED
+from alexnet.paper.statistics import softmax
 
 
 def ten_views() -> tuple[Check, ...]:
@@ -29,18 +28,12 @@ def geometric_mean() -> tuple[Check, ...]:
     rng = np.random.default_rng(0)
     weights, bias, inputs = rng.normal(size=(5, 10)), rng.normal(size=5), rng.normal(size=10)
     masks = np.array(list(product((0, 1), repeat=10)))
-    logs = np.log([_softmax(weights @ (inputs * mask) + bias) for mask in masks])
+    logs = np.log([softmax(weights @ (inputs * mask) + bias) for mask in masks])
     mean = np.exp(logs.mean(axis=0))
-    halved = _softmax(weights @ (0.5 * inputs) + bias)
+    halved = softmax(weights @ (0.5 * inputs) + bias)
     largest = float(np.abs(mean / mean.sum() - halved).max())
-    what = f"largest difference of a probability from the geometric mean of all {prod([2] * 10):,} masks"
+    what = f"largest difference of a probability from the geometric mean of all {len(masks):,} masks"
     return (Check(what, largest, None, largest < 1e-12),)
-
-
-def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    powers = np.exp(logits - logits.max())
-    probabilities: np.ndarray[Any, Any] = powers / powers.sum()
-    return probabilities
 
 
 def drops() -> tuple[Check, ...]:

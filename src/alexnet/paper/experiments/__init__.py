@@ -12,7 +12,7 @@ from alexnet.paper.experiment import Experiment
 
 @cache
 def experiments() -> dict[str, Experiment]:
-    """All experiments by their ids, in the order of these: S0, S1, ... S10."""
+    """All experiments by their ids, in the order of these: S0, S1, ... S11."""
     found = [import_module(f"{__name__}.{module.name}").EXPERIMENT for module in iter_modules(__path__)]
     return {experiment.id: experiment for experiment in sorted(found, key=_order)}
 

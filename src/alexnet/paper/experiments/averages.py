@@ -14,7 +14,7 @@ from alexnet.config.values import override
 from alexnet.figures import new_figure
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.rules import DIFFERENCE, judge_difference
-from alexnet.paper.statistics import Estimate, mcnemar, paired_bootstrap
+from alexnet.paper.statistics import Estimate, mcnemar, paired_bootstrap, softmax
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
     ways = {way: np.array([a[way] for a in answers]) for way in answers[0] if way != "labels"}  # [M, N, K]
     hits = {way: ways[way].argmax(axis=2) == labels for way in ways}
     ensemble = {
-        "all, 1 view": np.mean(_softmax(ways["1 view"]), axis=0).argmax(axis=1) == labels,
+        "all, 1 view": np.mean(softmax(ways["1 view"]), axis=0).argmax(axis=1) == labels,
         "all, 10 views": np.mean(ways["10 views"], axis=0).argmax(axis=1) == labels,
         "all, 10 views, logits": np.mean(ways["10 views, logits"], axis=0).argmax(axis=1) == labels,
     }
@@ -86,12 +86,6 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
         recall(f"{name}-neighbours", partial(averaging.compare, run, QUERIES, CLOSE)) for name, run in whole.items()
     )
     return rows + [{"kind": "neighbours", **row} for row in near]
-
-
-def _softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: Array = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 def _error(way: str, hits: Array) -> Row:

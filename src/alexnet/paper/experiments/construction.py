@@ -37,7 +37,7 @@ def _net(**fields: Any) -> AlexNet:
     from alexnet.models.network import build_model
 
     with torch.random.fork_rng([]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return build_model("net145", **{"width": 1 / 12, "hidden": (8, 8), "num_classes": 3} | fields).double().eval()
 
 
@@ -139,7 +139,7 @@ def dropout() -> float:
     optimizer = Optimizer(config, net)
     optimizer.set_lr(0.01, 1)
     with torch.random.fork_rng([]):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         for _ in range(50):
             inputs, target = torch.randn(8, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
             kept = mask(torch.ones_like(inputs))  # 0 or 2

@@ -95,7 +95,7 @@ def _rank(run: Run) -> tuple[float, float]:
 
 def training_errors(run: Run) -> list[tuple[float, float]]:
     """Epochs, and the error on the whole training split after them."""
-    from alexnet.runs.scores import SCORE  # imports torch
+    from alexnet.runs.folder import SCORE  # imports torch
 
     return [(row["epoch"], 1 - row["train_top1"]) for row in run.metrics if row["kind"] == SCORE]
 

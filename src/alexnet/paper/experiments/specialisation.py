@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import WHERE100, Arms
+from alexnet.paper.arms import LEVEL, WHERE100, Arms
 from alexnet.paper.experiment import Experiment, Recall, Row, State, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
 from alexnet.paper.plots import COLOURS, tidy
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from alexnet.runs.folder import Run
 
 TWO_COLUMNS, CONTROL = "two-columns", "no-groups"
-LEVEL = 0.05
 MOST, CHANCE = 0.8, 0.2  # of the runs
 LARGELY = 2.0  # times the share of colour
 SPECIALISED = (
