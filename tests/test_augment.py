@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
-from alexnet.data.augment import DRAWS, ColourNoise, Preprocessing, central_views, epoch_plan, random_crops
+from alexnet.data.augment import DRAWS, ColourNoise, Preprocessing, _picked, central_views, epoch_plan, random_crops
 from alexnet.data.batches import Steps
 from alexnet.data.resident import ResidentSplit, resize_short_side
 from alexnet.data.splits import Split
@@ -388,3 +388,16 @@ def test_an_epoch_has_the_same_plan_on_every_device():
     noise = ColourNoise(0.1, 0.5, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
     plan = epoch_plan(12, 3, 1, torch.device("meta"), noise, config)
     assert [plan.order.device.type, plan.draws.device.type, plan.shifts.device.type] == ["meta"] * 3
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32))
+def test_picking_pixels_is_slicing(seed):
+    """What a GPU does is what a CPU does."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (5, 3, 9, 11), dtype=torch.uint8, generator=generator)
+    draws = torch.rand(5, 3, generator=generator)
+    top, left = ((draws[:, axis] * places).long() for axis, places in ((0, 4), (1, 6)))
+    for flip in (False, True):
+        mirrored = draws[:, 2] < 0.5 if flip else None
+        assert torch.equal(_picked(images, top, left, mirrored, 6), random_crops(images, draws, 6, 0, flip))

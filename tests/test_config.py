@@ -288,3 +288,21 @@ def test_recipe_overrides():
         recipe("cifar-10")
     with pytest.raises(UsageError, match="epochs"):
         recipe("digits", epoch=3)
+
+
+HUGE = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optim": {"lr": HUGE}},
+        {"data": {"mean": [HUGE] * 3}},
+        {"format": 2, "model": {"variant": [1]}},
+        {"optim": {"rules": ["conv1 rate=1@" + "9" * 5000]}},
+    ],
+    ids=["rate", "mean", "variant", "rule"],
+)
+def test_values_that_no_number_or_name_can_be(values):
+    with pytest.raises(UsageError):
+        load(values)

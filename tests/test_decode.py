@@ -22,9 +22,11 @@ from alexnet.data.decode import (
     BadImageError,
     RandomArea,
     Square,
+    count_frames,
     decode,
     despite_warnings,
     jpeg_size,
+    open_image,
     random_area,
     resize_exactly,
     resize_fast,
@@ -527,3 +529,17 @@ def test_random_areas_lie_within_the_image(height, width, min_area, seed):
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert min(h, w) >= 1
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF"])
+def test_damage_behind_the_first_frame_is_no_error(form):
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (24, 24, 3), np.uint8)) for i in range(3)]
+    stream = io.BytesIO()
+    frames[0].save(stream, form, save_all=True, append_images=frames[1:])
+    whole, counts = stream.getvalue(), set()
+    for end in range(len(whole) // 3, len(whole) + 1, 5):
+        try:
+            counts.add(count_frames(open_image(whole[:end])))
+        except BadImageError:
+            continue
+    assert 1 in counts

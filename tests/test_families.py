@@ -170,3 +170,14 @@ def test_flags_that_go_with_seeds_or_against_them(call, tmp_path):
     for recipe in ("digits", tmp_path / "x.yaml"):
         assert "--seed and --seeds exclude" in call("train", recipe, "--seed", "3", "--seeds", "0-1")[2]
     assert "--jobs 4 trains several seeds side by side: add --seeds" in call("train", "digits", "--jobs", "4")[2]
+
+
+def test_no_code_is_loaded_from_the_folder_that_is_worked_in(tmp_path, monkeypatch):
+    """Which may hold somebody else's yaml.py."""
+    commands = []
+    monkeypatch.setattr(Training, "_open", lambda self, command: commands.append(command) or Process(0))
+    Training(TrainConfig(), tmp_path / "run", tmp_path / "run", None)
+    (tmp_path / "yaml.py").write_text("print('theirs')")
+    command = [*commands[0][: commands[0].index("-m")], "-m", "alexnet", "--version"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "theirs" not in done.stdout

@@ -20,7 +20,7 @@ from scipy.io import savemat
 
 from alexnet.config import DataConfig
 from alexnet.data.sources import load_dataset
-from alexnet.data.wnids import readable_names
+from alexnet.data.wnids import devkit_file, readable_names
 from alexnet.errors import DataError, UsageError
 
 WORDS = {  # WNID: (ILSVRC id, words)
@@ -355,6 +355,24 @@ def test_member_of_absurd_size(tmp_path):
     info.size = 2**80
     write(tmp_path / VAL_TAR, info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
     refused(tmp_path, tmp_path / VAL_TAR)
+
+
+def negative(name: str) -> bytes:
+    """A member of a size that leads a reader back to its own header."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (256**12 - 512).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+def test_members_that_lead_back(tmp_path):
+    val_txt(archives(tmp_path))
+    write(tmp_path / VAL_TAR, negative(VAL[0]))
+    refused(tmp_path, tmp_path / VAL_TAR, "negative size")
+    write(tmp_path / "kit" / f"{DEVKIT}.tar.gz", gzip.compress(negative("x")))
+    with pytest.raises(DataError, match="negative size"):
+        devkit_file(tmp_path / "kit", "meta.mat")
 
 
 def test_archive_without_class_archives(tmp_path):

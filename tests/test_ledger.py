@@ -390,9 +390,11 @@ def test_courses_are_the_schedules():
     ]
 
 
+@pytest.mark.parametrize("init", [None, "he", "torch"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_network_and_its_table_say_the_same(name):
-    table, model = Facts.of_table(VARIANTS[name]), facts_of_model(blank_model(name))
+def test_a_network_and_its_table_say_the_same(name, init):
+    fields = {"init": init} if init else {}
+    table, model = Facts.of_table(resolve(name, **fields)), facts_of_model(blank_model(name, **fields))
     assert as_rows(examine(table)) == as_rows(examine(model))
 
 
@@ -579,3 +581,34 @@ def test_a_run_that_something_ended_says_for_how_long_it_was_trained(tiny, tmp_p
     run = train(config, tmp_path / "run", reporter=reporter)
     assert run.status["epoch"] < 9
     assert f"for {max(1, run.status['epoch'])} epochs" in by_number(run.ledger)[32]["this"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "number", "expected"),
+    [
+        ({"data.resize": 300}, 22, (True, True)),
+        ({"data.random_resized_crop": True}, 22, (True, True)),
+        ({"data.random_resized_crop": True}, 23, (True, True)),
+        ({"data.flip": False}, 23, (True, True)),
+        ({"model.overlap": False}, 29, (True, True)),
+        ({"batch_size": 256}, 32, (True, True)),
+        ({"optim.lr": 0.02}, 32, (True, True)),
+        ({"optim.name": "sgd", "optim.schedule": "constant"}, 16, (False, False)),
+        ({"optim.rules": ("biases rate=2x",)}, 14, (True, True)),
+        ({"optim.rules": ("biases rate=0.02",)}, 14, (True, False)),
+    ],
+    ids=str,
+)
+def test_what_departs(setting, number, expected):
+    row = ledger(override(PAPER, setting))[number]
+    assert (row["departs_from_paper"], row["departs_from_release"]) == expected
+
+
+def test_what_departs_in_tables():
+    def rows(name, **fields):
+        return by_number(as_rows(examine(Facts.of_table(resolve(name, **fields)))))
+
+    side = rows("paper", input_size=227)[8]
+    assert (side["departs_from_paper"], side["departs_from_release"]) == (True, True)
+    assert rows("convnet-18pct")[30]["departs_from_release"] is True
+    assert rows_of("digits")[22]["departs_from_paper"] is True

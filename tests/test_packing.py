@@ -788,3 +788,30 @@ def test_a_preparation_of_other_classes_is_not_replaced(copy, tmp_path):
     with pytest.raises(UsageError, match=r"another preparation \(train.arrow of 3 classes: cat, dog, owl\).*--out"):
         pack(others, copy)
     assert files(copy) == before
+
+
+def test_counts_that_a_file_does_not_hold(copy):
+    """Arrow believes what a file says of its rows, and would read whatever lies behind it."""
+    file = copy / "train.arrow"
+    rows, content = len(PackedStore(file)), file.read_bytes()
+    count = rows.to_bytes(8, "little")
+    places = [at for at in range(len(content)) if content.startswith(count, at)]
+    assert places
+    refused_at = []
+    for at in places:
+        file.write_bytes(content[:at] + (10**6).to_bytes(8, "little") + content[at + 8 :])
+        try:
+            assert len(PackedStore(file).labels) == rows
+        except DataError:
+            refused_at.append(at)
+    assert refused_at
+
+
+def test_parts_behind_a_link_are_not_deleted(original, tmp_path):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    (elsewhere / "thesis").mkdir(parents=True)
+    out.mkdir()
+    (out / ".train.parts").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="is a link"):
+        pack(original, out)
+    assert (elsewhere / "thesis").is_dir()

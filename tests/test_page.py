@@ -413,3 +413,8 @@ def test_neighbours_of_earlier_weights_are_deleted(run, viewer, tmp_path):
         (index.file.parent / name).touch()
     list(index.batches())
     assert {file.name for file in index.file.parent.iterdir()} == {index.file.name, "notes.txt"}
+
+
+def test_names_that_are_not_utf8_can_be_sent():
+    answer = server._Answer({"name": "caf\udce9"})
+    assert json.loads(answer.body) == {"name": "caf\udce9"}

@@ -175,3 +175,25 @@ def test_rule_of_levels():
 def test_an_estimate_in_words_has_no_negative_zero():
     assert str(Estimate(0.05, -0.001, 0.1)) == "0.05 (95 % interval 0.00 to 0.10)"
     assert str(Estimate(-0.05, -0.101, -0.006)) == "-0.05 (95 % interval -0.10 to -0.01)"
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8])
+def test_what_is_detectable_is_found_four_times_in_five(count):
+    pairs = np.linspace(-1, 1, count)
+    smallest = s.detectable(pairs, np.zeros(count)) / np.std(pairs, ddof=1)  # of differences with a deviation of 1
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(smallest, 1, (20000, count))
+    assert np.mean(stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_dunnetts_test_detects():
+    unit = np.array([-1.0, 0, 0, 0, 1]) / np.sqrt(0.5)  # a deviation of 1
+    smallest = s.detectable_from(unit, dict.fromkeys("abcd", unit))
+    rng = np.random.default_rng(1)
+    critical = (s.dunnett(unit, dict.fromkeys("abcd", unit))["a"].high) / np.sqrt(2 / 5)
+    drawn = rng.normal(0, 1, (20000, 5, 5))
+    drawn[:, 1] += smallest
+    means, error = drawn.mean(axis=2), np.sqrt(drawn.var(axis=2, ddof=1).mean(axis=1) * 2 / 5)
+    found = np.mean(np.abs(means[:, 1] - means[:, 0]) / error > critical)
+    assert found == pytest.approx(0.8, abs=0.015)
+    assert s.detectable_from([1, 1], {"a": [1, 1]}) == 0

@@ -470,7 +470,8 @@ def test_published_weights_are_fetched_once(published, theirs, photos):
 def test_published_name_and_hash_are_torchvisions():
     url, digest = trained.PUBLISHED["torchvision"]
     assert url == AlexNet_Weights.IMAGENET1K_V1.url
-    assert url.endswith(f"-{digest}.pth")
+    assert len(digest) == 64
+    assert url.endswith(f"-{digest[:8]}.pth")
 
 
 def test_download_with_another_hash_leaves_nothing(published):
@@ -685,6 +686,13 @@ def test_bytes_are_one_image(photos, small):
     (listed,) = predict(small, [content], device="cpu")
     (file,) = predict(small, photos / "0.png", device="cpu")
     assert (alone, alone.probabilities) == (listed, file.probabilities)
+
+
+def test_what_a_program_holds_is_no_larger_than_what_it_names(small, monkeypatch, photos):
+    monkeypatch.setattr("alexnet.data.images.LARGEST", 20)
+    for held in ((photos / "0.png").read_bytes(), Image.open(photos / "0.png")):
+        with pytest.raises(DataError, match="megapixels; at most"):
+            predict(small, [held], device="cpu")
 
 
 @pytest.mark.parametrize("verb", ["predict", "compare", "evaluate"])

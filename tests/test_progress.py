@@ -113,3 +113,12 @@ _train_epoch = session.Session._train_epoch
 def _train_and_save(self, learner):
     _train_epoch(self, learner)
     self._save_last(learner)
+
+
+def test_names_are_no_commands_to_a_terminal():
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out))
+    reporter.note("left out: \x1b]0;title\x07\x1b[2Ja\nepoch 9/9: all is well")
+    reporter.say("run folder: \x1b[2J\nnext: on a line of its own")
+    assert "\x1b" not in out.getvalue()
+    assert [line.split(":")[0] for line in out.getvalue().splitlines()] == ["note", "run folder", "next"]

@@ -28,6 +28,7 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run, load_config, load_run, set_aside
 from alexnet.runs.log import RunLog
 from alexnet.runs.opening import FREE, open_run, settled
+from alexnet.runs.rows import append_row
 from alexnet.training import saves, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
@@ -833,3 +834,19 @@ def test_another_number_format_is_said(tiny, tmp_path, reporter, monkeypatch):
     assert "bf16 until now" not in text(reporter)
     train(tiny(epochs=1, then=["1"]), tmp_path / "run", reporter=reporter)
     assert "the run was trained in bf16 until now, and goes on in fp32" in text(reporter)
+
+
+def test_lines_are_not_added_to_what_a_link_leads_to(tmp_path):
+    (tmp_path / "profile").write_text("mine\n")
+    (tmp_path / "sessions.jsonl").symlink_to(tmp_path / "profile")
+    with pytest.raises(OSError, match="symbolic links"):
+        append_row(tmp_path / "sessions.jsonl", {"started": "now"})
+    assert (tmp_path / "profile").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("value", ["x", None, 10**400, [1]], ids=str)
+def test_a_line_of_metrics_without_numbers_is_left_out(tmp_path, value):
+    rows = [{"kind": "epoch", "epoch": 1, "step": 2, "val_top1": value}, {"kind": [], "epoch": 1, "step": 2}]
+    rows.append({"kind": "epoch", "epoch": 1, "step": 2, "val_top1": 0.5, "val_loss": float("inf")})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Run(tmp_path).metrics == rows[2:]

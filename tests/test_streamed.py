@@ -24,7 +24,7 @@ from alexnet.config.colours import IMAGENET
 from alexnet.data.augment import ColourNoise, Preprocessing, epoch_plan
 from alexnet.data.batches import Steps
 from alexnet.data.decode import Square
-from alexnet.data.loading import open_split
+from alexnet.data.loading import open_split, typical_images
 from alexnet.data.packing import prepare
 from alexnet.data.photos import FileStore, Photos
 from alexnet.data.resident import ResidentSplit
@@ -700,3 +700,28 @@ def test_no_readable_photograph_at_all(spoilt):
     split = streamed(spoilt(dict.fromkeys(range(N), b"no image")))
     with pytest.raises(DataError, match="no image of the split can be read"):
         collect_logits(NeverEmpty(), split, resolve_compute("cpu", "fp32"), skip_bad=True)
+
+
+def test_random_areas_are_those_asked_for(photos):
+    """Without flips and noise, which would hide it."""
+    area = replace(PLAIN, random_resized_crop=True)
+    drawn = ((3, 0), (3, 1), (4, 0))
+    first, *others = (by_row(streamed(photos, 2, area).training_batches(Steps(s, e, 6))) for s, e in drawn)
+    for other in others:
+        assert sum(first[row] != other[row] for row in first) > 0.8 * N
+    for turn in ("apply", "ignore"):
+        cut = streamed(photos, 2, replace(area, min_area=0.9, orientation=turn)).training_cut(3, 0)
+        assert (cut.min_area, cut.upright) == (0.9, turn == "apply")
+
+
+def test_nine_views_of_photographs_are_a_grid(photos):
+    nine, ten = (evaluated(streamed(photos), views=views)[0] for views in (9, 10))
+    assert torch.equal(nine[:, [0, 2, 6, 8, 4]], ten[:, :5])
+    assert len({view.numpy().tobytes() for view in nine[0]}) == 9
+
+
+def test_typical_images_are_of_all_parts():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
+    train, data = Split(images, np.arange(10), np.arange(10)), DataConfig(mean=(0.0,), std=(1 / 255,))
+    prep = open_split(train, CPU, data).prep
+    assert typical_images(train, data, prep, 5)[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 9]

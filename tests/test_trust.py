@@ -14,8 +14,11 @@ from alexnet.inference.integrity import score_weights, verify_run
 from alexnet.inference.trained import open_trained
 from alexnet.inference.trust import EDGE, inspect_weights, judge
 from alexnet.models.network import build_model
+from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
 
 INITS = ("text", "code", "caffe", "torch", "he", "modern")
 FOREIGN = {
@@ -188,3 +191,39 @@ def test_foreign_weights(call, finished, tmp_path):
     (tmp_path / "c.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:3000])
     assert call("verify", tmp_path / "c.pth")[0] == 3
     assert call("verify", tmp_path / "nothing.pth")[0] == 4
+
+
+def rolled(weights):
+    return {name: t.roll(1, 0) if name.startswith("fc8") else t for name, t in weights.items()}
+
+
+def moved(run):
+    torch.manual_seed(0)
+    weights = build_model(open_trained(run).model.variant).state_dict()
+    weights["fc8.bias"] += 1e-3 * torch.randn(10)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said", "asked"),
+    [
+        (lambda run: rolled(load_checkpoint(run.best).weights), "no better than chance", ["--split", "test"]),
+        (moved, "hardly trained", []),
+    ],
+    ids=["chance", "hardly"],
+)
+def test_weights_that_nobody_should_use_end_with_4(call, finished, tmp_path, spoil, said, asked):
+    save_checkpoint(tmp_path / "w.safetensors", Checkpoint(spoil(finished), {}, load_checkpoint(finished.best).meta))
+    code, _, err = call("verify", tmp_path / "w.safetensors", *asked, "--device", "cpu")
+    assert code == 4
+    assert said in err
+
+
+def test_what_is_fitted_to_images_is_not_taken_for_training(tmp_path):
+    start = ("whiten", "identity", "lsuv")
+    config = recipe("digits", epochs=1, keep="0", start=start, **{"data.fraction": 0.1, "model.width": 0.25})
+    fitted = train(config, tmp_path / "run", reporter=Reporter(quiet=True)).milestones[0]
+    layers = inspect_weights(open_trained(fitted).model)
+    assert judge(layers) == "trained"
+    assert judge(layers, config.start) == "untrained"
+    assert judge(layers, ("lsuv",)) == "trained"

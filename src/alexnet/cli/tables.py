@@ -223,7 +223,7 @@ def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) 
             f"{part}: {told['images']} images, {told['bytes'] / 2**20:,.1f} MiB{left_out}{converted}", soft_wrap=True
         )
     if any(told["bad"] or told["converted"] for told in report.values()):
-        console.print(f"which and why: {out / 'report.json'}", soft_wrap=True)
+        console.print(f"which and why: {out / 'report.json'}", soft_wrap=True, markup=False)
     recipes = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs"}
     named = [recipes[source]] if source in recipes else ["folder", *(("--data.source", source) * (source != "folder"))]
     smaller = side < 256  # than recipes ask for

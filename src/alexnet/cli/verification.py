@@ -79,7 +79,7 @@ def verify(
     trained = open_trained(target, model)
     layers = inspect_weights(trained.model)
     scored = score_weights(trained, split, data=data, device=device) if split or data else None
-    state = judge(layers)
+    state = judge(layers, trained.config.start if trained.config else ())
     if json:
         print_json(_to_dict(files, trained.origin, layers, state, scored))
     else:

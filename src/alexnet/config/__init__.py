@@ -208,7 +208,7 @@ def load(values: Mapping[str, Any]) -> TrainConfig:
 
 def _upgrade(settings: dict[str, Any], format: int) -> None:
     """Say in settings of an earlier format, by dotted names, what they meant when they were written."""
-    variant = settings.get("model.variant")
+    variant = str(settings.get("model.variant"))
     if format < 4 and variant in FORMER:
         settings["model.variant"] = FORMER[variant]
     if format < 4 and settings.get("data.source", "digits") in ("digits", "cifar10", "cifar100"):
@@ -217,6 +217,6 @@ def _upgrade(settings: dict[str, Any], format: int) -> None:
         if settings.get("data.source") == "folder":  # photographs were trained on as they lie
             settings.setdefault("data.orientation", "ignore")
         # "modern" was all of He's weights, the output layer's too, and some tables had another start of their own.
-        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(str(variant))
+        own = {"caffenet": "text", "cifar": "he", "cifar-resized": "he"}.get(variant)
         init = settings.get("model.init") or own
         settings["model.init"] = "he" if init == "modern" else init

@@ -78,7 +78,7 @@ def parse_rule(text: str) -> Rule:
 
 
 def _parse_setting(text: str, field: str, rule: str) -> Setting:
-    found = _SETTING.fullmatch(text)
+    found = _SETTING.fullmatch(text) if len(text) < 100 else None
     if found:
         setting = Setting(float(found[1]), bool(found[2]), int(found[3] or 1))
         if setting.value < (1 if field == "momentum" else inf) and not (field == "momentum" and setting.multiple):

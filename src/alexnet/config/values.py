@@ -88,7 +88,7 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, list | tuple) and (args[-1] is ... or len(value) == len(args)):
             return tuple(_coerce(v, args[0], name) for v in value)
     elif hint is float and not isinstance(value, bool):
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, OverflowError):
             return float(value)
     elif hint is int and not isinstance(value, bool):
         with suppress(TypeError):

@@ -215,12 +215,17 @@ def random_crops(images: Tensor, draws: Tensor, size: int, pad: int, flip: bool)
             crop = pixels[i, y : y + size, x : x + size]
             cut[i] = crop.flip(1) if mirror else crop
         return cut.permute(0, 3, 1, 2)
-    span = torch.arange(size, device=images.device)  # without a round trip to the host
+    return _picked(images, top, left, mirrored if flip else None, size)
+
+
+def _picked(images: Tensor, top: Tensor, left: Tensor, mirrored: Tensor | None, size: int) -> Tensor:
+    """Crops whose corners are at `top` and `left` [N], mirrored or not [N], without a round trip to the host."""
+    span = torch.arange(size, device=images.device)
     rows = top[:, None] + span
     columns = left[:, None] + span
-    if flip:
+    if mirrored is not None:
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    sample = torch.arange(n, device=images.device)[:, None, None]
+    sample = torch.arange(len(images), device=images.device)[:, None, None]
     # Indexing around a slice puts the slice last: [N, size, size, C], which is channels_last without a copy.
     return images[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 

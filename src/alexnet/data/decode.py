@@ -126,6 +126,14 @@ def open_image(content: bytes | memoryview) -> Image.Image:
         raise BadImageError(_reason(content, problem)) from None
 
 
+def count_frames(image: Image.Image) -> int:
+    """How many images a file holds, going by an opened one; 1 where those after the first are damaged."""
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # a dozen kinds, too: it reads the later ones' headers
+        return 1
+
+
 def despite_warnings(work: Callable[[], T]) -> T:
     """What `work` returns, also in a program that makes errors of warnings: Pillow warns of images that it can read.
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from alexnet.data.decode import (
     BadImageError,
+    count_frames,
     decode,
     despite_warnings,
     jpeg_size,
@@ -81,5 +82,5 @@ def _is_plain(content: bytes | memoryview) -> bool:
 
 def _kind(content: bytes | memoryview) -> str:
     image = open_image(content)
-    frames = getattr(image, "n_frames", 1)
+    frames = count_frames(image)
     return f"{image.format} {image.mode}" + (f", first of {frames} frames" if frames > 1 else "")

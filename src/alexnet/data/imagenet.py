@@ -103,6 +103,8 @@ def _members(
             stream.seek(start)
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 for member in archive:
+                    if member.size < 0:  # which leads back, to be read for ever
+                        raise tarfile.ReadError("a member of negative size")
                     parts = PurePosixPath(member.name).parts
                     if member.isdir() and ".." not in parts and not member.name.startswith("/"):
                         continue

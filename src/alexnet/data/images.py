@@ -21,6 +21,7 @@ from alexnet.data.decode import (
     Pixels,
     Square,
     converted,
+    count_frames,
     despite_warnings,
     open_image,
     orientation,
@@ -121,8 +122,7 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
         raise DataError(f"{path}: {problem}") from None
     except Exception:  # Pillow raises a dozen kinds; decoding it below names the reason
         width = height = 0
-    if width * height > LARGEST:
-        raise DataError(f"{path} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
+    _check_size(width, height, path)
     try:
         pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
@@ -131,10 +131,20 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
 
 
 def given_picture(image: object, channels: int, place: str) -> Picture:
-    """An image that a program holds (`pixels.as_pixels`), in grey if `channels` is 1. Raises DataError."""
+    """An image that a program holds (`pixels.as_pixels`), in grey if `channels` is 1. Raises DataError, also for one of
+    more than 50 megapixels."""
+    if isinstance(image, bytes):
+        return decode_picture(image, Path(place), channels)
+    if isinstance(image, Image.Image):
+        _check_size(*image.size, place)
     turned_up = isinstance(image, Image.Image) and orientation(image) != 1
     pixels = in_channels(as_pixels(image, place), channels, place)
     return Picture(Path(place), pixels, (TURNED,) if turned_up else ())
+
+
+def _check_size(width: int, height: int, place: str | Path) -> None:
+    if width * height > LARGEST:
+        raise DataError(f"{place} has {width * height / 1e6:.0f} megapixels; at most {LARGEST // 10**6} are read.")
 
 
 def _size(content: bytes) -> tuple[int, int]:
@@ -147,7 +157,7 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     """RGB [H, W, 3] or grey [H, W] pixels of an image that is turned upright, and what was done to it."""
     image = open_image(content)
     notes = []
-    frames = getattr(image, "n_frames", 1)
+    frames = count_frames(image)
     if frames > 1:
         notes.append(f"the first of {frames} frames")
     if (how := orientation(image)) != 1:

@@ -136,6 +136,8 @@ class PackedStore:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             metadata = reader.schema.metadata or {}
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            for batch in self.batches:  # Arrow trusts a file's counts, and would read beyond it
+                batch.validate()
         except (pa.ArrowException, OSError) as problem:
             raise DamagedError(
                 f"{path} is not a prepared file or is damaged ({str(problem).splitlines()[0]}); prepare it again."

@@ -157,6 +157,8 @@ class _Packing:
     def work(self, workers: int, on_progress: Callable[[str, int, int], None]) -> dict[str, Any]:
         """Encode what is missing, join the parts, and say what came of it."""
         total = len(self.photos)
+        if self.parts.parent.is_symlink():  # what is stale in it would be deleted elsewhere
+            raise UsageError(f"{self.parts.parent} is a link, and none of ours: remove it, or choose another --out.")
         if (meta := _described(self.path)) and meta["fingerprint"] == self.identity:
             if self.parts.parent.exists():  # killed between the file and this
                 shutil.rmtree(self.parts.parent)

@@ -152,7 +152,8 @@ def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple
 def order_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Different class names in their order: alphabetical, or where all of them are numbers, by number."""
     different = sorted({*names})
-    return tuple(sorted(different, key=int) if all(name.isdecimal() for name in different) else different)
+    numbers = all(name.isdecimal() and len(name) < 100 for name in different)
+    return tuple(sorted(different, key=int) if numbers else different)
 
 
 def unique_names(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:

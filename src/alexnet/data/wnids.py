@@ -80,8 +80,12 @@ def devkit_file(root: Path, name: str) -> IO[bytes] | None:
         return None
     try:
         with tarfile.open(root / DEVKIT_TAR) as archive:
-            stream = archive.extractfile(f"{DEVKIT}/data/{name}")
-            return io.BytesIO(stream.read()) if stream else None
+            for member in archive:
+                if member.size < 0:  # which leads back, to be read for ever
+                    raise tarfile.ReadError("a member of negative size")
+                if member.name == f"{DEVKIT}/data/{name}" and (stream := archive.extractfile(member)):
+                    return io.BytesIO(stream.read())
+            return None
     except (tarfile.TarError, zlib.error, KeyError, OSError, EOFError) as problem:
         raise DataError(f"{root / DEVKIT_TAR} is damaged or not the published archive ({problem}).") from None
 

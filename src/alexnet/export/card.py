@@ -159,7 +159,7 @@ def _training(facts: Facts) -> Iterator[str]:
     )
     if session:
         yield (
-            f"Trained with alexnet {session['alexnet']} and torch {session['torch']} on "
+            f"Trained with alexnet {session.get('alexnet')} and torch {session.get('torch')} on "
             f"{_text(str(session.get('gpu') or session.get('processor')))}."
         )
 

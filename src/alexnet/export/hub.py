@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import yaml
@@ -70,9 +70,9 @@ def export_hub(
         licence=licence,
     )
     with writing(out, "--out"):
-        part = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        part = out.with_name(f".{out.name}.{token_hex(4)}")
+        part.mkdir()
         try:
-            part.chmod(0o755)  # mkdtemp's own would hide the folder from others
             save_checkpoint(part / HUB_WEIGHTS, _published(checkpoint, trained, config))
             _write_json(part / "config.json", _describe(checkpoint, trained, part / HUB_WEIGHTS))
             (part / "recipe.yaml").write_text(yaml.safe_dump(dump(config), sort_keys=False), encoding="utf-8")

@@ -27,9 +27,12 @@ from alexnet.runs.folder import Run
 from alexnet.runs.restoring import preprocessing_of, restore
 from alexnet.terminal import printable
 
-# torchvision's AlexNet_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's SHA-256.
+# torchvision's AlexNet_Weights.IMAGENET1K_V1, and the file's SHA-256, of which its name has the first digits.
 PUBLISHED = {
-    "torchvision": ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79"),
+    "torchvision": (
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    ),
 }
 HUB_WEIGHTS = "model.safetensors"
 """The checkpoint in a folder of `alexnet export --to hub`."""

@@ -1,15 +1,16 @@
 """Whether weights were ever trained, told from the weights alone.
 
 Untrained weights have been published, and used, as trained ones: they load, and the network answers. But whatever the
-scheme, fresh weights are drawn independently of each other, and training adds to them what all images of a step have in
-common: a few directions, much longer than chance makes any. The largest singular value of a matrix of independent
-numbers is known well: it ends where Marchenko and Pastur's law (1967) does, give or take the law of Tracy and Widom
-(Johnstone 2001, theorem 1.1), for normal and uniform numbers alike. So it needs no knowledge of the scheme to see a
-single epoch of training; orthogonal initial weights lie inside that edge too.
+scheme, fresh weights are drawn independently of each other (those that are fitted to images apart, see `judge`), and
+training adds to them what all images of a step have in common: a few directions, much longer than chance makes any. The
+largest singular value of a matrix of independent numbers is known well: it ends where Marchenko and Pastur's law (1967)
+does, give or take the law of Tracy and Widom (Johnstone 2001, theorem 1.1), for normal and uniform numbers alike. So it
+needs no knowledge of the scheme to see a single epoch of training; orthogonal initial weights lie inside that edge too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any, Literal
@@ -42,6 +43,8 @@ class LayerWeights:
     """All equal, uniform within 1 / sqrt(fan in) (torch's default), or neither, as training makes them."""
     resembles: str | None
     """The known initial weights with this distribution and standard deviation, if any."""
+    kernel: int | None = None
+    """The side of a convolution's kernels; None of a fully connected layer."""
 
     @property
     def learned(self) -> bool:
@@ -63,10 +66,16 @@ def inspect_weights(model: AlexNet) -> list[LayerWeights]:
     ]
 
 
-def judge(layers: list[LayerWeights]) -> State:
+def judge(layers: list[LayerWeights], start: Sequence[str] = ()) -> State:
     """Whether a network was trained: untrained if every layer looks as initialised; barely if only biases do not, as
-    after a few steps."""
-    if any(layer.learned for layer in layers):
+    after a few steps.
+
+    `start` is what the weights were fitted by before training (--start), which are not all drawn by chance then: a
+    whitened first layer, and 3x3 convolutions that began as identities, tell nothing.
+    """
+    fitted = {layers[0].name} if "whiten" in start else set()
+    fitted |= {layer.name for layer in layers if layer.kernel == 3} if "identity" in start else set()
+    if any(layer.learned for layer in layers if layer.name not in fitted):
         return "trained"
     return "barely trained" if any(layer.biases == "other" for layer in layers) else "untrained"
 
@@ -76,17 +85,17 @@ def _inspect(name: str, module: nn.Conv2d | LocalConv2d | nn.Linear) -> LayerWei
     assert module.bias is not None
     weight, bias = (tensor.detach().float().cpu() for tensor in (module.weight, module.bias))
     units = weight.transpose(1, 2).flatten(0, 1) if isinstance(module, LocalConv2d) else weight.flatten(1)
+    kernel = module.kernel_size[0] if isinstance(module, nn.Conv2d) else None
     power = float(units.square().mean())
     if not power:
-        return LayerWeights(name, 0.0, 0.0, 0.0, _kind(bias, units.shape[1]), "zeros")
+        return LayerWeights(name, 0.0, 0.0, 0.0, _kind(bias, units.shape[1]), "zeros", kernel)
     centred = units - units.mean()
     std = float(centred.square().mean().sqrt())
     kurtosis = float((centred / std).pow_(4).mean()) - 3 if std else 0.0
     spread = module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
     fans = (units.shape[1], weight.shape[0] * spread if not isinstance(module, LocalConv2d) else weight.shape[2])
-    return LayerWeights(
-        name, std, kurtosis, _excess(units, power), _kind(bias, fans[0]), _resembles(std, kurtosis, fans, units.numel())
-    )
+    resembles = _resembles(std, kurtosis, fans, units.numel())
+    return LayerWeights(name, std, kurtosis, _excess(units, power), _kind(bias, fans[0]), resembles, kernel)
 
 
 def _excess(units: Tensor, power: float) -> float:

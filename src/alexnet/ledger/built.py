@@ -49,10 +49,10 @@ def _read(module: nn.Module, layer: Layer) -> dict[str, Any]:
             kernel, stride, padding = map(_side, (module.kernel_size, module.stride, module.padding))
             seen = {"kernel": kernel, "stride": stride, "padding": padding, "groups": module.groups}
             return seen | {"out_shape": (module.out_channels, *layer.out_shape[1:])}
+        case GroupedLinear():  # before nn.Linear, which it is too, with the inputs of a group
+            return {"groups": module.groups}
         case nn.Linear():
             return {"in_shape": (module.in_features,), "out_shape": (module.out_features,)}
-        case GroupedLinear():
-            return {"groups": module.groups}
         case nn.ZeroPad2d():
             return {"padding": module.padding[1]}
         case _ if layer.kind in ("activation", "norm", "pool", "dropout"):

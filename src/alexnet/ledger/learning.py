@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isclose
 
+from alexnet.config.rules import parse_rule
 from alexnet.ledger.facts import Facts, Training
 from alexnet.ledger.points import Answer, differs, number, training_point
 
@@ -27,8 +28,18 @@ def _bias_rate(facts: Facts, training: Training) -> Answer:
     constant = all(
         len({stage.rate for stage in training.learning[f"{layer.name}.bias"]}) == 1 for layer in facts.weighted[1:]
     )
+    # What the plateau schedule lowers is not foreseen; a rate in numbers of its own it leaves alone.
+    plateau = any(leg.optim.schedule == "plateau" for leg in training.config.legs)
+    constant = constant and (not plateau or _has_own_bias_rate(training))
     shown += ", never lowered" if constant and first != last else ""
     return Answer(shown, paper=ratios != [{"1"}, {"1"}], release=not (constant and ratios[0] == {"2"}))
+
+
+def _has_own_bias_rate(training: Training) -> bool:
+    """Whether rules give the biases rates as numbers, not as multiples of the schedule's."""
+    rules = (parse_rule(text) for leg in training.config.legs for text in leg.optim.rules)
+    rates = [setting for rule in rules if "bias" in rule.which for setting in rule.rate]
+    return bool(rates) and not any(setting.multiple for setting in rates)
 
 
 @training_point(

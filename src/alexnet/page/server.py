@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -121,11 +122,11 @@ class PageServer:
         index = self._index
         if index is None:
             await _read_body(request)
-            return JSONResponse({"missing": self._no_index, "opening": self._opening}, headers=HEADERS)
+            return _Answer({"missing": self._no_index, "opening": self._opening}, headers=HEADERS)
         if not index.ready:
             await _read_body(request)
             state = {"missing": "The training images are being looked at.", "done": index.done, "of": len(index)}
-            return JSONResponse(state, 202, headers=HEADERS)
+            return _Answer(state, 202, headers=HEADERS)
 
         def find(picture: Picture) -> dict[str, Any]:
             return {"images": index.nearest(self._viewer.features(picture)), "of": len(index), "total": index.total}
@@ -143,7 +144,7 @@ class PageServer:
 
         self._waiting += 1
         try:
-            return JSONResponse(await self._compute(work), headers=HEADERS)
+            return _Answer(await self._compute(work), headers=HEADERS)
         except BadImageError as problem:
             raise HTTPException(415, str(problem)) from None
         except UsageError as problem:
@@ -152,6 +153,13 @@ class PageServer:
             raise HTTPException(413, str(problem)) from None
         finally:
             self._waiting -= 1
+
+
+class _Answer(JSONResponse):
+    """JSON in ASCII: names of folders and files may hold bytes that are not UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode()
 
 
 async def _read_body(request: Request) -> bytes:
@@ -181,11 +189,11 @@ async def _explain(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
     # Of a body that was not read the rest would be taken for the next request.
     headers = {**HEADERS, "Connection": "close"}
-    return JSONResponse({"error": problem.detail}, problem.status_code, headers=headers)
+    return _Answer({"error": problem.detail}, problem.status_code, headers=headers)
 
 
 async def _explain_crash(request: Request, problem: Exception) -> Response:
-    return JSONResponse({"error": "this went wrong: the terminal says more."}, 500, headers=HEADERS)
+    return _Answer({"error": "this went wrong: the terminal says more."}, 500, headers=HEADERS)
 
 
 def _printed(value: Any) -> Any:

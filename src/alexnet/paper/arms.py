@@ -1,7 +1,7 @@
 """Experiments that compare arms: trainings that differ in a few named settings, each repeated with the same seeds.
 
-Seed by seed two arms see the same images in the same order and begin with the same weights where these have the same
-shapes: so differences are taken pair by pair.
+Seed by seed two arms see the same images in the same order and, where all layers have the same shapes, begin with the
+same weights: so differences are taken pair by pair.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _evaluated(run: Run, recall: Recall, views: int, split: str | None = None) -
     def compute() -> dict[str, float]:
         from alexnet.inference.evaluation import evaluate
 
-        result = evaluate(run, split, views=views, skip_bad=True)
+        result = evaluate(run.last, split, views=views, skip_bad=True)
         return {"top1": 100 * result.top1_error, "top5": 100 * result.top5_error}
 
     found: dict[str, float] = recall(f"{run.path.name}-{split or 'held-out'}-{views}", compute)
@@ -165,7 +165,7 @@ STUDIES: dict[int, Study] = {
         "Without crops the photographs are resized to the network's own 224 pixels, and only the long side is cut.",
     ),
     18: Study(
-        {"net145": _NET, "no-colour-noise": Arm("net145", {"data.colour_noise": 0.0})},
+        {"net145": _NET, "no-colour-noise": Arm("net145", {"data.noise_probability": 0.0})},
         (Difference(("no-colour-noise", TOP1), ("net145", TOP1), 1.0, or_more=True),),
     ),
     19: Study(
@@ -232,7 +232,8 @@ def imagenet_experiment(number: int) -> Experiment:
         id=f"imagenet-{number}",
         title=f"{claim(number).title}, on ImageNet",
         claims=(number,),
-        method=f"{study.seeds} seed{'s' if study.seeds > 1 else ''} of each ({arms}). {study.remark}".strip(),
+        method=f"{study.seeds} seed{'s' if study.seeds > 1 else ''} of each ({arms}). Errors are of the last weights: "
+        f"the split that they are measured on chooses none. {study.remark}".strip(),
         rule=" ".join(
             [
                 *dict.fromkeys(said.rule for said in study.says),

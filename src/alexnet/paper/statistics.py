@@ -139,16 +139,38 @@ def permutation_test(a: Sample, b: Sample) -> float:
 
 def detectable(a: Sample, b: Sample) -> float:
     """The smallest true difference that `paired_t` of as many pairs, which spread as these do, finds at a level of 5 %
-    with a chance of 80 %: from the noncentral t distribution. Needs two pairs; 0 if all have the same difference."""
-    stats, count = _stats(), len(a)
-    error = float(np.std(np.subtract(a, b, dtype=float), ddof=1)) / np.sqrt(count)
-    critical = stats.t.ppf(0.975, count - 1)
-    low, high = 0.0, 2 * float(critical) + 10  # in standard errors
+    with a chance of 80 %. Needs two pairs; 0 if all have the same difference."""
+    error = float(np.std(np.subtract(a, b, dtype=float), ddof=1)) / np.sqrt(len(a))
+    return float(_found_mostly(_stats().t.ppf(0.975, len(a) - 1), len(a) - 1) * error)
+
+
+def detectable_from(control: Sample, others: Mapping[str, Sample]) -> float:
+    """The smallest true difference from the control of any one of several samples, of as many numbers, which spread as
+    these do, that `dunnett` finds at a level of 5 % with a chance of 80 %. Needs two numbers in each; 0 if none differ.
+    """
+    samples = [np.asarray(sample, dtype=float) for sample in (control, *others.values())]
+    freedom = sum(map(len, samples)) - len(samples)
+    deviation = np.sqrt(sum(float(((sample - sample.mean()) ** 2).sum()) for sample in samples) / freedom)
+    if not deviation:
+        return 0.0
+    found = []
+    for name, estimate in dunnett(control, others).items():
+        error = deviation * np.sqrt(1 / len(control) + 1 / len(others[name]))
+        found.append(float(_found_mostly((estimate.high - estimate.low) / 2 / error, freedom) * error))
+    return max(found)
+
+
+def _found_mostly(critical: float, freedom: int) -> float:
+    """The true difference, in standard errors, at which a t statistic is beyond a critical value, either way, with a
+    chance of 80 %: from the noncentral t distribution."""
+    stats = _stats()
+    low, high = 0.0, 2 * float(critical) + 10
     for _ in range(60):
         middle = (low + high) / 2
-        found = stats.nct.sf(critical, count - 1, middle) + stats.nct.cdf(-critical, count - 1, middle)
+        # The lower tail as the mirror image of an upper one: nct.cdf far from the centre is often NaN.
+        found = stats.nct.sf(critical, freedom, middle) + stats.nct.sf(critical, freedom, -middle)
         low, high = (low, middle) if found >= 0.8 else (middle, high)
-    return float(high * error)
+    return high
 
 
 def softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -238,11 +238,14 @@ def _read_result(run: Run, split: str) -> Result | None:
         confusion = np.array([[int(count) for count in counts] for _, *counts in rows], dtype=np.int64)
         if confusion.shape != (len(classes), len(classes)) or not 0 < confusion.sum() == values["count"]:
             return None
+        top1, top5, loss = (float(values[name]) for name in ("top1", "top5", "loss"))
+        if not (0 <= top1 <= 1 and 0 <= top5 <= 1 and math.isfinite(loss)):
+            return None
         return Result(
             split=split,
-            top1=float(values["top1"]),
-            top5=float(values["top5"]),
-            loss=float(values["loss"]),
+            top1=top1,
+            top5=top5,
+            loss=loss,
             count=int(values["count"]),
             views=int(values["views"]),
             classes=tuple(classes),
@@ -250,5 +253,5 @@ def _read_result(run: Run, split: str) -> Result | None:
             measured=dict(values.get("measured") or {}),
             notes=tuple(map(str, values.get("notes") or ())),
         )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error):
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError, RecursionError, csv.Error):
         return None

@@ -25,6 +25,11 @@ if TYPE_CHECKING:  # the network is built where it is asked for
 
 SCORE = "train-score"
 """The kind of a row that measures the whole training split as evaluation does (--score-train)."""
+NUMBERS = {
+    *("step", "epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5"),
+    *("seconds", "images_per_second"),
+}
+"""What is a number in a line of metrics."""
 LEDGER = "ledger.json"
 LEDGER_FIELDS = {
     **dict.fromkeys(("name", "paper", "release", "effect", "this"), str),
@@ -55,11 +60,7 @@ class Run:
         """The lines of metrics.jsonl: one an epoch ("kind": "epoch"), one every log_every steps ("step"), one an
         evaluation of the training split ("train-score", whose epoch counts parts), one a step that was skipped
         ("skipped") and one a photograph that cannot be read ("unreadable"). Damaged lines are left out."""
-        return [
-            row
-            for row in read_rows(self.path / "metrics.jsonl")[0]
-            if isinstance(row.get("step"), int) and isinstance(row.get("epoch"), int | float) and "kind" in row
-        ]
+        return [row for row in read_rows(self.path / "metrics.jsonl")[0] if _is_sound(row)]
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -268,6 +269,16 @@ def has_config(path: Path) -> bool:
         reason = getattr(problem, "strerror", None) or problem
         raise UsageError(f"the folder {str(path)[:100]!r} cannot be read: {reason}; use --run DIR.") from None
     return (path / "config.yaml").is_file()
+
+
+def _is_sound(row: dict[str, Any]) -> bool:
+    """Whether a line of metrics says of what it is, and holds numbers where these belong."""
+    named = isinstance(row.get("kind"), str) and isinstance(row.get("step"), int) and "epoch" in row
+    return named and all(_is_number(value) for name, value in row.items() if name in NUMBERS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**300)
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

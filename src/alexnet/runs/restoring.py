@@ -47,7 +47,7 @@ def _described(checkpoint: Checkpoint, path: Path) -> Variant:
         load(meta["config"])
     except KeyError as missing:
         problem = f"{missing} is missing"
-    except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as reason:
+    except (AttributeError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as reason:
         problem = str(reason)
     else:
         wrong = [f"{what} {meta[what]!r:.80}" for what, holds in sound.items() if not holds]

@@ -33,8 +33,10 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row at the end of a file, on a line of its own even where the last one was cut short. Raises OSError."""
-    with path.open("ab+") as stream:
+    """Add a row at the end of a file, on a line of its own even where the last one was cut short. Raises OSError, also
+    for a link: in a folder that is somebody else's it may lead to any file of ours."""
+    following = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(path, following, 0o666), "ab+") as stream:
         stream.seek(0, os.SEEK_END)
         if stream.tell():
             stream.seek(-1, os.SEEK_END)

@@ -51,7 +51,7 @@ class Baseline:
 
     def __enter__(self) -> Baseline:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "alexnet.speed.baseline"],
+            [sys.executable, "-P", "-m", "alexnet.speed.baseline"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

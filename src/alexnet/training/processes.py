@@ -64,7 +64,8 @@ class Training:
         _file(self._beside, "diverged").unlink(missing_ok=True)  # with other settings, before it had learned anything
         settings = _file(self._beside, "yaml")
         write_atomically(settings, yaml.safe_dump(dump(self.config), sort_keys=False).encode())
-        command = [sys.executable, "-m", "alexnet", "train", str(settings), "--run", str(self.run.path)]
+        # -P: the folder that somebody works in, perhaps full of another's files, is none that code is loaded from.
+        command = [sys.executable, "-P", "-m", "alexnet", "train", str(settings), "--run", str(self.run.path)]
         self._process = self._open(command)
 
     def _open(self, command: list[str]) -> subprocess.Popen[bytes]:

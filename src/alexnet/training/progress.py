@@ -14,7 +14,7 @@ from rich.text import Text
 from alexnet.config import TrainConfig
 from alexnet.data.sources import MEMORY, known_to_programs_alone
 from alexnet.metrics import Result
-from alexnet.terminal import Terminal, duration
+from alexnet.terminal import Terminal, duration, printable
 
 if TYPE_CHECKING:
     from alexnet.training.learner import Counters
@@ -48,6 +48,8 @@ class Reporter:
     def say(self, text: str | Text) -> None:
         """Say something as it stands."""
         # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
+        if isinstance(text, str):  # a name of somebody's file may hold a terminal's commands
+            text = "\n".join(map(printable, text.split("\n")))
         try:
             self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
         except OSError:  # the reader of a pipe has gone, or a log's disk is full: what is learned is worth more
@@ -131,7 +133,7 @@ class Reporter:
 
     def note(self, text: str) -> None:
         """Say something that is not progress."""
-        self.say(Text.assemble(("note:", "yellow"), f" {text}"))
+        self.say(Text.assemble(("note:", "yellow"), f" {printable(text)}"))
 
     def note_once(self, text: str) -> None:
         """`note`, but the same text only once."""

@@ -114,11 +114,21 @@ def _compiled(compiler: list[str]) -> Path:
     flags = [*FLAGS, *(flag for extras in _extras() for flag in extras)]
     key = hashlib.sha256(source + " ".join([*compiler, *flags, _processor()]).encode()).hexdigest()[:16]
     path = cache_folder() / f"kernels-{key}.so"
-    if not path.exists():
+    if not _is_ours(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
             _compile(compiler, source, made)
+            made.chmod(0o755)
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a library is there that nobody else can have written, as in a cache that a group shares."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.name == "nt" or (found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022)
 
 
 def _compile(compiler: list[str], source: bytes, made: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alexnet.paper.arms import LEVEL, WHERE100, Arms, final_error, paired, table_of, top5_error, values
+from alexnet.paper.arms import LEVEL, WHERE100, Arms, final_error, table_of, top5_error, values
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
 from alexnet.paper.plots import draw_strips
-from alexnet.paper.statistics import detectable, dunnett
+from alexnet.paper.statistics import detectable_from, dunnett
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,11 +29,10 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
     whole = values(rows, FULL, "test")
     others = {layer: values(rows, f"without-{layer}", "test") for layer in REMOVED}
-    pairs = [paired(rows, f"without-{layer}", FULL, "test") for layer in REMOVED]
-    if min(len(less) for less, _ in pairs) < 2:
+    if min(map(len, (whole, *others.values()))) < 2:
         return {32: Verdict("inconclusive", "Fewer than two seeds ended with each network and the whole one.")}
     found = dunnett(whole, others)
-    smallest = max(detectable(*pair) for pair in pairs)
+    smallest = detectable_from(whole, others)
     worse = [layer for layer, estimate in found.items() if estimate.value > 0 and (estimate.p or 0) < LEVEL]
     better = [layer for layer, estimate in found.items() if estimate.value < 0 and (estimate.p or 0) < LEVEL]
     shown = ", ".join(f"{layer} {estimate}" for layer, estimate in found.items())
