@@ -22,7 +22,7 @@ from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.training import session
 from alexnet.training.loop import train
-from conftest import assert_consistent, assert_same_tensors, leftovers, tensors, text
+from conftest import STEPS, assert_consistent, assert_same_tensors, leftovers, tensors, text
 
 resource = pytest.importorskip("resource")  # which Windows has not
 
@@ -237,6 +237,11 @@ def test_training_goes_on_when_the_disk_fills(tiny, tmp_path, reporter, finished
     assert [row["epoch"] for row in run.epochs] == [1, 2, 3]
     assert [row["train_loss"] for row in run.epochs[:2]] == [row["train_loss"] for row in finished.epochs]
     assert not leftovers(run)
+    # The same command trains what no checkpoint has.
+    assert f"is of step {STEPS} of {3 * STEPS}" in " ".join(text(reporter).split())
+    monkeypatch.undo()
+    train(tiny(epochs=3), run.path, reporter=reporter)
+    assert load_checkpoint(run.last).meta["counters"]["epoch"] == 3
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -677,3 +679,62 @@ def test_an_input_that_is_too_small_is_mended_by_info_s_own_flag(call):
     assert (code, "--input-size 20 is too small for this network: the smallest that works is 64" in err) == (2, True)
     assert "--data" not in err
     assert call("info", "paper", "--input-size", "64")[0] == 0
+
+
+class Reached(Exception):
+    """A verb has called what does its work."""
+
+
+@pytest.mark.parametrize(
+    ("line", "work", "wanted"),
+    [
+        ("predict t a.png --views 9 --top 3", "alexnet.inference.prediction.predict", {"views": 9, "top": 3}),
+        ("predict t a.png --model owt", "alexnet.inference.trained.open_trained", {"model": "owt"}),
+        (
+            "compare folder w --split train --model owt --precision bf16 --skip-bad",
+            "alexnet.inference.comparison.compare",
+            {"split": "train", "model": "owt", "precision": "bf16", "skip_bad": True},
+        ),
+        (
+            "prepare folder --data.root r --out o --quality 70 --side 99",
+            "alexnet.data.packing.prepare",
+            {"quality": 70, "side": 99},
+        ),
+        (
+            "sample digits --out o --split val --seed 4",
+            "alexnet.data.samples.write_samples",
+            {"split": "val", "seed": 4},
+        ),
+        (
+            "figure answers RUN --split val --index test --skip-bad",
+            "alexnet.inference.retrieval.retrieve",
+            {"split": "val", "index": "test", "skip_bad": True},
+        ),
+        (
+            "evaluate RUN --data.source cifar10",
+            "alexnet.inference.evaluation.evaluate",
+            {"data": {"source": "cifar10"}},
+        ),
+        (
+            "features RUN --split val --skip-bad --out o",
+            "alexnet.inference.pictures.split_pictures",
+            {"split": "val", "skip_bad": True},
+        ),
+        ("info cifar --batch-size 7", "alexnet.models.describe.describe", {"batch_size": 7}),
+    ],
+)
+def test_flags_arrive(monkeypatch, tmp_path, finished, line, work, wanted):
+    monkeypatch.chdir(tmp_path)
+    module, name = work.rsplit(".", 1)
+    signature, got = inspect.signature(getattr(import_module(module), name)), {}
+
+    def take(*arguments, **named):
+        got.update(signature.bind(*arguments, **named).arguments)
+        raise Reached
+
+    if name != "open_trained":
+        monkeypatch.setattr("alexnet.inference.trained.open_trained", lambda *_: None)
+    monkeypatch.setattr(work, take)
+    with pytest.raises(Reached):
+        cli.main([str(finished.path) if word == "RUN" else word for word in line.split()])
+    assert {key: got[key] for key in wanted} == wanted

@@ -187,3 +187,8 @@ def test_without_dropout_nothing_is_thinned(finished):
     )
     with pytest.raises(UsageError, match="no dropout"):
         next(thinned_logits(model, loader, FP32, [0]))
+
+
+def test_number_format_of_an_ensemble(runs):
+    single = evaluate_ensemble(runs, precision="bf16").single
+    assert {found.measured["arithmetic"]["format"] for found in single} == {"bf16"}

@@ -181,3 +181,11 @@ def test_no_code_is_loaded_from_the_folder_that_is_worked_in(tmp_path, monkeypat
     command = [*commands[0][: commands[0].index("-m")], "-m", "alexnet", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "theirs" not in done.stdout
+
+
+def test_trainings_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("alexnet.training.families.usable_cores", lambda: 8)
+    monkeypatch.setattr(Training, "_open", lambda self, _: given.append(self.threads) or Process(0))
+    train_family({tmp_path / name: TrainConfig() for name in "abc"}, 2, SignalGuard(), lambda _: None)
+    assert given == [4, 4, 4]

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import alexnet
+from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
+from alexnet.inference import evaluation
 from alexnet.models import native, onednn
 from alexnet.models.int8 import _Fold, _MaxPool, computes_int8, quantize
 from alexnet.models.lrn import LocalResponseNorm, cpu, fused
@@ -329,3 +332,11 @@ def test_evaluation_in_8_bits(finished, call, tmp_path):
     assert rounded.count == exact.count
     assert abs(rounded.top1 - exact.top1) <= 0.02
     assert 0 < abs(rounded.loss - exact.loss) < 0.05
+
+
+@needs_int8
+def test_scales_come_from_training_images(finished, monkeypatch):
+    seen, real = [], evaluation.typical_images
+    monkeypatch.setattr(evaluation, "typical_images", lambda split, *rest: seen.append(split) or real(split, *rest))
+    evaluation.evaluate(finished, "test", precision="int8")
+    assert np.array_equal(seen[0].sources, load_dataset(finished.config.data).train.sources)

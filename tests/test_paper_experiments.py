@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from PIL import Image
 from alexnet.config import TrainConfig
 from alexnet.config.values import flatten
 from alexnet.errors import UsageError
+from alexnet.inference.evaluation import evaluate
 from alexnet.models.network import blank_model
-from alexnet.paper import imagenet
-from alexnet.paper.experiments import construction, figure1
+from alexnet.paper import arms, imagenet
+from alexnet.paper.experiments import construction, figure1, overfitting
 from alexnet.paper.experiments.figure1 import EXPERIMENT as S1
 from alexnet.paper.imagenet import STUDIES, imagenet_experiment
 from alexnet.paper.reporter import Reporter
@@ -298,3 +300,33 @@ def test_a_claim_on_imagenet_from_end_to_end(tiny_imagenet, tmp_path, monkeypatc
     assert all(0 <= row["value"] <= 100 for row in outcome.rows)
     assert outcome.verdicts(experiment)[19].state in ("inconclusive", "not reproduced", "reproduced", "direction only")
     assert len(list((tmp_path / "19" / "measurements").glob("*.json"))) == 4
+
+
+def test_experiments_measure_what_a_run_says(finished):
+    def recall(_, compute):
+        return compute()
+
+    one, ten, seen = (evaluate(finished.last, split, views=v) for split, v in ((None, 1), (None, 10), ("train", 1)))
+    apart = (imagenet.COLOUR, imagenet.NEAR, imagenet.EPOCHS)
+    found = {name: figure(finished, recall) for name, figure in imagenet.FIGURES.items() if name not in apart}
+    assert found == pytest.approx(
+        {
+            imagenet.TOP1: 100 * ten.top1_error,
+            imagenet.TOP5: 100 * ten.top5_error,
+            imagenet.CENTRE1: 100 * one.top1_error,
+            imagenet.CENTRE5: 100 * one.top5_error,
+            imagenet.TRAINING: 100 * seen.top1_error,
+            imagenet.GAP: 100 * (one.top1_error - seen.top1_error),
+            imagenet.FIRST: 100 * (1 - finished.epochs[0]["train_top1"]),
+        }
+    )
+    for split in ("train", "test"):
+        assert arms.error(split)(finished, recall) == pytest.approx(100 * evaluate(finished.last, split).top1_error)
+    assert arms.final_error(finished, recall) == pytest.approx(100 * (1 - finished.test["top1"]))
+    errors = [100 * (1 - row["val_top1"]) for row in finished.epochs]
+    assert overfitting.validation_errors(finished, recall) == pytest.approx(errors, abs=1e-3)
+
+
+def test_convergence_is_within_a_point_of_the_end():
+    fell = SimpleNamespace(epochs=[{"val_top1": top1} for top1 in (0.2, 0.5, 0.692, 0.695, 0.7)])
+    assert imagenet.FIGURES[imagenet.EPOCHS](fell, None) == 3

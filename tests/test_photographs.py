@@ -18,6 +18,7 @@ from alexnet.compute.distributed import World
 from alexnet.config.values import override
 from alexnet.data.packing import prepare
 from alexnet.errors import CheckpointError, DataError, TrainingStopped, UsageError
+from alexnet.inference.ensembles import evaluate_ensemble
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.prediction import predict
 from alexnet.models.network import build_model
@@ -537,3 +538,14 @@ def test_recipes_of_photographs(name, capsys, monkeypatch):
 def test_there_are_all_of_them():
     wanted = {"dogs", "dogs-sgd", "dogs-sgd-step", "dogs-adam", "dogs-adam-step", "folder"}
     assert wanted | {"imagenet-paper", "imagenet-torchvision"} <= RECIPES.keys()
+
+
+def test_an_ensemble_leaves_out_what_cannot_be_read(trained, spoilt):
+    root, _ = spoilt("val/bee/2 ü.jpg")
+    pair = [trained.best, trained.last]
+    with pytest.raises(DataError, match="--skip-bad"):
+        evaluate_ensemble(pair, "val", data={"root": root}, device="cpu")
+    found = evaluate_ensemble(pair, "val", data={"root": root}, device="cpu", skip_bad=True)
+    assert found.averaged.count == found.single[0].count == found.single[1].count
+    assert found.averaged.count == evaluate(trained, "val", device="cpu").count - 1
+    assert [one.measured["skipped"] for one in found.single] == [1, 1]

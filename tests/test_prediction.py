@@ -17,6 +17,7 @@ import torchvision
 from PIL import Image
 from torchvision.models import AlexNet_Weights
 
+from alexnet.config.colours import CAFFE
 from alexnet.config.values import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
@@ -397,7 +398,9 @@ def test_caffes_blobs_may_be_caffenets(tmp_path, capsys, monkeypatch):
     np.savez(tmp_path / "w.npz", **{n.replace(".", "_"): t.numpy() for n, t in state.items()})
     monkeypatch.setattr(trained, "resolve", lambda name, **f: resolve(name, **(fields | f)))
     for model, said in ((None, True), ("bvlc", False), ("caffenet", False)):
-        assert open_trained(tmp_path / "w.npz", model).network == (model or "bvlc")
+        found = open_trained(tmp_path / "w.npz", model)
+        assert found.network == (model or "bvlc")
+        assert (found.preprocessing.mean, found.preprocessing.std) == (CAFFE.mean, CAFFE.std)
         assert ("--model caffenet" in capsys.readouterr().err) == said
 
 

@@ -94,3 +94,10 @@ def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
         one = training(tmp_path, [0], monkeypatch)
         assert not one.poll()
     assert (one.poll(), one.poll()) == (False, True)
+
+
+def test_a_training_has_the_threads_it_was_given(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, env, **__: seen.append(env) or Ended(0))
+    Training(CONFIG, tmp_path / "runs" / "a", tmp_path / "jobs" / "a", 3)
+    assert seen[0]["OMP_NUM_THREADS"] == "3"

@@ -12,6 +12,7 @@ from alexnet.training import progress, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
+from alexnet.training.saves import Saves
 from conftest import STEPS, Blank, text
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
@@ -122,3 +123,11 @@ def test_names_are_no_commands_to_a_terminal():
     reporter.say("run folder: \x1b[2J\nnext: on a line of its own")
     assert "\x1b" not in out.getvalue()
     assert [line.split(":")[0] for line in out.getvalue().splitlines()] == ["note", "run folder", "next"]
+
+
+def test_saves_are_as_far_apart_as_asked(tiny, tmp_path, reporter, clock, monkeypatch):
+    steps, last = [], Saves.last
+    monkeypatch.setattr(Saves, "last", lambda self, learner: (steps.append(learner.counters.step), last(self, learner)))
+    train(tiny(epochs=1, save_minutes=0.1), tmp_path / "run", reporter=reporter)
+    assert STEPS == 6
+    assert steps == [4, 6]  # a step takes two seconds, and the second save is the epoch's

@@ -22,7 +22,7 @@ from PIL import Image
 from alexnet.compute import resolve_compute
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.errors import DataError
+from alexnet.errors import AlexNetError, DataError
 from alexnet.inference.forward import collect_logits
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
@@ -366,3 +366,12 @@ def test_a_report_replaces_a_report(finished, tmp_path):
     for _ in range(2):
         write_report(gathered, tmp_path / "page.html")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["page.html", "page.json"]
+
+
+def test_a_report_is_of_what_was_asked_for(finished, call, tmp_path):
+    assert gather(finished, "a", "val").result.split == "val"
+    elsewhere = {"source": "cifar10", "root": str(tmp_path), "download": False}
+    with pytest.raises(AlexNetError):
+        gather(finished, "a", "test", data=elsewhere)
+    assert call("report", finished.path, "--split", "val", "--out", tmp_path / "p.html")[0] == 0
+    assert json.loads((tmp_path / "p.json").read_text())["runs"][0]["result"]["split"] == "val"

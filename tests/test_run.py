@@ -850,3 +850,17 @@ def test_a_line_of_metrics_without_numbers_is_left_out(tmp_path, value):
     rows.append({"kind": "epoch", "epoch": 1, "step": 2, "val_top1": 0.5, "val_loss": float("inf")})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert Run(tmp_path).metrics == rows[2:]
+
+
+def test_an_error_of_the_disk_costs_no_step(tiny, tmp_path, reporter, monkeypatch):
+    step = Learner.train_step
+
+    def strike(self, *batch):
+        if self.counters.step == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return step(self, *batch)
+
+    monkeypatch.setattr(Learner, "train_step", strike)
+    with pytest.raises(OSError, match="Input/output"):
+        train(tiny(), tmp_path / "run", reporter=reporter)
+    assert load_checkpoint(Run(tmp_path / "run").last).meta["counters"]["step"] == 3

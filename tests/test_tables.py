@@ -379,3 +379,7 @@ def test_smallest_input_of_a_ceil_table():
 def test_tables_that_cannot_be_built(change, said):
     with pytest.raises(UsageError, match=said):
         build_model(replace(NET145, **change))
+
+
+def test_a_layer_goes_with_its_normalisation():
+    assert resolve("paper", without="conv2").convs[0].then == (*VARIANTS["paper"].convs[0].then, Pool())
