@@ -96,6 +96,38 @@ def test_two_processes_stopped_and_resumed_equal_one(single, tmp_path):
     assert run.epochs[-1]["step"] == 2 * STEPS
 
 
+SEEDS = """
+import os, sys, torch
+from pathlib import Path
+from alexnet import cli
+from alexnet.training.learner import Learner
+
+step, file = Learner.train_step, Path(sys.argv[1]) / f"seeds-{os.environ['RANK']}"
+
+def note(self, *batch):
+    with file.open("a") as stream:
+        print(torch.initial_seed(), file=stream)
+    return step(self, *batch)
+
+Learner.train_step = note
+cli.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_processes_draw_numbers_of_their_own(single, tmp_path):
+    """Or both would drop the same units, each of its own images."""
+    script, log = tmp_path / "seeds.py", tmp_path / "log"
+    script.write_text(SEEDS)
+    arguments = ["train", single.path / "config.yaml", "--run", tmp_path / "run", "--epochs", "1"]
+    command = [*LAUNCH[:6], "--", str(script), str(tmp_path), *map(str, arguments)]
+    with log.open("w") as stream:
+        finish(subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT), log)
+    a, b = ((tmp_path / f"seeds-{rank}").read_text().split() for rank in range(2))
+    assert len({*a, *b}) == 2 * STEPS == len(a) + len(b)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_uneven_shards_in_parts(single, tmp_path):
