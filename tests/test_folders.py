@@ -534,3 +534,40 @@ def test_a_class_may_be_called_training(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (9, 9)).save(tmp_path / name / "1.png")
     assert read_folder(DataConfig(source="folder", root=str(tmp_path))).classes == ("resting", "training")
+
+
+def test_a_folder_of_test_images_alone_can_be_measured_on(tmp_path):
+    fill(tmp_path / "test", a=2, b=3)
+    data = load_dataset(config(tmp_path))
+    assert (data.classes, len(data.train), len(data.test), data.drawn) == (("a", "b"), 0, 5, frozenset())
+    with pytest.raises(UsageError, match="no training split"):
+        data.check_trainable()
+
+
+def test_folders_that_are_hardly_classes(tmp_path):
+    fill(tmp_path / "signs" / "Train", **{"0/x": 2})
+    fill(tmp_path / "signs" / "Test", **{"0/x": 2})
+    fill(tmp_path / "signs" / "Meta", **{"0/x": 2})
+    refused(config(tmp_path / "signs"), "Test and Train among other folders", "call them train, val and test")
+    fill(tmp_path / "high" / "flowers", rose=2, daisy=2)
+    refused(config(tmp_path / "high"), f"--data.root {tmp_path / 'high' / 'flowers'}")
+    fill(tmp_path / "sets" / "training_set", a=3, b=3)
+    fill(tmp_path / "sets" / "test_set", a=3, b=3)
+    assert len(load_dataset(config(tmp_path / "sets")).test) == 6
+
+
+def test_photographs_that_are_not_read_are_counted(tmp_path):
+    fill(tmp_path, a=3, b=3)
+    for name in ("1.HEIC", "2.heic", "3.avif"):
+        (tmp_path / "a" / name).write_bytes(b"\0\0\0\x18ftypheic")
+    assert "(1 .avif, 2 .heic): convert them" in load_dataset(config(tmp_path)).note
+
+
+def test_which_splits_are_drawn(tmp_path):
+    fill(tmp_path / "one", a=20, b=20)
+    assert load_dataset(config(tmp_path / "one")).drawn == {"train", "val", "test"}
+    fill(tmp_path / "two" / "train", a=20, b=20)
+    fill(tmp_path / "two" / "test", a=2, b=2)
+    assert load_dataset(config(tmp_path / "two")).drawn == {"train", "val"}
+    fill(tmp_path / "two" / "val", a=2, b=2)
+    assert load_dataset(config(tmp_path / "two")).drawn == frozenset()

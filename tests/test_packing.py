@@ -509,12 +509,16 @@ def test_stopped_by_control_c(original, done, tmp_path):
     assert files(tmp_path) == files(done)
 
 
-def test_other_settings_are_done_anew(original, copy):
-    pack(original, copy, side=48)
-    assert {described(copy / f"{p}.arrow")["side"] for p in ("train", "val")} == {48}
-    quality = files(copy)
+def test_other_settings_are_refused_before_anything_is_lost(original, copy):
+    before = files(copy)
+    for options in ({"side": 48}, {"quality": 50}):
+        with pytest.raises(UsageError, match=r"is prepared already, with --(side|quality) .*choose another --out"):
+            pack(original, copy, **options)
+    assert files(copy) == before
+    for name in ("train", "val"):
+        (copy / f"{name}.arrow").unlink()
     pack(original, copy, side=48, quality=50)
-    assert all(len(files(copy)[n]) < len(quality[n]) for n in ("train.arrow", "val.arrow"))
+    assert {described(copy / f"{p}.arrow")["side"] for p in ("train", "val")} == {48}
     assert listing(copy) == {"train.arrow", "val.arrow", "report.json"}
 
 
@@ -539,6 +543,8 @@ def test_half_done_anew_does_not_pass_for_complete(original, copy):
         if part == "val":
             raise KeyboardInterrupt
 
+    for name in ("train", "val"):
+        (copy / f"{name}.arrow").unlink()
     with pytest.raises(KeyboardInterrupt):
         pack(original, copy, side=48, on_progress=stop)
     refused(copy, copy, "alexnet prepare")

@@ -12,7 +12,7 @@ from PIL import Image
 import alexnet
 from alexnet.config import DataConfig
 from alexnet.data.sources import load_dataset
-from alexnet.errors import DataError
+from alexnet.errors import DataError, UsageError
 
 NAMES = ("a, b", 'the "best"', "plain")
 
@@ -61,7 +61,7 @@ def test_prepared_as_the_note_says_and_named_as_the_command_says(photos, tmp_pat
     assert code == 0, error
     command = shlex.split(said.partition("next: ")[2])
     named = ["alexnet", "train", "folder", "--data.source", "table", "--data.root", str(tmp_path / "out")]
-    assert command == [*named, "--data.resize", "36", "--data.crop", "31"]
+    assert command == [*named, "--data.resize", "36", "--data.crop", "36"]
     prepared = load_dataset(config(str(tmp_path / "out")))
     assert (prepared.classes, len(prepared.train), len(prepared.val)) == (data.classes, len(data.train), len(data.val))
     code, said, error = call("sample", "table", "--data.root", root, "--data.path-column", "file",
@@ -161,8 +161,10 @@ def test_what_is_wrong_with_a_table(tmp_path, content, fields, message):
 
 def test_splits_without_training(photos):
     root = write(photos / "only.csv", ("path", "label", "split"), rows_of(photos, lambda _: "test"))
-    with pytest.raises(DataError, match="no row of the split train"):
-        load_dataset(config(root))
+    data = load_dataset(config(root))  # which can be measured on
+    assert (len(data.train), len(data.val), len(data.test)) == (0, 0, len(rows_of(photos)))
+    with pytest.raises(UsageError, match="no training split"):
+        data.check_trainable()
 
 
 def test_no_table(tmp_path):

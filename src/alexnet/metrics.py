@@ -20,9 +20,9 @@ class Result:
     count: int
     views: int
     classes: tuple[str, ...]
-    confusion: np.ndarray[Any, np.dtype[np.int64]]
+    confusion: np.ndarray[Any, np.dtype[np.int64]] = field(compare=False)
     """[K, K] counts: row = true class, column = prediction."""
-    measured: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict, compare=False)
     """What was measured on what: the weights' file and SHA-256, data and fingerprint, arithmetic, images that were left
     out, version and time. Empty where nothing but the figures is known."""
     notes: tuple[str, ...] = ()

@@ -128,8 +128,13 @@ def announce(verb: Callable[..., Any], arguments: Sequence[str]) -> None:
             print(f"alexnet {version('alexnet')}: {printable(shlex.join(arguments), 200)}", flush=True)
 
 
-def start_computing() -> None:
-    """Set this process up for training and inference. Every verb that computes begins with it; it imports torch."""
+def start_computing(shared: bool = False) -> None:
+    """Set this process up for training and inference. Every verb that computes begins with it; it imports torch.
+
+    Raises UsageError under torchrun for a verb whose work is not `shared` by its processes: each would do all of it.
+    """
+    if not shared and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("torchrun's processes share training alone: start this without torchrun.")
     from alexnet.compute import configure_process
 
     configure_process()

@@ -29,7 +29,7 @@ def report(
     Parameters
     ----------
     runs
-        Run folders.
+        Run folders, or the folder of a family.
     out
         The HTML file; the JSON has the same name with .json.
     split
@@ -47,10 +47,11 @@ def report(
     from alexnet.cli.tables import show_notes
     from alexnet.report.contents import gather, names_of
     from alexnet.report.document import check_out, write_report
-    from alexnet.runs.folder import load_run
+    from alexnet.runs.folder import family_of, load_run
 
     check_out(out)
-    opened = [load_run(run) for run in runs]  # all errors before the first long evaluation
+    # All errors before the first long evaluation.
+    opened = [one for run in runs for one in family_of(run) or [load_run(run)]]
     start_computing()
     data = data_of(root)
     gathered = [

@@ -23,7 +23,7 @@ from alexnet.cli.command import (
 )
 from alexnet.cli.settings import RUN, Given, Settings
 from alexnet.config import TrainConfig
-from alexnet.errors import UsageError
+from alexnet.errors import NumericsError, UsageError, listed
 from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def train(
             raise UsageError(f"--jobs {jobs} trains several seeds side by side: add --seeds, as in --seeds 0-4.")
         from alexnet.training import loop
 
-        start_computing()
+        start_computing(shared=True)
         loop.train(chosen, run, given=given, guard=guard)
 
 
@@ -96,7 +96,10 @@ def _train_seeds(
     folder = run or default_folder(f"{(given or {}).get('name', recipe.name)}-seeds")
     configs, notes = family_configs(recipe, given, parse_seeds(seeds), folder)
     show_notes(notes)
-    show_family(list(train_family(configs, jobs, guard).values()))
+    runs = list(train_family(configs, jobs, guard).values())
+    show_family(runs)
+    if lost := [run.path.name for run in runs if not run.result]:
+        raise NumericsError(f"the loss of {listed(lost)} diverged: lower --optim.lr, with a new --run.")
 
 
 @app.command(group=TRAIN)
@@ -145,8 +148,8 @@ def evaluate(
         Leave out images that cannot be read instead of stopping at the first.
     out
         Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
-        end in digits of what was measured; without it the run's folder, whose own result stays as it is. Of several
-        runs nothing is written without it.
+        end in digits of what was measured; without it the run's folder, whose own result stays as it is, or that of the
+        weights file. Of several runs nothing is written without it.
     json
         Print the result as JSON (fractions, not percent).
     """

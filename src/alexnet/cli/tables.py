@@ -215,6 +215,10 @@ def show_ledger(target: str, rows: Sequence[dict[str, Any]], shown: Sequence[dic
 
 def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) -> None:
     """What came of preparing photographs, and what to type next."""
+    from alexnet.models.ablations import resolve
+    from alexnet.models.summary import smallest_input
+    from alexnet.recipes import recipe
+
     console = Terminal()
     for part, told in report.items():
         left_out = f", {len(told['bad'])} left out" if told["bad"] else ""
@@ -227,7 +231,9 @@ def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) 
     recipes = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs"}
     named = [recipes[source]] if source in recipes else ["folder", *(("--data.source", source) * (source != "folder"))]
     smaller = side < 256  # than recipes ask for
-    sizes = ("--data.resize", str(side), "--data.crop", str(side * 224 // 256)) if smaller else ()
+    network = recipe(named[0]).model.variant
+    crop = min(side, max(side * 224 // 256, smallest_input(resolve(network))))
+    sizes = ("--data.resize", str(side), "--data.crop", str(crop)) if smaller else ()
     command = shlex.join(["alexnet", "train", *named, "--data.root", str(out), *sizes])
     console.print(f"next: {command}", soft_wrap=True, markup=False)
 

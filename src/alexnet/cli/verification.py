@@ -158,7 +158,8 @@ def _to_dict(
         found["score"] = {
             "split": result.split,
             "top1": result.top1,
-            "interval": list(result.interval),
+            "interval": list(result.interval),  # as it was called at first
+            "top1_interval": list(result.interval),
             "count": result.count,
             "chance": scored.chance,
             "above_chance": scored.above_chance,

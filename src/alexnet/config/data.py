@@ -21,7 +21,8 @@ class DataConfig:
     root: str = "data"
     """Folder that holds the data set, or receives its download; of source table the CSV file."""
     path_column: str = "path"
-    """Source table: the column of paths, absolute or relative to the table's folder."""
+    """Source table: the column of paths, absolute or relative to the table's folder; with relative ones a run can go on
+    where table and photographs have moved."""
     label_column: str = "label"
     """Source table: the column of labels."""
     split_column: str | None = None
@@ -32,7 +33,8 @@ class DataConfig:
     val_fraction: float = 0.1
     """Part of the training set held out for validation, stratified and seeded."""
     split_seed: int = 0
-    """Seed of the validation split and of --data.fraction; the training seed does not move them."""
+    """Seed of the validation split, of --data.fraction and, where it is drawn, of the test split; the training seed
+    does not move them."""
     fraction: float = 1.0
     """Part of the training set to use at all."""
     top_classes: int | None = None

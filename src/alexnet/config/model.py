@@ -32,13 +32,15 @@ class ModelConfig:
     dropout: float | None = None
     """Dropout rate."""
     lrn: Literal["off", "code", "formula"] | None = None
-    """Local response normalisation: as the released code, as the paper's formula reads, or off."""
+    """Local response normalisation: alpha divided by the window as in the released code, as it stands as the paper's
+    formula reads, or off (all normalisation, that within maps too)."""
     overlap: bool | None = None
     """Overlapping 3x3 pooling, or plain 2x2."""
     activation: Literal["relu", "tanh"] | None = None
     """Activation function."""
     groups: int | None = None
-    """Groups of conv2, conv4 and conv5: 2 is the paper's two columns."""
+    """Groups of conv2, conv4 and conv5: 2 is the paper's two columns; 1 is none in any layer, and normalisation over
+    all channels."""
     init: Literal["text", "code", "caffe", "torch", "he", "modern"] | None = None
     """Initial weights: the paper's text, the released code, Caffe's, torch's defaults, He's, or He's with an output
     layer near zero (modern)."""

@@ -52,8 +52,9 @@ def parse_rule(text: str) -> Rule:
     in the order of their epochs. `0.002` is the value itself, `2x` twice what the other parameters have (for the rate:
     twice the scheduled one), and `@67` says from which epoch on, counted from 1; without it from the first.
 
-    The released code's net 145, for example, learned by "weights rate=1e-3@25,1e-4@51,1e-5@79", "biases rate=0.02
-    decay=0" and "conv1 rate=1e-5@67,0@72": the biases' rate was never lowered, and conv1 stood still at the end.
+    The released code's net 145, for example, learned by "weights rate=1e-3@26,1e-4@52,1e-5@80", "biases rate=0.02
+    decay=0", "conv1.weights rate=1e-5@67,0@72" and "conv1.biases rate=0@72": the biases' rate was never lowered, and
+    conv1 stood still at the end.
 
     Raises UsageError for any other text.
     """

@@ -159,6 +159,8 @@ def _reason(content: bytes | memoryview, problem: Exception) -> str:
         return "the file is empty"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, not an image"
+    if bytes(content[4:8]) == b"ftyp":
+        return "it is HEIC, AVIF or a film, which are not read: convert it to JPEG"
     if isinstance(problem, UnidentifiedImageError):
         return "it is not an image"
     if isinstance(problem, Image.DecompressionBombError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from alexnet.config import DataConfig
@@ -11,9 +12,13 @@ from alexnet.data.splits import Published
 from alexnet.data.wnids import are_wnids, matlab_reader, readable_names
 from alexnet.errors import DataError, listed
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+EXTENSIONS = (*(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"),)
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd")
+"""Endings of photographs that are not read."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-ALIKE = SPLITS | {"training": "train", "testing": "test"}  # in any case, where no other folder says that it is a class
+_SETS = {"training_set": "train", "train_set": "train", "validation_set": "val", "val_set": "val", "test_set": "test"}
+# In any case, where no other folder says that it is a class.
+ALIKE = SPLITS | _SETS | {"training": "train", "testing": "test"}
 
 
 def read_folder(config: DataConfig) -> Published:
@@ -31,16 +36,52 @@ def read_folder(config: DataConfig) -> Published:
             if split in found:
                 raise DataError(f"{root} has {found[split].name} and {name}, which are the same split: join them.")
             found[split] = root / name
-    if "train" not in found:
-        if found:
-            raise DataError(
-                f"{root} has {', '.join(p.name for p in found.values())} but no train: add it or rename it."
-            )
+    if not found:
+        _refuse_others(root, folders)
         classes, photos = read_classes(root)
-        return Published(classes, {"all": photos}, _names(root, classes))
-    classes, train = read_classes(found["train"])
-    parts = {"train": train} | {n: read_classes(found[n], classes)[1] for n in ("val", "test") if n in found}
-    return Published(classes, {"all": train} if len(parts) == 1 else dict(parts), _names(root, classes))
+        return Published(classes, {"all": photos}, _names(root, classes), _unread_note(root))
+    parts: dict[str, Photos] = {}
+    expected: tuple[str, ...] | None = None
+    for name in ("train", "val", "test"):  # without train it can be measured on
+        if name in found:
+            expected, parts[name] = read_classes(found[name], expected)
+    assert expected is not None
+    whole = parts.keys() == {"train"}
+    return Published(
+        expected, {"all": parts["train"]} if whole else dict(parts), _names(root, expected), _unread_note(root)
+    )
+
+
+def _refuse_others(root: Path, folders: list[str]) -> None:
+    """Raise DataError for folders that are hardly classes."""
+    splits = {ALIKE.get(name.casefold()): name for name in folders}
+    if "train" in splits and ("test" in splits or "val" in splits):
+        named = [name for split, name in splits.items() if split is not None]
+        raise DataError(
+            f"{root} has {' and '.join(named)} among other folders, which would all be classes: call them train, val "
+            "and test, as they are if these are splits."
+        )
+    if len(folders) == 1:
+        inner = [entry for entry in os.scandir(root / folders[0]) if not entry.name.startswith(".")]
+        if len(inner) > 1 and all(os.path.isdir(entry.path) for entry in inner):  # is_dir raises in a circle
+            raise DataError(
+                f"{root} holds the one folder {folders[0]}, whose folders seem to be the classes: --data.root "
+                f"{root / folders[0]}."
+            )
+
+
+def _unread_note(root: Path) -> str | None:
+    """A sentence on photographs that lie there and are not read."""
+    counts = Counter(
+        ending
+        for _, _, names in os.walk(root)
+        for name in names
+        if (ending := os.path.splitext(name)[1].lower()) in UNREAD
+    )
+    if not counts:
+        return None
+    told = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+    return f"photographs that are not read were passed over ({told}): convert them to JPEG"
 
 
 def _names(root: Path, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -115,7 +156,8 @@ def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple
         what = f"{len(loose)} images but no class folders" if loose else "no images"
         raise DataError(
             f"{folder} holds {what}: put the images of each class into a folder of the class's name "
-            f"({folder / 'CLASS' / (loose[0] if loose else 'IMAGE.jpg')})."
+            f"({folder / 'CLASS' / (loose[0] if loose else 'IMAGE.jpg')})"
+            f"{', or call it otherwise where its images have no labels' if expected and loose else ''}."
         )
     if expected is not None and classes != expected:
         raise DataError(

@@ -39,7 +39,7 @@ CHUNK = 256  # images a part: some 8 MB and a second of work
 
 def prepare(
     config: DataConfig,
-    out: Path,
+    out: str | Path,
     *,
     side: int = 256,
     quality: int = 90,
@@ -52,7 +52,7 @@ def prepare(
     written to report.json: images, bytes, what was left out and what was converted, by split. Whether photographs are
     turned upright is said by `config` or their source (`turned_upright`). Raises UsageError and DataError.
     """
-    pa = arrow()
+    pa, out = arrow(), Path(out)
     if not holds_photographs(config.source):
         known = ", ".join(name for name, source in SOURCES.items() if source.photographs)
         raise UsageError(f"cannot prepare {config.source!r}: choose a source of photographs ({known}).")
@@ -149,8 +149,15 @@ class _Packing:
         }
 
     def forget_others(self) -> None:
-        """Delete the file of other photographs or settings: beside new parts it would be taken for one of them."""
+        """Delete the file of other photographs: beside new parts it would be taken for one of them. Raises UsageError
+        where it has other settings: it took hours, and they may be a slip."""
         meta = _described(self.path)
+        if meta is not None:
+            other = [f"--{name} {meta[name]}" for name in ("side", "quality") if meta[name] != self.described[name]]
+            if other:
+                raise UsageError(
+                    f"{self.path} is prepared already, with {' '.join(other)}: choose another --out, or delete it."
+                )
         if meta is not None and meta["fingerprint"] != self.identity:
             self.path.unlink()
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `alexnet list` shows the names below and does not wait for 
 MEMORY = "memory"  # the source of a run whose data was handed over
 PREPARED_NOTE = (
     "reading the original photographs, which is slower than a prepared copy: "
-    "alexnet prepare {source} --data.root {root}{columns} --out DIR, then --data.root DIR"
+    "alexnet prepare {source} --data.root {root}{columns} --out DIR, then --data.root DIR in a new run"
 )
 
 COLUMNS = ("path_column", "label_column", "split_column")  # of source table
@@ -116,8 +116,19 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
         split.identify(digest)
     names = published.names or published.classes
     return Dataset(
-        config.source, published.classes, train, val, test, digest.hexdigest(), names=names, note=published.note
+        *(config.source, published.classes, train, val, test, digest.hexdigest()),
+        names=names,
+        note=published.note,
+        drawn=_drawn(published, config),
     )
+
+
+def _drawn(published: Published, config: DataConfig) -> frozenset[str]:
+    """Which splits `_cut` draws, where it draws any."""
+    if "all" in published.parts or (config.resplit and "train" in published.parts):
+        return frozenset(("train", "val", "test"))
+    cut = "train" in published.parts and ("val" not in published.parts or config.fraction < 1)
+    return frozenset(("train", "val") if cut else ())
 
 
 def turned_upright(config: DataConfig, prepared: bool | None = None) -> bool:
@@ -154,7 +165,8 @@ def _read(source: Source, config: DataConfig) -> Published:
 
     if is_prepared(config.root):
         return read_prepared(config)
-    return replace(source.read(config), note=_prepared_note(config))
+    published = source.read(config)
+    return replace(published, note="; ".join(filter(None, (published.note, _prepared_note(config)))))
 
 
 def _prepared_note(config: DataConfig) -> str:

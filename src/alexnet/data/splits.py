@@ -97,6 +97,8 @@ class Dataset:
     fingerprint: str
     names: tuple[str, ...] = ()
     note: str | None = None
+    drawn: frozenset[str] = frozenset()
+    """The splits that were drawn at random, not published: of other images, or with other settings, others."""
 
     def split(self, name: str | None = None) -> tuple[str, Split | Photos]:
         """The split called train, val or test with its name; without a name the one that results are reported on:
@@ -108,7 +110,7 @@ class Dataset:
         split: Split | Photos = getattr(self, name)
         if len(split) == 0:
             mend = {
-                "val": "raise --data.val-fraction to hold one out",
+                "val": "none was held out when it was cut (--data.val-fraction)",
                 "test": "this data has none; name another with --split",
                 "train": "this data has none",
             }[name]

@@ -52,10 +52,11 @@ class StreamedSplit(Loader):
         self.resize = self.prep.resize or self.prep.size  # networks of small images bring no resize
         side, resize = photos.store.side, self.resize
         if side is not None and side < resize:
+            crop = min(data.crop or CROP, side * CROP // RESIZE)
             raise UsageError(
                 f"{'this network sees photographs of' if prep else '--data.resize'} {resize} pixels: these were "
                 f"prepared at {side}; prepare them again with --side {resize}"
-                f"{'' if prep else f', or use --data.resize {side}'}."
+                f"{'' if prep else f', or use --data.resize {side} --data.crop {crop}'}."
             )
         prepared = photos.store.upright
         self.upright = turned_upright(data, prepared) if self.prep.upright is None else self.prep.upright
@@ -76,7 +77,10 @@ class StreamedSplit(Loader):
         data = self.data
         resize, size = data.resize or RESIZE, data.crop or CROP
         if size > resize:
-            raise UsageError(f"--data.crop {size} is larger than the resized photographs: set --data.resize.")
+            raise UsageError(
+                f"--data.crop {size} is larger than photographs of --data.resize {resize}: lower the one or raise the "
+                "other."
+            )
         self.check_channels(3)
         store = self.photos.store
         own = store.statistics or IMAGENET

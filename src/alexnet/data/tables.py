@@ -51,8 +51,6 @@ def read_table(config: DataConfig) -> Published:
         )
     if not rows:
         raise DataError(f"{table} has no rows below its column names.")
-    if "train" not in rows and "all" not in rows:
-        raise DataError(f"{table} has no row of the split train: name one, or leave the splits out to have them drawn.")
     classes = order_classes(label for part in rows.values() for _, label in part)
     numbers = {name: number for number, name in enumerate(classes)}
     if "train" in rows and (untaught := sorted({*numbers} - {label for _, label in rows["train"]})):
@@ -63,7 +61,7 @@ def read_table(config: DataConfig) -> Published:
     parts: dict[str, Photos] = {}
     for name, part in rows.items():
         store = FileStore(table.parent, [path for path, _ in part], sizes[name])
-        parts["all" if len(rows) == 1 else name] = Photos.whole(store, [numbers[label] for _, label in part])
+        parts["all" if rows.keys() == {"train"} else name] = Photos.whole(store, [numbers[label] for _, label in part])
     return Published(classes, dict(parts))
 
 

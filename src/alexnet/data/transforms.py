@@ -17,10 +17,10 @@ from alexnet.data.resident import resize_short_side
 class Transforms(nn.Module):
     """Images to what a network takes: the short side resized, the centre cut out, normalised, as in its evaluation.
 
-    A tensor uint8 [N, C, H, W] or [C, H, W] stays on its device and becomes float32 [N, C, size, size] or [C, size,
-    size] in operations that torch.export takes; it is resized to within 2 of 255 of what Pillow makes. A Pillow image,
-    or a NumPy array uint8 [H, W, C] or [H, W], becomes [C, size, size] and a list of these [N, C, size, size], resized
-    by Pillow exactly as `predict` does with a file.
+    A tensor uint8 [N, C, H, W] or [C, H, W], on the device that this module is on, becomes float32 [N, C, size, size]
+    or [C, size, size] in operations that torch.export takes; it is resized to within 2 of 255 of what Pillow makes. A
+    Pillow image, turned upright as its EXIF tag says, or a NumPy array uint8 [H, W, C] or [H, W], becomes [C, size,
+    size] and a list of these [N, C, size, size], resized by Pillow exactly as `predict` does with a file.
     """
 
     def __init__(self, preprocessing: Preprocessing, channels: int) -> None:
@@ -33,7 +33,9 @@ class Transforms(nn.Module):
         self.register_buffer("std", std, persistent=False)
 
     mean: Tensor
+    """On the 0-255 scale: [C, 1, 1], or an image [C, size, size]."""
     std: Tensor
+    """On the 0-255 scale, [C, 1, 1]."""
 
     def forward(self, images: Any) -> Tensor:
         """Raises DataError for an image that is none, and ValueError for a tensor that does not fit."""

@@ -9,15 +9,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, helper
 from torch import Tensor
 
-from alexnet.export.graph import Form, build_graph
+from alexnet.export.graph import Form, build_graph  # says what to install where onnx is missing
 from alexnet.export.integers import Loss, Measurement, quantise
 from alexnet.export.origin import Target, check_parity, check_suffix, identify, open_network, write_file
 from alexnet.export.sessions import open_session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 DEFAULT = Form()
 
@@ -77,4 +79,6 @@ def _logits(graph: ModelProto, normalise: Callable[[Tensor], Tensor], form: Form
 def _describe(graph: ModelProto, told: Mapping[str, Any]) -> None:
     """Metadata by name: texts as they are, everything else as JSON."""
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
+    from onnx import helper
+
     helper.set_model_props(graph, texts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet.config.colours import IMAGENET
-from alexnet.data.augment import Preprocessing
 from alexnet.data.wnids import published_names
 from alexnet.errors import ExportError, UsageError
 from alexnet.files import write_atomically, writing
-from alexnet.inference.trained import PUBLISHED, Trained, open_trained
+from alexnet.inference.trained import PUBLISHED, Trained, as_trained, open_trained, usual_preprocessing
 from alexnet.models.network import build_model
 from alexnet.models.variants import VARIANTS
 from alexnet.runs.folder import Run
@@ -32,7 +32,8 @@ def open_network(target: Target, model: str | None = None) -> Trained:
     """What `open_trained` opens, or a network of `alexnet list models`, which has the random weights that it would be
     trained from: for whoever needs its shapes and its arithmetic alone. Raises UsageError and CheckpointError."""
     if isinstance(target, Trained):
-        return target
+        found = as_trained(target, model)
+        return replace(found, model=copy.deepcopy(found.model).eval())  # the caller's own stays as it is
     if not isinstance(target, str) or target not in VARIANTS or target in PUBLISHED or os.path.exists(target):
         return open_trained(target, model)
     if model is not None:
@@ -46,7 +47,7 @@ def open_network(target: Target, model: str | None = None) -> Trained:
         UNTRAINED,
         target,
         network.eval(),
-        Preprocessing(size, max(256, size), IMAGENET.mean, IMAGENET.std),
+        usual_preprocessing(target, size),
         tuple(names or (f"class {i}" for i in range(classes))),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,16 @@ from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
+from alexnet.errors import UsageError
 from alexnet.files import make_ready, replacing, writing
 from alexnet.inference.evaluation import Subject, check_classes
-from alexnet.inference.trained import open_trained
+from alexnet.inference.trained import Trained, open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
+from alexnet.runs.folder import Run
 
 # Top-1 and top-5 accuracy on ILSVRC2012's validation images by network and views: torchvision's and Caffe's own pages,
-# "One weird trick" (2014), the paper (section 6.1, one network).
+# "One weird trick" (2014), the paper (section 6, table 2, one network).
 PUBLISHED: dict[tuple[str, int], tuple[float, float]] = {
     ("torchvision", 1): (0.56522, 0.79066),
     ("owt", 1): (0.5745, 0.8019),
@@ -73,9 +75,21 @@ class Compared:
         }
 
 
+_CUT = ("val_fraction", "split_seed", "fraction", "top_classes", "resplit", "test_fraction")
+
+
+def _cut_of(data: DataConfig) -> dict[str, Any]:
+    """The settings that say which images are in which split."""
+    return {name: getattr(data, name) for name in _CUT}
+
+
+def _same_source(trained: Trained, data: DataConfig) -> bool:
+    return trained.config is not None and trained.config.data.source == data.source
+
+
 def compare(
     data: DataConfig,
-    targets: Sequence[str | Path],
+    targets: Sequence[Run | str | Path],
     *,
     split: str | None = None,
     views: int = 1,
@@ -83,20 +97,33 @@ def compare(
     device: str = "auto",
     precision: str = "fp32",
     skip_bad: bool = False,
-    logits: Path | None = None,
+    logits: str | Path | None = None,
     on_result: Callable[[Compared], None] = lambda compared: None,
 ) -> list[Compared]:
     """Evaluate runs, checkpoints, weights files or "torchvision" on a split of `data`, each with its own preprocessing.
 
-    `model` names the network of bare weights whose shapes do not tell it. `logits` is a .npz file that receives every
-    network's logits [N, V, K] as "0", "1" ... and "labels" [N]; it is written when `on_result` has received every
-    network's line, each as soon as its network has ended. Raises UsageError, DataError or CheckpointError.
+    What `data` does not say of how images are held out is as the runs among them were trained: a split that is drawn
+    must not hold what they have learned from. `model` names the network of bare weights whose shapes do not tell it.
+    `logits` is a .npz file that receives every network's logits [N, V, K] as "0", "1" ... and "labels" [N]; it is
+    written when `on_result` has received every network's line, each as soon as its network has ended. Raises
+    UsageError, DataError or CheckpointError.
     """
+    logits = None if logits is None else Path(logits)
     if logits:
         make_ready(logits, "--logits")
+    if isinstance(targets, str):
+        targets = [targets]
     opened = [open_trained(target, model) for target in targets]  # all errors before the first long evaluation
+    cuts = [_cut_of(trained.config.data) for trained in opened if trained.config and _same_source(trained, data)]
+    if cuts and _cut_of(data) == _cut_of(DataConfig()):
+        data = replace(data, **cuts[0])
     dataset = load_dataset(data)
     name, chosen = dataset.split(split)
+    if name in dataset.drawn and any(cut != cuts[0] for cut in cuts):
+        raise UsageError(
+            f"these runs held out different images (settings such as --data.split-seed differ), so that the {name} "
+            "split of one is what another was trained on: compare runs of the same."
+        )
     for trained in opened:
         check_classes(trained, dataset)
     compute = resolve_compute(device, precision)

@@ -132,6 +132,8 @@ class Subject:
         """A result of this network with what was measured on what, and with notes."""
         bad = len(self.loader.bad)
         notes = [f"{bad} image(s) could not be read and were left out."] if bad else []
+        if self.trained is not None:
+            notes += changed_note(self.trained, self.dataset, self.split)
         measured = self.measured | {"skip_bad": skip_bad, "skipped": bad}
         return replace(result, measured=measured, notes=(*notes, *view_notes(self.loader, self.trained, result.views)))
 
@@ -157,8 +159,9 @@ def evaluate(
     `train` takes it: with a part to train on it must be what the network was trained on, by its fingerprint, and is
     cut as it was then; {"test": (images, labels)} alone may be any other data of the same classes.
 
-    Without `precision` it is computed in the number format that it was trained in; "int8" in 8 bits (`quantize`), with
-    scales from images of the training split. `Result.measured` says what was measured on what. Raises UsageError,
+    Without `precision` it is computed in the number format that it was trained in, or where nothing says that in the
+    recipe's ("auto": bf16 where the machine has it); "int8" in 8 bits (`quantize`), with scales from images of the
+    training split. `Result.measured` says what was measured on what. Raises UsageError,
     DataError or CheckpointError.
     """
     subject = open_subject(target, split, config=config, data=data, device=device, precision=precision)
@@ -253,6 +256,20 @@ def _check_training_images(dataset: Dataset, purpose: str) -> None:
         raise UsageError(
             f'{purpose} comes from training images: hand these over too, data={{"train": ..., "test": ...}}.'
         )
+
+
+def changed_note(trained: Trained, dataset: Dataset, split: str) -> list[str]:
+    """A sentence where a split was drawn from other images than those that a network was trained on."""
+    config = trained.config
+    if config is None or config.data.source != dataset.name or trained.fingerprint in (None, dataset.fingerprint):
+        return []
+    if split not in dataset.drawn:
+        return []
+    return [
+        f"this is not the data that {trained.origin} was trained on, as its fingerprint says, and its {split} split "
+        "was drawn from what is there now: images that were there before may have been trained on. To measure all of "
+        "a folder that is new, move its class folders into a folder test."
+    ]
 
 
 def view_notes(loader: Loader, trained: Trained | None, views: int) -> list[str]:

@@ -15,7 +15,7 @@ from alexnet.compute import Compute, resolve_compute
 from alexnet.data.images import as_views, find_images, read_picture
 from alexnet.errors import UsageError, unknown
 from alexnet.inference.forward import layer_outputs
-from alexnet.inference.trained import Trained, open_trained
+from alexnet.inference.trained import Trained, as_trained
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.summary import trace
 from alexnet.models.variants import TORCHVISION
@@ -44,14 +44,17 @@ def extract_features(
     `target` is a run, a checkpoint, a weights file, "torchvision", or a network (with a tensor). A layer goes by our
     name (conv5, relu5, pool5, fc7 ...: each what that layer itself gives) or by torchvision's (features.10,
     classifier.4); "all" are those that compute something. `torchvision_names` sets the keys of the result. An image's
-    features are the same to the bit whichever images come with it. Raises UsageError, DataError or CheckpointError.
+    features are the same to the bit whichever images come with it. Raises UsageError, DataError or CheckpointError, and
+    ValueError for a tensor that does not fit the network.
     """
     if isinstance(target, AlexNet):
         if not isinstance(images, Tensor):
             raise UsageError("a network alone does not say how images are prepared: give a tensor, or a checkpoint.")
+        if model is not None:
+            raise UsageError(f"this is a network already: leave model={model!r} out.")
         network, batches = target, iter(images.split(BATCH))
     else:
-        trained = target if isinstance(target, Trained) else open_trained(target, model)
+        trained = as_trained(target, model)
         network = trained.model
         batches = (
             iter(images.split(BATCH)) if isinstance(images, Tensor) else read_batches(find_images(images), trained)

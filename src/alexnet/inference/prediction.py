@@ -13,7 +13,7 @@ from alexnet.compute import resolve_compute
 from alexnet.data.images import Picture, as_views, find_images, given_picture, read_picture
 from alexnet.errors import DataError, UsageError
 from alexnet.inference.forward import answering
-from alexnet.inference.trained import Trained, open_trained
+from alexnet.inference.trained import Trained, as_trained
 from alexnet.runs.folder import Run
 
 
@@ -49,11 +49,11 @@ def predict(
     `target` is a run, a checkpoint, a weights file or "torchvision". `images` are one or a list of: names of files,
     folders and patterns; encoded images (JPEG, PNG ...) as bytes; Pillow images; NumPy arrays or tensors uint8
     [H, W, C], [C, H, W] or [H, W], not normalised; or they are one array or tensor of a batch, [N, H, W, C] or
-    [N, C, H, W]. All are resized, cut and normalised as the network's evaluation does it. An image that cannot be read
-    has an `error`, and the others are still answered.
+    [N, C, H, W]. All are turned upright as their EXIF tag says, resized, cut and normalised as the network's
+    evaluation does it. An image that cannot be read has an `error`, and the others are still answered.
     Raises UsageError, DataError or CheckpointError.
     """
-    trained = target if isinstance(target, Trained) else open_trained(target, model)
+    trained = as_trained(target, model)
     count = len(trained.names)
     if top < 1:
         raise UsageError(f"--top {top} must be at least 1.")

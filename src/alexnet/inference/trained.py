@@ -93,20 +93,33 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
         )
     weights = read_weights(path)
     name = model or _recognise(weights, path)
-    if (model, name) == (None, "bvlc"):
-        print(
-            f"note: {printable(str(path))} is taken for bvlc_alexnet; CaffeNet, whose shapes are the same, is "
-            "--model caffenet.",
-            file=sys.stderr,
-        )
+    if model is None and (alike := _ALIKE.get(name)):
+        said = f"{printable(str(path))} is taken for {alike[0]}, whose shapes are the same, is --model {alike[1]}."
+        print(f"note: {said}", file=sys.stderr)
     # The head goes by its place: another network's last layer may bear another name.
     outputs = weights.get("fc8.bias", list(weights.values())[-1]).shape[:1].numel()
     network = build_from(resolve(name, num_classes=max(1, outputs)), weights, str(path))
-    size = network.variant.input_size
-    seen = CAFFE if name in ("bvlc", "caffenet", "paper") else IMAGENET
     known = published_names() if outputs == 1000 else None
     names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
-    return Trained(str(path), name, network.eval(), Preprocessing(size, max(256, size), seen.mean, seen.std), names)
+    return Trained(str(path), name, network.eval(), usual_preprocessing(name, network.variant.input_size), names)
+
+
+def as_trained(target: Trained | Run | str | Path, model: str | None = None) -> Trained:
+    """`open_trained` of what is not open yet. Raises UsageError for a `model` beside what says which network it is."""
+    if not isinstance(target, Trained):
+        return open_trained(target, model)
+    if model is not None:
+        raise UsageError(f"{target.origin} says which network it is: leave model={model!r} out.")
+    return target
+
+
+def usual_preprocessing(name: str, size: int) -> Preprocessing:
+    """What a network of `alexnet list models` is shown where nothing says what its weights have seen: pixels of 0 to
+    255 less their mean (the paper's, Krizhevsky's and Caffe's) or standardised ones; of photographs the centre of a
+    short side of 256, of small images all."""
+    raw = name in ("paper", "bvlc", "caffenet", "owt") or name.startswith(("net1", "convnet-"))
+    seen = CAFFE if raw else IMAGENET
+    return Preprocessing(size, max(256, size) if size > 200 else size, seen.mean, seen.std)
 
 
 def load_weights(
@@ -188,6 +201,13 @@ def _require_file(path: Path) -> None:
     """Raise CheckpointError for what is not there, has an impossible name, or is no regular file and would block."""
     if not os.path.isfile(path):  # unlike Path.is_file it raises nothing, whatever the name
         raise CheckpointError(f"there is no run, checkpoint or weights file {path}.")
+
+
+_ALIKE = {
+    "bvlc": ("bvlc_alexnet; CaffeNet", "caffenet"),
+    "paper": ("the paper's network; Krizhevsky's released one", "net145"),
+}
+"""What bare weights of a network may be as well."""
 
 
 def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A network of two columns on two processes, as on the two GPUs of 2012 (section 3.1, figure 2).
+"""A network of two columns on two processes, as on the two GPUs of 2012 (section 3.2, figure 2).
 
 Each process sees every image and holds one half of every layer's kernels and units. `plan` reads from the table what
 crosses between them, and it is little:

@@ -61,7 +61,7 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
     between: list[nn.Module] = []
     for module, grid in _calibrate(model, images):
         if grid is None:
-            between.append(copy.copy(module))
+            between.append(copy.deepcopy(module))  # a shallow copy would share its hooks
         else:
             assert isinstance(module, _Weighted)
             steps += _connected(before, between, module, grid)

@@ -98,7 +98,8 @@ def trace(variant: Variant) -> tuple[Layer, ...]:
         smallest = smallest_input(variant)
         raise UsageError(
             f"an input of {variant.input_size}x{variant.input_size} is too small for this network ({problem}); "
-            f"the smallest that works is {smallest}x{smallest}: enlarge the images (--data.resize {smallest})."
+            f"the smallest that works is {smallest}x{smallest}: enlarge the images (--data.resize {smallest}, and "
+            f"--data.crop {smallest} where it is set)."
         ) from None
 
 

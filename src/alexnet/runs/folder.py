@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from alexnet.config import TrainConfig, dump, load
-from alexnet.errors import CheckpointError, UsageError
+from alexnet.errors import CheckpointError, UsageError, listed
 from alexnet.files import write_atomically
 from alexnet.runs.checkpoint import Checkpoint, holds_steps, load_checkpoint
 from alexnet.runs.rows import append_row, read_rows
@@ -217,8 +217,16 @@ def load_run(path: str | Path) -> Run:
     """The run in a folder. Raises UsageError if there is none."""
     path = Path(path)
     if not has_config(path):
-        raise UsageError(f"{path} is not a run folder: it has no config.yaml.")
+        family = [run.path.name for run in family_of(path)]
+        holds = f", but it holds the runs {listed(family)}" if family else ""
+        raise UsageError(f"{path} is not a run folder: it has no config.yaml{holds}.")
     return Run(path)
+
+
+def family_of(path: Path) -> list[Run]:
+    """The runs of several seeds (`alexnet train --seeds`) in a folder, in the order of the seeds; none of others."""
+    folders = [folder for folder in path.glob("seed-*") if folder.name[5:].isdecimal() and has_config(folder)]
+    return [Run(folder) for folder in sorted(folders, key=lambda folder: int(folder.name[5:]))]
 
 
 def load_config(path: Path) -> TrainConfig:

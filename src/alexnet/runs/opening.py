@@ -107,7 +107,10 @@ def _check_same(run: Run, there: TrainConfig, config: TrainConfig) -> None:
             "alexnet.train(config, run, data=...); else train into another folder with --run DIR."
         )
     if changed := differences(there, config):
-        raise UsageError(f"{run.path} holds another run ({changed}); train into another folder with --run DIR.")
+        raise UsageError(
+            f"{run.path} holds another run ({changed}); train into another folder with --run DIR, from this one's "
+            f"weights with --init {run.path}."
+        )
     if run.last.exists() or run.previous.exists():
         check_legs(run.path, there, config)
 

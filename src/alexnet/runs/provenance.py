@@ -23,8 +23,10 @@ from alexnet.config import TrainConfig
 from alexnet.config.values import flatten
 from alexnet.data.sources import MEMORY
 from alexnet.data.splits import Dataset
+from alexnet.errors import listed
 from alexnet.models.lrn import LocalResponseNorm, missing_kernel
 from alexnet.runs.opening import FREE
+from alexnet.terminal import printable
 
 
 def environment(device: torch.device | None = None) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def describe_session(
         **environment(compute.device),
         **arithmetic(compute, model, processes),
         "data": describe_data(config, dataset),
+        "classes": listed([printable(name, 30) for name in dataset.names]),
         "settings": {name: value for name, value in flatten(config).items() if name in FREE},
     }
 
@@ -156,7 +159,8 @@ def introduce(session: dict[str, Any]) -> tuple[str, str]:
     return (
         f"on {session['host']} ({where}): {session['device']}, {session['reason']}{lrn}, "
         f"{many}{session['threads']} thread(s); alexnet {session['alexnet']}{revision}, torch {session['torch']}",
-        f"data: {data['source']} ({root}), images: {counts}; fingerprint {data['fingerprint'][:12]}",
+        f"data: {data['source']} ({root}), images: {counts}; classes: {session['classes']}; fingerprint "
+        f"{data['fingerprint'][:12]}",
     )
 
 

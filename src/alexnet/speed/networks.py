@@ -101,10 +101,11 @@ def benchmark(
     beside it where it is installed, on a GPU also with its script's autocast, channels_last and compiler. `compile`
     adds ours compiled by torch.
     """
-    torch.manual_seed(0)
     fast, exact = resolve_compute(device, "auto"), resolve_compute(device, "fp32")
     place, name = fast.device, "bf16" if fast.dtype == torch.bfloat16 else "fp32"
-    network = build_model(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # and no GPU's
+        network = build_model(model)
     variant = network.variant
     images, labels = batch(variant, batch_size, place)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -60,9 +60,9 @@ def train_family(
 ) -> dict[Path, Run]:
     """Train every configuration in its folder, or go on there, `jobs` at a time, each in a process of its own.
 
-    What a training says is shown, or where several run side by side stands in FOLDER.log beside its folder; they share
-    the cores. A run whose loss diverges leaves the others alone. Raises TrainingStopped when a signal ended it and the
-    error that a training ended with, in both cases after all of them have saved.
+    What a training says is shown, or where several run side by side stands in jobs/FOLDER.log beside its folder; they
+    share the cores. A run whose loss diverges leaves the others alone. Raises TrainingStopped when a signal ended it
+    and the error that a training ended with, in both cases after all of them have saved.
     """
     threads = None if jobs == 1 else max(1, usable_cores() // min(jobs, len(configs)))
     waiting, running = list(configs), list[Training]()
@@ -72,7 +72,7 @@ def train_family(
                 while waiting and len(running) < jobs:
                     path = waiting.pop(0)
                     with guard.critical():  # a process that nobody knows of could not be ended
-                        running.append(Training(configs[path], path, path, threads))
+                        running.append(Training(configs[path], path, path.parent / "jobs" / path.name, threads))
                     if threads is not None:
                         say(f"training {path.name}, which says more in {running[-1].log}")
                 with guard.critical():  # one that was killed is started again

@@ -52,7 +52,8 @@ class Faults:
             enough = ceil(1000 * len(split.bad) / len(split)) / 1000
             raise DataError(
                 f"{len(split.bad)} of {len(split)} photographs of the {name} split cannot be read, the last: "
-                f"{list(split.bad.values())[-1]} Remove or replace them, or allow more: --data.max-bad {enough:g}."
+                f"{list(split.bad.values())[-1]} To go on, allow so many: --data.max-bad {enough:g}. Without them, or "
+                "with others in their place, it is other data, for a new run."
             )
 
     def skipped(self, learner: Learner, train: Split | Photos) -> None:

@@ -78,7 +78,7 @@ def local_response_norm(
 def map_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-3, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """`MapResponseNorm` as a function."""
     height, width = x.shape[2:]
-    with torch.autocast(x.device.type, enabled=False):
+    with banded.own_precision(x):
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         # An even window gives one position too many at the end.
         mean = F.avg_pool2d(wide * wide, size, 1, size // 2)[..., :height, :width]

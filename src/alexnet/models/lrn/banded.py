@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
     """As LocalResponseNorm."""
-    with _own_precision(x):
+    with own_precision(x):
         wide = _wide(x)
         scale = _scale(wide, _band(wide, size, columns), alpha / size, k)
         return _as(x.dtype, wide * _power(scale, beta))
@@ -27,7 +27,7 @@ def normalise(x: Tensor, size: int, alpha: float, beta: float, k: float, columns
 
 def input_gradient(x: Tensor, g: Tensor, size: int, alpha: float, beta: float, k: float, columns: int) -> Tensor:
     """Gradient of x for the gradient g of the normalised x."""
-    with _own_precision(x):  # also if backward is called within autocast
+    with own_precision(x):  # also if backward is called within autocast
         wide, a = _wide(x), alpha / size
         band = _band(wide, size, columns)
         scale = _scale(wide, band, a, k)
@@ -45,7 +45,7 @@ def second_gradients(
     With W the sum over windows and W' that over the windows which hold a channel, they are those of
     <v, input_gradient> = sum(g v s^-b) - 2ab sum(W(v x) g x s^(-b-1)); s depends on x by W.
     """
-    with _own_precision(x):
+    with own_precision(x):
         wide, u, w, a = _wide(x), _wide(g), _wide(v), alpha / size
         band = _band(wide, size, columns)
         scale = _scale(wide, band, a, k)
@@ -59,7 +59,7 @@ def second_gradients(
         return _as(x.dtype, of_x), _as(g.dtype, of_g)
 
 
-def _own_precision(x: Tensor) -> AbstractContextManager[Any]:
+def own_precision(x: Tensor) -> AbstractContextManager[Any]:
     """No autocast, on devices that have it."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
