@@ -738,3 +738,11 @@ def test_flags_arrive(monkeypatch, tmp_path, finished, line, work, wanted):
     with pytest.raises(Reached):
         cli.main([str(finished.path) if word == "RUN" else word for word in line.split()])
     assert {key: got[key] for key in wanted} == wanted
+
+
+def test_torchrun_is_for_training_alone(monkeypatch, finished, call):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, error = call("evaluate", finished.path)
+    assert code == 2
+    assert "without torchrun" in error

@@ -13,6 +13,7 @@ from torchvision.models import AlexNet_Weights
 from alexnet import build_model
 from alexnet.config import DataConfig, TrainConfig, dump
 from alexnet.config.colours import IMAGENET
+from alexnet.config.values import override
 from alexnet.data.augment import Preprocessing
 from alexnet.data.packing import prepare
 from alexnet.data.sources import load_dataset
@@ -23,6 +24,8 @@ from alexnet.inference.evaluation import check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import wilson_interval
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
 
 SIZES = [(300, 400), (411, 283), (256, 256), (90, 500), (500, 375), (640, 231)]
 
@@ -220,3 +223,14 @@ def test_only_validation_images_are_judged_by_published_figures(photos, theirs, 
     data = DataConfig(source="imagenet", root=str(photos))
     (line,) = compare(data, [theirs[1]], split=split, device="cpu")
     assert (line.published is not None) == judged
+
+
+def test_images_are_held_out_as_the_runs_had_it(tmp_path, photos, finished):
+    """A validation split of other settings would hold what was trained on."""
+    config = override(finished.config, {"epochs": 1, "data.split_seed": 3, "data.val_fraction": 0.2})
+    other = train(config, tmp_path / "run", reporter=Reporter(quiet=True))
+    data = DataConfig(source="digits")
+    (found,) = compare(data, [other], split="val", precision="fp32", device="cpu")
+    assert found.result.count == len(load_dataset(other.config.data).val) != len(load_dataset(data).val)
+    with pytest.raises(UsageError, match="held out different images"):
+        compare(data, [other, finished], split="val")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import alexnet
 from alexnet.data.augment import Preprocessing
-from alexnet.errors import AlexNetError, ExportError
+from alexnet.errors import AlexNetError, ExportError, UsageError
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import build_model
 from alexnet.runs.checkpoint import load_checkpoint
@@ -272,3 +272,12 @@ def test_a_run_is_measured_on_its_own_data(finished, call, tmp_path):
     code, _, err = call("export", finished.path, "--to", "onnx", "--out", out, "--int8", "--recipe", "cifar10")
     assert (code, "says what it was trained on: leave the recipe out" in err) == (2, True)
     assert not out.exists()
+
+
+def test_the_callers_network_is_left_as_it_is(finished, tmp_path):
+    trained = open_trained(finished)
+    trained.model.train()
+    alexnet.export_program(trained, tmp_path / "program.pt2")
+    assert trained.model.training
+    with pytest.raises(UsageError, match="leave model='owt' out"):
+        alexnet.export_program(trained, tmp_path / "other.pt2", model="owt")

@@ -16,7 +16,7 @@ import pytest
 from alexnet.cli.tables import show_family
 from alexnet.config import TrainConfig
 from alexnet.errors import AlexNetError, DataError, UsageError
-from alexnet.runs.folder import Run
+from alexnet.runs.folder import Run, family_of, load_run
 from alexnet.training.families import family_configs, parse_seeds, spread, train_family
 from alexnet.training.loop import train
 from alexnet.training.processes import Training
@@ -189,3 +189,20 @@ def test_trainings_side_by_side_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(Training, "_open", lambda self, _: given.append(self.threads) or Process(0))
     train_family({tmp_path / name: TrainConfig() for name in "abc"}, 2, SignalGuard(), lambda _: None)
     assert given == [4, 4, 4]
+
+
+def test_a_diverged_seed_ends_with_5_after_the_table(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet.training.families.train_family", lambda configs, *_: {p: Run(p) for p in configs})
+    code, _, error = call("train", "digits", "--seeds", "0-1", "--run", tmp_path / "family")
+    assert code == 5
+    assert "the loss of seed-0, seed-1 diverged" in error
+
+
+def test_a_family_is_found_in_its_folder(tmp_path):
+    for name in ("seed-10", "seed-2", "seed-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "seed-3.yaml").touch()
+    assert [run.path.name for run in family_of(tmp_path)] == ["seed-2", "seed-10"]
+    with pytest.raises(UsageError, match="but it holds the runs seed-2, seed-10"):
+        load_run(tmp_path)

@@ -162,3 +162,9 @@ def test_per_class_and_json():
     assert values["top5_error"] == 0.0
     assert (values["split"], values["count"], values["views"], values["loss"]) == ("val", 6, 1, 0.25)
     assert "confusion" not in values
+
+
+def test_equal_results_are_equal():
+    assert result() == result()
+    assert len({result(), result()}) == 1
+    assert result() != result(top1=0.0)

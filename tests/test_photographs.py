@@ -306,6 +306,8 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
     faults = Faults(record, SimpleNamespace(note=lambda _: None), max_bad=0, world=World())
 
     class Split:
+        decodes = True
+
         def __init__(self):
             self.bad = bad
 
@@ -549,3 +551,18 @@ def test_an_ensemble_leaves_out_what_cannot_be_read(trained, spoilt):
     assert found.averaged.count == found.single[0].count == found.single[1].count
     assert found.averaged.count == evaluate(trained, "val", device="cpu").count - 1
     assert [one.measured["skipped"] for one in found.single] == [1, 1]
+
+
+def test_a_folder_that_has_changed_is_noted(photos, tmp_path, reporter):
+    """Its test split is drawn anew, and holds what was trained on."""
+    root = Path(shutil.copytree(photos / "train", tmp_path / "undivided"))
+    run = train(override(PHOTOS, {"epochs": 1, "data.root": str(root)}), tmp_path / "run", reporter=reporter)
+    assert evaluate(run, device="cpu").notes == ()
+    shutil.copy(next((root / "bee").iterdir()), root / "bee" / "one more.jpg")
+    (note,) = evaluate(run, device="cpu").notes
+    assert "its test split is drawn" in note
+
+
+def test_classes_are_named_as_training_begins(photos, photo_config, tmp_path, reporter):
+    train(photo_config(epochs=1), tmp_path / "run", reporter=reporter)
+    assert "classes: " + ", ".join(sorted(CLASSES)) in " ".join(text(reporter).split())

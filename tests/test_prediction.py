@@ -22,10 +22,12 @@ from alexnet.config.values import flatten
 from alexnet.data.images import LARGEST, find_images, read_picture
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.inference import trained
+from alexnet.inference.features import extract_features
 from alexnet.inference.prediction import predict
 from alexnet.inference.trained import open_trained, weights_file
 from alexnet.models.ablations import resolve
 from alexnet.models.network import build_model
+from alexnet.models.variants import VARIANTS
 from alexnet.models.weights import TORCHVISION_NAMES
 from alexnet.recipes import recipe
 from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
@@ -701,3 +703,20 @@ def test_what_a_program_holds_is_no_larger_than_what_it_names(small, monkeypatch
 @pytest.mark.parametrize("verb", ["predict", "compare", "evaluate"])
 def test_help_names_all_views(call, verb):
     assert "9 a grid of three by three" in " ".join(call(verb, "--help")[1].replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "resize", "raw"),
+    [("torchvision", 256, False), ("paper", 256, True), ("net145", 256, True), ("owt", 256, True), ("cifar", 32, False),
+     ("convnet-18pct", VARIANTS["convnet-18pct"].input_size, True)],
+)  # fmt: skip
+def test_what_bare_weights_are_shown(name, resize, raw):
+    prep = trained.usual_preprocessing(name, VARIANTS[name].input_size)
+    assert (prep.resize, prep.std == CAFFE.std) == (resize, raw)
+
+
+def test_a_network_that_is_open_needs_no_name(small, photos):
+    opened = open_trained(small)
+    for ask in (predict, lambda *a, **k: extract_features(*a, layers=["conv1"], **k)):
+        with pytest.raises(UsageError, match="leave model='owt' out"):
+            ask(opened, photos / "0.png", model="owt")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet.errors import UsageError
-from alexnet.files import make_ready, write_atomically, writing
+from alexnet.files import make_ready, write_atomically
 from alexnet.terminal import printable
 
 if TYPE_CHECKING:  # an extra, and slow to import
@@ -58,5 +58,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():  # a box stands for a letter that the font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(content, dpi=150, format="png")
-    with writing(path, "file"):
+    try:  # makes no folder: one that was moved away while it was trained in shall not come back
         write_atomically(path, content.getbuffer())
+    except OSError as problem:
+        raise UsageError(f"cannot write {path}: {problem.strerror or problem}; choose another file.") from None

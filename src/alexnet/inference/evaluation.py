@@ -266,9 +266,9 @@ def changed_note(trained: Trained, dataset: Dataset, split: str) -> list[str]:
     if split not in dataset.drawn:
         return []
     return [
-        f"this is not the data that {trained.origin} was trained on, as its fingerprint says, and its {split} split "
-        "was drawn from what is there now: images that were there before may have been trained on. To measure all of "
-        "a folder that is new, move its class folders into a folder test."
+        f"the data differs from what {trained.origin} was trained on (its fingerprint does), and its {split} split is "
+        "drawn: if images were added, removed or left out since, some of it were trained on. To measure all of a "
+        "folder that is new, move its class folders into a folder test."
     ]
 
 
