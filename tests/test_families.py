@@ -82,7 +82,7 @@ def test_side_by_side_stopped_and_gone_on(tiny, tmp_path, reporter):
     accuracies = [100 * run.test["top1"] for run in runs]
     said = f"{statistics.fmean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
     assert said in second.stdout
-    assert "going on from step" in (tmp_path / "f" / "seed-0.log").read_text()
+    assert "going on from step" in (tmp_path / "f" / "jobs" / "seed-0.log").read_text()
 
 
 @pytest.mark.usefixtures("no_figures", "no_processes")
