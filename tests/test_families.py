@@ -206,3 +206,6 @@ def test_a_family_is_found_in_its_folder(tmp_path):
     assert [run.path.name for run in family_of(tmp_path)] == ["seed-2", "seed-10"]
     with pytest.raises(UsageError, match="but it holds the runs seed-2, seed-10"):
         load_run(tmp_path)
+    assert family_of(tmp_path / "seed-2") == []
+    with pytest.raises(UsageError, match="cannot be read"):
+        family_of(tmp_path / ("x" * 300))

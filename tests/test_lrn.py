@@ -513,6 +513,18 @@ def test_another_processor_compiler_or_home_has_its_own(copied, cache, monkeypat
 
 
 @in_c
+def test_what_others_can_write_is_made_anew(copied, cache):
+    assert native.library()
+    (file,) = cache.iterdir()
+    assert not file.stat().st_mode & 0o022
+    file.chmod(0o777)
+    native._found.cache_clear()
+    assert native.library()
+    assert len(copied) == 2
+    assert not file.stat().st_mode & 0o022
+
+
+@in_c
 @pytest.mark.parametrize("content", [b"", b"no library" * 1000], ids=["empty", "text"])
 def test_a_broken_file_in_the_cache_is_made_again(content, copied, cache, launches):
     file = native._compiled(native._compiler())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from alexnet import evaluate
@@ -864,3 +865,14 @@ def test_an_error_of_the_disk_costs_no_step(tiny, tmp_path, reporter, monkeypatc
     with pytest.raises(OSError, match="Input/output"):
         train(tiny(), tmp_path / "run", reporter=reporter)
     assert load_checkpoint(Run(tmp_path / "run").last).meta["counters"]["step"] == 3
+
+
+def test_want_of_gpu_memory_is_told_of_the_run_as_it_is(tiny, tmp_path, reporter, monkeypatch):
+    """Not of the recipe that the command named."""
+
+    def fail(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Learner, "train_step", fail)
+    with pytest.raises(UsageError, match="--batch-size 96 in --accumulate 2 parts: double"):
+        train(tiny(), tmp_path / "run", given={"batch_size": 96, "accumulate": 2}, reporter=reporter)

@@ -85,7 +85,7 @@ def devkit_file(root: Path, name: str) -> IO[bytes] | None:
                     raise tarfile.ReadError("a member of negative size")
                 if member.name == f"{DEVKIT}/data/{name}" and (stream := archive.extractfile(member)):
                     return io.BytesIO(stream.read())
-            return None
+            raise KeyError(f"it has no {name}")
     except (tarfile.TarError, zlib.error, KeyError, OSError, EOFError) as problem:
         raise DataError(f"{root / DEVKIT_TAR} is damaged or not the published archive ({problem}).") from None
 

@@ -18,7 +18,7 @@ from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import make_ready, replacing, writing
 from alexnet.inference.evaluation import Subject, check_classes
-from alexnet.inference.trained import Trained, open_trained
+from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
 from alexnet.runs.folder import Run
@@ -83,10 +83,6 @@ def _cut_of(data: DataConfig) -> dict[str, Any]:
     return {name: getattr(data, name) for name in _CUT}
 
 
-def _same_source(trained: Trained, data: DataConfig) -> bool:
-    return trained.config is not None and trained.config.data.source == data.source
-
-
 def compare(
     data: DataConfig,
     targets: Sequence[Run | str | Path],
@@ -114,7 +110,8 @@ def compare(
     if isinstance(targets, str):
         targets = [targets]
     opened = [open_trained(target, model) for target in targets]  # all errors before the first long evaluation
-    cuts = [_cut_of(trained.config.data) for trained in opened if trained.config and _same_source(trained, data)]
+    trained_on = [trained.config.data for trained in opened if trained.config is not None]
+    cuts = [_cut_of(theirs) for theirs in trained_on if theirs.source == data.source]
     if cuts and _cut_of(data) == _cut_of(DataConfig()):
         data = replace(data, **cuts[0])
     dataset = load_dataset(data)

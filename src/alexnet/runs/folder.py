@@ -224,7 +224,10 @@ def load_run(path: str | Path) -> Run:
 
 
 def family_of(path: Path) -> list[Run]:
-    """The runs of several seeds (`alexnet train --seeds`) in a folder, in the order of the seeds; none of others."""
+    """The runs of several seeds (`alexnet train --seeds`) in a folder, in the order of the seeds; none where it is a
+    run itself or something else. Raises UsageError for a path that cannot be looked at."""
+    if has_config(path):
+        return []
     folders = [folder for folder in path.glob("seed-*") if folder.name[5:].isdecimal() and has_config(folder)]
     return [Run(folder) for folder in sorted(folders, key=lambda folder: int(folder.name[5:]))]
 

@@ -58,7 +58,7 @@ def train(
             )
         stack.callback(_TRAINING.release)
         guard = guard or stack.enter_context(SignalGuard())
-        with stoppable(), _advising_on_memory(config):
+        with stoppable():
             world, device = stack.enter_context(join_world(asked.device))
             guard.deferred = world.size > 1
             reporter = stack.enter_context(reporter or Reporter(quiet=not world.is_main))
@@ -76,7 +76,8 @@ def train(
             run = world.from_main(lambda: stack.enter_context(open_run(config, path)))
             if note:
                 reporter.note(note)
-            Session(config, run, data, compute, world, reporter, guard).work()
+            with _advising_on_memory(config):  # as it was settled
+                Session(config, run, data, compute, world, reporter, guard).work()
     return run
 
 

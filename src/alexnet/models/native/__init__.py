@@ -128,7 +128,7 @@ def _is_ours(path: Path) -> bool:
         found = path.stat()
     except FileNotFoundError:
         return False
-    return os.name == "nt" or (found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022)
+    return found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022
 
 
 def _compile(compiler: list[str], source: bytes, made: Path) -> None:
