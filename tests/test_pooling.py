@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet.models import native, pooling
+from alexnet.models.fast import use_kernels
 from alexnet.models.int8 import quantize
 from alexnet.models.network import build_model
-from alexnet.models.pooling import AvgPool2d, MaxPool2d, use_kernels
+from alexnet.models.pooling import AvgPool2d, MaxPool2d
 from conftest import needs_int8
 
 F32, BF16 = torch.float32, torch.bfloat16

@@ -53,6 +53,7 @@ def test_a_folder_alone_tells_a_stranger(finished):
 
     assert (began["device"], began["format"], began["reason"]) == ("cpu", "fp32", "fp32: as asked")
     assert began["lrn"] == ("kernel in C" if fused.missing("cpu") is None else "convolution")
+    assert began["convolutions"] == ("Winograd's products" if fused.missing("cpu") is None else "torch's")
     assert (began["processes"], began["threads"]) == (1, torch.get_num_threads())
 
     data = load_dataset(TINY.data)
@@ -163,6 +164,7 @@ def test_arithmetic_names_the_kernel_of_the_device(monkeypatch, device, name):
     monkeypatch.setitem(fused._missing, device, None)
     found = arithmetic(compute, model, 3)
     assert (found["device"], found["format"], found["lrn"], found["processes"]) == (device, "bf16", name, 3)
+    assert found["convolutions"] == "torch's"
 
 
 @pytest.mark.parametrize("trained", ["fp32", "bf16"])

@@ -186,7 +186,8 @@ def show_speed(speed: Speed) -> None:
     console.print(
         "baseline: as public code runs it: torch's own normalisation, float32, default layout, a process of its own",
         f"limit of training: {speed.bound:,.0f} images/s, at {speed.arithmetic / 1e9:,.0f} GFLOP/s (the better of a "
-        f"matrix product and a convolution) and {speed.bandwidth / 1e9:,.0f} GB/s (a copy), both measured here",
+        f"matrix product and a convolution) and {speed.bandwidth / 1e9:,.0f} GB/s (a copy), both measured here"
+        + (f"; Winograd's products leave {speed.left:.0%} of the multiplications to be done" if speed.left < 1 else ""),
         sep="\n",
         soft_wrap=True,
     )

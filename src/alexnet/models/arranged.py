@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from alexnet.compute import is_watched
-from alexnet.models.pooling import use_kernels
+from alexnet.models.fast import use_kernels
+from alexnet.models.winograd import Conv2d, ShortProduct, short_product
 
 _REORDER = "mkldnn_reorder_conv2d_weight"
 _HAS_BF16 = "_is_mkldnn_bf16_supported"
@@ -41,7 +42,7 @@ def arrange(network: nn.Module) -> None:
 
 def _is_known(layer: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
     """One derived from these may compute something else."""
-    if type(layer) is nn.Conv2d:
+    if type(layer) in (nn.Conv2d, Conv2d):
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return type(layer) is nn.Linear
 
@@ -63,10 +64,13 @@ class Arranged(nn.Module):
         self._bias = layer.bias
         self._after: tuple[Any, ...] = ("relu" if relu else "none", [], "")
         self._arranged: dict[tuple[int, ...], Tensor] = {}
+        self._transformed: dict[int, Tensor] = {}  # by the side of a tile: the same for any number of images
 
     def forward(self, x: Tensor) -> Tensor:
         layer, operators = self._layer, torch.ops.mkldnn
         if isinstance(layer, nn.Conv2d):
+            if (product := short_product(layer, x)) is not None:
+                return self._multiply(product, layer, x)
             where: Any = (layer.padding, layer.stride, layer.dilation, layer.groups)
             if (weight := self._arranged.get(x.shape)) is None:
                 if len(self._arranged) == _SHAPES:
@@ -79,3 +83,9 @@ class Arranged(nn.Module):
             self._arranged[()], self._layer = operators._reorder_linear_weight(layer.weight, len(x)), None
         y = operators._linear_pointwise(x, self._arranged[()], self._bias, *self._after)
         return y
+
+    def _multiply(self, product: ShortProduct, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        if (kernels := self._transformed.get(product.side)) is None:
+            kernels = self._transformed[product.side] = product.transform(layer.weight)
+        y = product.convolve(x, kernels, self._bias)
+        return y.relu_() if self._after[0] == "relu" else y

@@ -20,7 +20,7 @@ _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """torch.nn.MaxPool2d, faster on a CPU in training and inference; see `use_kernels`."""
+    """torch.nn.MaxPool2d, faster on a CPU in training and inference; see `fast.use_kernels`."""
 
     def forward(self, input: Tensor) -> Tensor:
         window = None if self.dilation != 1 or self.return_indices else _window(self, input)
@@ -34,21 +34,13 @@ class MaxPool2d(nn.MaxPool2d):
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """torch.nn.AvgPool2d, whose gradient on a CPU is faster; see `use_kernels`."""
+    """torch.nn.AvgPool2d, whose gradient on a CPU is faster; see `fast.use_kernels`."""
 
     def forward(self, input: Tensor) -> Tensor:
         window = None if self.divisor_override is not None else _window(self, input)
         if window is None or not (torch.is_grad_enabled() and input.requires_grad):
             return super().forward(input)
         return _Average.apply(input, window)  # type: ignore[no-any-return]
-
-
-def use_kernels(model: nn.Module) -> None:
-    """Let the pooling of a network run on the kernels. For networks that nobody else holds: some tools, as captum's
-    LRP, go by a module's exact class, and torch.fx by its package: to these the modules would be unknown."""
-    ours: dict[type, type] = {nn.MaxPool2d: MaxPool2d, nn.AvgPool2d: AvgPool2d}
-    for module in model.modules():
-        module.__class__ = ours.get(type(module), type(module))
 
 
 class _Window(NamedTuple):

@@ -25,6 +25,7 @@ from alexnet.data.sources import MEMORY
 from alexnet.data.splits import Dataset
 from alexnet.errors import listed
 from alexnet.models.lrn import LocalResponseNorm, missing_kernel
+from alexnet.models.winograd import can_shorten
 from alexnet.runs.opening import FREE
 from alexnet.terminal import printable
 
@@ -52,12 +53,14 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
 
 def arithmetic(compute: Compute, model: nn.Module, processes: int = 1) -> dict[str, Any]:
     """In which arithmetic a network is computed: the device and number format with the reason for it, what computes
-    local response normalisation (None where the network has none), and how many processes and threads take part."""
+    local response normalisation (None where the network has none) and, where that is faster, convolutions, and how many
+    processes and threads take part."""
     return {
         "device": str(compute.device),
         "format": number_format(compute),
         "reason": compute.reason,
         "lrn": normalisation_kernel(model, compute),
+        "convolutions": "Winograd's products" if can_shorten(compute) else "torch's",
         "processes": processes,
         "threads": torch.get_num_threads(),
     }

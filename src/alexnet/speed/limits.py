@@ -42,14 +42,17 @@ def _best(step: Step, device: torch.device) -> float:
     return min(seconds(step, 2, device) for _ in range(6))
 
 
-def training_bound(layers: Sequence[Layer], count: int, arithmetic: float, bandwidth: float) -> float:
+def training_bound(
+    layers: Sequence[Layer], count: int, arithmetic: float, bandwidth: float, left: float = 1.0
+) -> float:
     """Images a second of training at the roofline, in 16-bit activations and 32-bit weights.
 
-    Arithmetic: three products as large as the forward pass, 6 FLOP a multiply-accumulate. Memory: a layer reads its
+    Arithmetic: three products as large as the forward pass, 6 FLOP a multiply-accumulate, of which the part `left` has
+    to be done. Memory: a layer reads its
     input and writes its output; backward it reads both gradients' sources and writes one; a weight, its gradient and
     its momentum are read and written once a step. The slower of the two bounds.
     """
-    flops = 6 * sum(layer.macs for layer in layers)
+    flops = 6 * left * sum(layer.macs for layer in layers)
     activations = 2 * sum(3 * prod(layer.in_shape) + 2 * prod(layer.out_shape) for layer in layers)
     weights = 4 * 6 * sum(layer.parameters for layer in layers)
     return 1 / max(flops / arithmetic, (activations + weights / count) / bandwidth)

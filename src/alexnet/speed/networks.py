@@ -15,6 +15,7 @@ from alexnet.compute import Compute, resolve_compute
 from alexnet.models.int8 import computes_int8, knows_layers, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
+from alexnet.models.winograd import can_shorten, multiplications
 from alexnet.speed.baseline import Baseline, Request, has_torchvision
 from alexnet.speed.limits import arithmetic, bandwidth, training_bound
 from alexnet.speed.steps import batch, inference_step, seconds, training_step
@@ -49,6 +50,8 @@ class Speed:
     bound: float
     photographs: bool
     """Whether the network takes images of ImageNet's size."""
+    left: float = 1.0
+    """The part of the network's multiplications that convolutions by Winograd's products leave to be done."""
 
     def ratio(self, name: str) -> float | None:
         """Median over the rounds of a rate over its baseline's in the same round."""
@@ -79,6 +82,7 @@ class Speed:
             "ratios": {name: self.ratio(name) for name, rates in self.rates.items() if rates.baseline},
             "arithmetic_flops": self.arithmetic,
             "bandwidth_bytes": self.bandwidth,
+            "multiplications_left": self.left,
             "bound": self.bound,
             "of_the_bound": self.best / self.bound,
             "hours_for_90_epochs": self.hours if self.photographs else None,
@@ -157,6 +161,8 @@ def benchmark(
                     rates.values.append(value)
         rate = max(rate, arithmetic(fast, batch_size))
         bytes_per_second = bandwidth(place)
+    layers = trace(variant)
+    left = multiplications(layers) if can_shorten(fast) else 1.0
     return Speed(
         model,
         batch_size,
@@ -164,6 +170,7 @@ def benchmark(
         {label: rates for label, (rates, *_) in ways.items()},
         arithmetic=rate,
         bandwidth=bytes_per_second,
-        bound=training_bound(trace(variant), batch_size, rate, bytes_per_second),
+        bound=training_bound(layers, batch_size, rate, bytes_per_second, left),
         photographs=photographs,
+        left=left,
     )

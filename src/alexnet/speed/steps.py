@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from alexnet.compute import Compute, set_in_place
 from alexnet.config import OptimConfig
 from alexnet.inference.forward import answering
+from alexnet.models.fast import use_kernels
 from alexnet.models.lrn import LocalResponseNorm
 from alexnet.models.network import AlexNet
-from alexnet.models.pooling import use_kernels
 from alexnet.models.table import Variant
 from alexnet.training.optim import Optimizer
 

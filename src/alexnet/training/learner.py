@@ -16,8 +16,8 @@ from alexnet.config import TrainConfig
 from alexnet.data.augment import central_views
 from alexnet.errors import UsageError, unknown
 from alexnet.models.columns import ColumnNetwork
+from alexnet.models.fast import use_kernels
 from alexnet.models.network import AlexNet, blank_model
-from alexnet.models.pooling import use_kernels
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.training.averaging import Average
 from alexnet.training.growing import AnySize, Growth
@@ -96,6 +96,7 @@ class Learner:
         if self.column.size > 1:
             model.load_state_dict(world.broadcast_tensors(model.state_dict()))
             network = self.model = ColumnNetwork(model, self.column)
+            use_kernels(network)
             compute.place(self.model)
             set_in_place(self.model)
         self.forward: Any = self.data.wrap(network)

@@ -1,4 +1,4 @@
-"""The kernels in C (lrn.c, pool.c): compiled once for this processor and kept in the user's cache, as one library."""
+"""The kernels in C (lrn.c, pool.c, winograd.c): compiled once for this processor and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # No errno and no traps: with them, square roots are not done in vectors. Results are those of IEEE arithmetic.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-SOURCES = ["lrn.c", "pool.c"]  # in this order: the second uses what the first defines
+SOURCES = ["lrn.c", "pool.c", "winograd.c"]  # in this order: each may use what those before define
 
 
 class Lack(NamedTuple):
@@ -51,7 +51,7 @@ def missing() -> Lack | None:
 
 @lru_cache(maxsize=1)
 def _found() -> tuple[ctypes.CDLL | None, Lack | None]:
-    cost = "local response normalisation runs as a convolution, several times slower, and pooling as torch has it"
+    cost = "local response normalisation runs as a convolution, several times slower, other layers as torch has them"
     if os.name == "nt":
         return None, Lack("the kernels in C are not made for Windows", cost, "Linux in WSL has them")
     try:
@@ -178,4 +178,7 @@ def _load(path: Path) -> ctypes.CDLL:
             function = getattr(loaded, f"{kind}_{dtype}")
             function.argtypes = [pointer] * 3 + [long] * 8 + [ctypes.c_int]
             function.restype = None
+    for function in (loaded.winograd_tiles, loaded.winograd_images):
+        function.argtypes = [pointer] * 4 + [long] * 10 + [ctypes.c_int]
+        function.restype = None
     return loaded

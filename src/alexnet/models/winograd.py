@@ -1,0 +1,230 @@
+"""Convolutions in float32 by Winograd's short products: less than half of the multiplications.
+
+For m x m neighbouring places of a result, kernels of r x r weights take m^2 r^2 multiplications, and (m + r - 1)^2 once
+images and kernels are transformed (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
+What is left are products of matrices, between transformations by a kernel in C (native/winograd.c). Rounding grows: of
+values of about one, 3e-5 is lost where torch's own convolution loses 5e-6 and bf16 4e-3.
+
+The module here is torch's, and computes so only where that is faster: on a CPU, for dense channels_last images in
+float32, strides of one, channels and images enough, in a plain call. In every other case, and in double backward,
+torch's own operator does the work.
+"""
+
+# Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
+
+from collections.abc import Iterable
+from functools import lru_cache
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alexnet.compute import Compute
+from alexnet.models import native
+from alexnet.models.summary import Layer
+from alexnet.models.table import Conv
+from alexnet.models.tracing import is_left_to_us
+
+_POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)  # where polynomials are evaluated, beside infinity: the largest tile has eight
+_CHANNELS, _TILES = 32, 32  # with fewer in a group, or in a batch, it is not faster
+_ROWS = 192  # tiles multiplied at once, about: what more of them are made to would leave the processor's cache
+
+
+class Conv2d(nn.Conv2d):
+    """torch.nn.Conv2d, faster on a CPU in float32; see `fast.use_kernels`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        product = short_product(self, input)
+        if product is None:
+            return super().forward(input)
+        if torch.is_grad_enabled():
+            return _Convolution.apply(input, self.weight, self.bias, product)  # type: ignore[no-any-return]
+        return product.convolve(input, product.transform(self.weight), self.bias)
+
+
+class ShortProduct(NamedTuple):
+    """How one convolution of square images [N, C, H, H] is computed, for any N."""
+
+    kernel: int
+    padding: int
+    groups: int
+    out: int
+    """Places in a row of the result."""
+    size: int
+    """Places in a row that one tile gives."""
+
+    @property
+    def across(self) -> int:
+        """Tiles in a row."""
+        return ceil(self.out / self.size)
+
+    @property
+    def side(self) -> int:
+        """Places in a row of a tile."""
+        return self.size + self.kernel - 1
+
+    def transform(self, weight: Tensor) -> Tensor:
+        """For `convolve`, as long as the weights [O, C of a group, r, r] stay as they are: kernels [groups * places, O
+        of a group, C of a group]."""
+        dense = weight.detach().contiguous(memory_format=torch.channels_last)
+        outs, ins = weight.shape[0] // self.groups, weight.shape[1]
+        kernels = torch.empty(self.groups, self.side**2, outs, ins)
+        for part, made in zip(dense.chunk(self.groups), kernels, strict=True):
+            _launch("tiles", self._matrices.kernels, part, made, None, 1, 1, 0, 0)
+        return kernels.flatten(0, 1)
+
+    def convolve(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """The result [N, O, out, out], in channels_last."""
+        y = _empty_images(len(x), self.groups * kernels.shape[1], self.out)
+        for read, made in zip(self._split(x), self._split(y), strict=True):
+            products = self._tiles(self._matrices.images, read, self.padding) @ kernels.mT
+            self._assemble(self._matrices.results, products, made, 0, bias)
+        return y
+
+    def gradients(
+        self, g: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Those of images and weights for that of the result, where they are wanted."""
+        by, kernels = self._matrices, self.transform(weight)
+        dx, sums = _empty_images(*x.shape[:3]), torch.zeros_like(kernels)
+        for given, read, made in zip(*map(self._split, (g, x, dx)), strict=True):
+            products = self._tiles(by.results_back, given, 0)
+            if of_weight:
+                sums.baddbmm_(products.mT, self._tiles(by.images, read, self.padding))
+            if of_x:
+                self._assemble(by.images_back, products @ kernels, made, self.padding, None)
+        dw = torch.empty(weight.shape, memory_format=torch.channels_last)
+        for made, part in zip(dw.chunk(self.groups), sums.chunk(self.groups), strict=True):
+            _launch("images", by.kernels_back, made, part, None, 1, 1, 0, 0)
+        return dx if of_x else None, dw if of_weight else None
+
+    @property
+    def _matrices(self) -> "_Matrices":
+        return _matrices(self.size, self.kernel)
+
+    def _split(self, images: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(images, ceil(_ROWS / self.across**2))
+
+    def _tiles(self, matrix: Tensor, images: Tensor, padding: int) -> Tensor:
+        """The transformed tiles [groups * places, N * tiles, C of a group] of images [N, C, h, h]."""
+        n, c, _, _ = images.shape
+        tiles = torch.empty(self.groups * self.side**2, n * self.across**2, c // self.groups)
+        _launch("tiles", matrix, images, tiles, None, self.groups, self.across, self.size, padding)
+        return tiles
+
+    def _assemble(self, matrix: Tensor, tiles: Tensor, images: Tensor, padding: int, bias: Tensor | None) -> None:
+        """Make images of tiles, the sums where these overlap, with the bias."""
+        _launch("images", matrix, images, tiles, bias, self.groups, self.across, self.size, padding)
+
+
+def short_product(layer: nn.Conv2d, x: Tensor) -> ShortProduct | None:
+    """How to compute the convolution of a layer with these images; None where torch's own has to do it."""
+    if not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, layer.weight)):
+        return None
+    if not is_left_to_us(x) or x.dim() != 4 or x.shape[1] != layer.in_channels or torch.is_autocast_enabled("cpu"):
+        return None
+    # Where an image is dense in both layouts, torch's rules for the result's are torch's.
+    dense = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if not dense or layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+        return None
+    kernel, padding = {*layer.kernel_size}, {*layer.padding}
+    few = min(layer.in_channels, layer.out_channels) < _CHANNELS * layer.groups
+    if few or len({*x.shape[2:]}) > 1 or len(kernel) > 1 or len(padding) > 1 or isinstance(layer.padding, str):
+        return None
+    product = _plan(kernel.pop(), int(padding.pop()), layer.groups, x.shape[2])
+    enough = product is not None and len(x) * product.across**2 >= _TILES
+    return product if enough and native.library() is not None else None
+
+
+@lru_cache
+def _plan(kernel: int, padding: int, groups: int, side: int) -> ShortProduct | None:
+    """The one with the fewest multiplications; None where none halves them, as for kernels of one weight, or large."""
+    out = side + 2 * padding - kernel + 1
+    sizes = range(2, len(_POINTS) + 3 - kernel) if kernel > 1 else ()
+    products = [ShortProduct(kernel, padding, groups, out, size) for size in sizes]
+    best = min(products, key=lambda product: product.across * product.side, default=None)
+    return best if best and 2 * (best.across * best.side) ** 2 <= (out * kernel) ** 2 else None
+
+
+def can_shorten(compute: Compute) -> bool:
+    """Whether convolutions that have the shape for it are computed so there."""
+    return compute.device.type == "cpu" and compute.dtype == torch.float32 and native.library() is not None
+
+
+def multiplications(layers: Iterable[Layer]) -> float:
+    """Which part of the multiplications of layers, of `trace`, is left for batches where `can_shorten`."""
+    layers = list(layers)
+    return sum(layer.macs * _left(layer) for layer in layers) / sum(layer.macs for layer in layers)
+
+
+def _left(layer: Layer) -> float:
+    few = min(layer.in_shape[0], layer.out_shape[0]) < _CHANNELS * layer.groups
+    if not isinstance(layer.row, Conv) or layer.stride > 1 or few:
+        return 1.0
+    product = _plan(layer.kernel, layer.padding, layer.groups, layer.in_shape[1])
+    return ((product.across * product.side) / (product.out * product.kernel)) ** 2 if product else 1.0
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, product: ShortProduct) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.product = product
+        return product.convolve(x, product.transform(weight), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        (x, weight), (g,), product = ctx.saved_tensors, gradients, ctx.product
+        wanted = list(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled() or not is_left_to_us(g) or not is_left_to_us(x):
+            how = [g.shape[1]], [1, 1], [product.padding] * 2, [1, 1], False, [0, 0], product.groups
+            return *torch.ops.aten.convolution_backward(g, x, weight, *how, wanted), None
+        dense = (t.contiguous(memory_format=torch.channels_last) for t in (g, x))  # as saved by hooks it may not be
+        dx, dw = product.gradients(*dense, weight, *wanted[:2])
+        return dx, dw, g.sum((0, 2, 3)) if wanted[2] else None, None
+
+
+class _Matrices(NamedTuple):
+    """What transforms images, kernels and results, and back, from the left and the right."""
+
+    images: Tensor
+    kernels: Tensor
+    results: Tensor
+    images_back: Tensor
+    kernels_back: Tensor
+    results_back: Tensor
+
+
+@lru_cache
+def _matrices(size: int, kernel: int) -> _Matrices:
+    """For results of `size` places and kernels of `kernel` weights, in one direction (Toom and Cook, transposed):
+    the polynomial products are evaluated at `_POINTS` and at infinity, one a row."""
+    count = size + kernel - 1
+    points = np.array(_POINTS[: count - 1])
+    images, kernels, results = np.zeros((count, count)), np.zeros((count, kernel)), np.zeros((size, count))
+    for row, point in enumerate(points):
+        others = np.delete(points, row)
+        images[row, :-1] = np.poly(others)[::-1]
+        kernels[row] = point ** np.arange(kernel) / np.prod(point - others)
+        results[:, row] = point ** np.arange(size)
+    images[-1] = np.poly(points)[::-1]
+    kernels[-1, -1] = results[-1, -1] = 1
+    largest = np.abs(images).max(axis=1, keepdims=True)  # rows of very different size would be rounded worse
+    forth = [images / largest, kernels * largest, results]
+    both = [*forth, *(matrix.T.copy() for matrix in forth)]
+    return _Matrices(*(torch.from_numpy(matrix.astype(np.float32)) for matrix in both))
+
+
+def _launch(kind: str, matrix: Tensor, images: Tensor, tiles: Tensor, bias: Tensor | None, *tiling: int) -> None:
+    """`tiling`: groups, tiles in a row, their distance, and the padding."""
+    n, c, h, w = images.shape
+    side, points = matrix.shape if kind == "images" else matrix.shape[::-1]
+    addresses = (matrix.data_ptr(), images.data_ptr(), tiles.data_ptr(), None if bias is None else bias.data_ptr())
+    function = getattr(native.library(), f"winograd_{kind}")
+    function(*addresses, n, h, w, c, *tiling, side, points, torch.get_num_threads())
+
+
+def _empty_images(n: int, c: int, side: int) -> Tensor:
+    return torch.empty((n, c, side, side), memory_format=torch.channels_last)
