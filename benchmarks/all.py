@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import convolutions
 import cyclopts
 import loop
 import lrn
@@ -26,6 +27,7 @@ from alexnet.compute import configure_process, resolve_compute
 
 SECTIONS: dict[str, Callable[..., list[Row]]] = {
     "networks": networks.measure,
+    "convolutions": convolutions.measure,
     "lrn": lrn.measure,
     "loop": loop.measure,
     "whole": whole.measure,
@@ -79,7 +81,7 @@ def main(*sections: str, device: str = "auto", toy: bool = False, only_tables: b
     Parameters
     ----------
     sections
-        Some of networks, lrn, loop, whole; without any all of them.
+        Some of networks, convolutions, lrn, loop, whole; without any all of them.
     device
         auto, cpu, cuda or cuda:N.
     toy

@@ -73,6 +73,8 @@ def nested(flat: dict) -> dict:
 def test_override_and_flatten_undo_each_other_through_yaml(values):
     config = override(TrainConfig(), values)
     for name, value in values.items():
+        if name == "stop_after" and value == config.horizon:
+            value = None  # no stop
         held = attrgetter(name)(config)
         assert (list(held) if isinstance(held, tuple) else held) == value
     flat = flatten(config)

@@ -93,7 +93,7 @@ def scripts(monkeypatch):
 
 @pytest.mark.slow
 def test_benchmarks_run_at_toy_size():
-    sections = ["lrn", "loop", "whole"]
+    sections = ["convolutions", "lrn", "loop", "whole"]
     command = [sys.executable, str(ROOT / "benchmarks" / "all.py"), *sections, "--toy", "--device", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -136,7 +136,9 @@ def test_tables_show_the_kept_results(tmp_path, scripts):
     every.render(tmp_path)
     for name in ("README.md", "benchmarks/README.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text()
-    assert {"networks", "lrn", "loop", "whole"} == {path.stem for path in (tmp_path / "benchmarks/results").iterdir()}
+    assert {"networks", "convolutions", "lrn", "loop", "whole"} == {
+        path.stem for path in (tmp_path / "benchmarks/results").iterdir()
+    }
 
 
 def test_the_reference_process_keeps_torchs_own_allocator(monkeypatch):
