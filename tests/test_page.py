@@ -156,8 +156,8 @@ def test_maps_are_those_of_the_layer(page, run, tmp_path, layer):
         assert (shown[:, 3] == 255).all()
         strength = np.abs(values) / np.abs(values).max()
         brightness = shown[:, :3].max(1)
-        assert (brightness[strength < 0.002] <= 4).all()
-        assert (brightness[strength > 0.02] > 4).all()
+        assert (brightness[strength < 0.002] <= 6).all()
+        assert (brightness[strength > 0.05] > 6).all()
     assert f"{(values == 0).mean():.0%} of the values are zero" in told["text"]
 
 
