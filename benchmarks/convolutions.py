@@ -69,7 +69,7 @@ def measure(device: str = "cpu", toy: bool = False, rounds: int = 7) -> list[Row
         network = build_model(name, width=0.25 if toy else 1.0)
         layers = trace(network.variant)
         for layer in layers:
-            if isinstance(layer.row, Conv) and multiplications([layer]) < 1:
+            if isinstance(layer.row, Conv) and multiplications([layer], usual, compute) < 1:
                 channels, side, _ = layer.in_shape
                 made = (channels, layer.out_shape[0], layer.kernel, 1, layer.padding, 1, layer.groups)
                 images = torch.randn(count, channels, side, side).contiguous(memory_format=torch.channels_last)

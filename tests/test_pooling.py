@@ -427,7 +427,7 @@ def test_training_gives_the_same_network(name, launches):
 def test_copies_and_int8():
     model = trained("cifar", True).eval()
     theirs = trained("cifar", False).eval()
-    images = torch.randn(8, 3, 32, 32).to(memory_format=NHWC)
+    images = torch.randn(4, 3, 32, 32).to(memory_format=NHWC)  # too few for other convolutions than torch's
     assert model.state_dict().keys() == theirs.state_dict().keys()
     for twin in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert type(twin.pool1) is MaxPool2d

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -11,17 +12,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet.compute import resolve_compute
+from alexnet.compute.distributed import World
+from alexnet.config import TrainConfig
+from alexnet.config.values import override
 from alexnet.inference.forward import answering
 from alexnet.models import native, winograd
 from alexnet.models.ablations import resolve
+from alexnet.models.arranged import arrange
 from alexnet.models.fast import use_kernels
+from alexnet.models.int8 import knows_layers
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
 from alexnet.models.winograd import Conv2d, ShortProduct, multiplications
+from alexnet.training.learner import Learner
 
 NHWC = torch.channels_last
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler")
@@ -156,6 +164,19 @@ def test_threads_and_repetitions_change_nothing():
         assert away(alone, first.double()) < 1e-6  # torch's products of matrices may depend on the number of threads
 
 
+@pytest.mark.parametrize("sides", [(15, 9), (9, 15)])
+def test_arranged_layers_take_images_of_several_sizes(sides, products):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(48, 64, 5, padding=2), nn.ReLU()).to(memory_format=NHWC).eval()
+    arranged = copy.deepcopy(model)
+    arrange(arranged)
+    with torch.inference_mode():
+        for side in (*sides, *sides):
+            x = images(40, 48, side, requires_grad=False)
+            torch.testing.assert_close(arranged(x), model(x), rtol=0, atol=1e-4)
+    assert len({product.size for _, product in products}) == 2
+
+
 def test_a_chunk_of_images_is_as_all_of_them(monkeypatch):
     torch.manual_seed(0)
     conv, x = layer(48, 64, 3, padding=1), images(40, 48, 8)
@@ -193,8 +214,105 @@ def test_what_is_left_to_torch(case, products):
     assert not products
 
 
+def changed(conv, weight=None, bias=None):
+    """A layer with other weights than it was built for."""
+    if weight is not None:
+        conv.weight = nn.Parameter(weight)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias)
+    return conv
+
+
+UNUSUAL = {
+    "strided bias": lambda: changed(layer(32, 32, 3, padding=1), bias=torch.randn(64)[::2]),
+    "larger weights": lambda: changed(layer(32, 32, 3, padding=1), weight=torch.randn(32, 32, 5, 5)),
+    "computed weights": lambda: nn.utils.parametrizations.weight_norm(layer(32, 32, 3, padding=1)),
+    "pruned weights": lambda: prune.random_structured(layer(32, 32, 3, padding=1), "weight", 0.5, dim=0),
+}
+
+
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_unusual_weights_are_left_to_torch(case, products):
+    torch.manual_seed(0)
+    conv, x = UNUSUAL[case](), images(40, 32, 8)
+    wanted = F.conv2d(x, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(conv(x), wanted, rtol=0, atol=1e-5)
+    assert not products
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_format_does_not_matter(dtype, products):
+    torch.manual_seed(0)
+    conv, x = layer(32, 40, 3, padding=1), images(40, 32, 8)
+    torch.set_default_dtype(dtype)
+    try:
+        y = conv(x)
+        y.backward(torch.ones_like(y))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert y.dtype == torch.float32
+    assert away(y.detach(), F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1).detach()) < 5e-5
+    assert len(products) == 2
+
+
+def test_products_in_less_than_float32_are_not_ours(products):
+    conv, x = layer(32, 32, 3), images(40, 32, 9)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        conv(x)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert not products
+
+
+@pytest.mark.parametrize("shape", ["expanded", "default layout"])
+def test_gradients_of_any_layout(shape, products):
+    torch.manual_seed(0)
+    conv, x = layer(32, 40, 3, padding=1), images(40, 32, 8)
+    g = torch.randn(40, 40, 1, 1).expand(40, 40, 8, 8) if shape == "expanded" else torch.randn(40, 40, 8, 8)
+    y = conv(x)
+    found = torch.autograd.grad(y, [x, conv.weight, conv.bias], g)
+    how = [40], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True] * 3
+    exact = torch.ops.aten.convolution_backward(g.double(), x.double(), conv.weight.double(), *how)
+    for ours, theirs in zip(found, exact, strict=True):
+        assert away(ours, theirs) < 5e-5
+    assert [name for name, _ in products] == ["convolve", "gradients"]
+
+
+def test_many_gradients_at_once_and_saved_ones(products):
+    """torch's own does what no kernel can: batches of gradients, and images that somebody saved in another format."""
+    torch.manual_seed(0)
+    conv, x = layer(32, 32, 3, padding=1), images(40, 32, 8)
+    y = conv(x)
+    basis = torch.randn(2, *y.shape)
+    (many,) = torch.autograd.grad(y, x, basis, is_grads_batched=True, retain_graph=True)
+    (first,) = torch.autograd.grad(y, x, basis[0])
+    torch.testing.assert_close(many[0], first, rtol=0, atol=1e-4)
+    assert [name for name, _ in products] == ["convolve", "gradients"]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.double(), lambda t: t.contiguous().float()):
+        y = conv(x)
+    (again,) = torch.autograd.grad(y, x, basis[0])
+    torch.testing.assert_close(again, first, rtol=0, atol=1e-5)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.half(), lambda t: t):
+        y = conv(x)
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        torch.autograd.grad(y, x, basis[0])
+
+
+def test_changed_weights_are_noticed():
+    conv, x = layer(32, 32, 3, padding=1), images(40, 32, 8)
+    y = conv(x)
+    with torch.no_grad():
+        conv.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_errors_are_torchs(products):
     conv = layer(32, 32, 3)
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size can't be greater"):
+        layer(32, 32, 5)(images(64, 32, 2))
     with pytest.raises(RuntimeError, match=r"expected input.* to have 32 channels, but got 33"):
         conv(images(40, 33, 9))
     with pytest.raises(RuntimeError, match=r"[Kk]ernel size can't be greater"):
@@ -233,7 +351,16 @@ def test_what_looks_at_operators_sees_torchs(products):
         dual = forward_ad.make_dual(x, torch.ones_like(x))
         tangent = forward_ad.unpack_dual(conv(dual)).tangent
     torch.testing.assert_close(tangent, F.conv2d(torch.ones_like(x), conv.weight, padding=1), rtol=1e-4, atol=1e-4)
+    wide = conv.weight.detach(), torch.ones_like(conv.weight)
+    with torch.no_grad(), forward_ad.dual_level():
+        y = torch.func.functional_call(conv, {"weight": forward_ad.make_dual(*wide)}, (x,))
+        tangent = forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(tangent, F.conv2d(x, wide[1], padding=1), rtol=1e-4, atol=1e-3)
     torch.func.vmap(conv)(torch.randn(2, 40, 32, 8, 8))
+    assert "conv2d" in torch.export.export(conv, (x,)).graph_module.code
+    assert torch.fx.symbolic_trace(nn.Sequential(conv)).graph.nodes
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), F.conv2d(x, conv.weight, conv.bias, padding=1))
     torch.jit.trace(conv, x)
     # Only the check of what jit.trace has recorded calls it plainly.
     assert [name for name, _ in products] == ["convolve"]
@@ -279,9 +406,32 @@ def test_networks_train_and_answer_with_it(products):
     assert len(products) == few  # one image goes through arranged weights
 
 
+FP32, BF16 = (resolve_compute("cpu", precision) for precision in ("fp32", "bf16"))
+
+
 def test_counted_multiplications_are_those_of_the_products():
     layers = {row.name: row for row in trace(resolve("cifar"))}
-    assert multiplications([layers["conv1"]]) == multiplications([layers["fc6"]]) == 1  # few channels; no convolution
-    assert multiplications([layers["conv2"]]) == (4 * 8 / (15 * 5)) ** 2
-    assert multiplications([layers["conv3"]]) == (2 * 6 / (7 * 3)) ** 2
-    assert 0.3 < multiplications(layers.values()) < 0.5
+
+    def left(name, count=128, compute=FP32):
+        return multiplications([layers[name]], count, compute)
+
+    assert left("conv1") == left("fc6") == 1  # few channels; no convolution
+    assert left("conv2") == (4 * 8 / (15 * 5)) ** 2
+    assert left("conv3") == (2 * 6 / (7 * 3)) ** 2
+    assert left("conv3", 7) == left("conv3", 128, BF16) == 1  # too few tiles, 28; another format
+    assert left("conv3", 8) < 1
+    assert 0.3 < multiplications(layers.values(), 128, FP32) < 0.5
+
+
+def test_learner_and_twins_have_it():
+    """Also a network for 8 bits and a copy know the modules."""
+    model = build_model("cifar", width=0.75).to(memory_format=NHWC)
+    use_kernels(model)
+    assert knows_layers(model)
+    x = images(16, 3, 32, requires_grad=False)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(twin.conv2) is Conv2d
+        assert torch.equal(twin.eval()(x), model.eval()(x))
+    config = override(TrainConfig(), {"model.variant": "cifar", "model.width": 0.75})
+    learner = Learner(config, build_model(config.model.variant, width=0.75), 10, FP32, World())
+    assert [type(m) for m in learner.model if isinstance(m, nn.Conv2d)] == [Conv2d] * 5

@@ -1,4 +1,5 @@
-"""Networks for inference on a CPU: weights arranged for the processor once, ReLUs in the pass of the layer before them.
+"""Networks for inference on a CPU: weights arranged or transformed for it once, most ReLUs in the pass of the layer
+before them.
 
 oneDNN arranges a convolution's weights anew at every call, which counts where a batch is small, and float32 products
 of torch's own read theirs slowly on some processors. torch has the operators under private names, which its compiler
@@ -25,8 +26,8 @@ _SHAPES = 8  # of inputs for which a convolution keeps an arrangement
 
 def arrange(network: nn.Module) -> None:
     """Put faster layers in the place of a network's, which is ours alone, in evaluation mode and on its device already
-    (`Compute.replica`). It answers as before, but for the rounding of sums in another order, and gives no gradients. A
-    network that somebody's hooks watch stays as it is, and so does one that is not on a CPU."""
+    (`Compute.replica`). It answers as before, but for rounding, and gives no gradients. A network that
+    somebody's hooks watch stays as it is, and so does one that is not on a CPU."""
     if is_watched(network) or not _is_supported(network):
         return
     use_kernels(network)

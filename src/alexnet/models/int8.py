@@ -16,6 +16,7 @@ from alexnet.models.lrn.cpu import rounded
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.onednn import Geometry, Grid, Product, has_vnni
 from alexnet.models.table import Variant
+from alexnet.models.winograd import Conv2d
 
 _IN_CACHE = 2**19  # real numbers that become integers at a time
 _ON_INTEGERS = (nn.MaxPool2d, nn.ReLU, nn.Flatten, nn.ZeroPad2d)  # these give the same of integers as of real numbers
@@ -109,7 +110,12 @@ def _calibrate(model: AlexNet, images: Tensor) -> list[tuple[nn.Module, Grid | N
 def _is_known(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         square = all(len(set(sides)) == 1 for sides in (module.kernel_size, module.stride, module.padding))
-        return type(module) is nn.Conv2d and square and module.dilation == (1, 1) and module.padding_mode == "zeros"
+        return (
+            type(module) in (nn.Conv2d, Conv2d)
+            and square
+            and module.dilation == (1, 1)
+            and module.padding_mode == "zeros"
+        )
     if isinstance(module, nn.MaxPool2d):
         plain = (module.padding, module.dilation, module.return_indices) == (0, 1, False)
         return type(module) in (nn.MaxPool2d, pooling.MaxPool2d) and plain and isinstance(module.kernel_size, int)

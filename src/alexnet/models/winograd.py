@@ -3,7 +3,8 @@
 For m x m neighbouring places of a result, kernels of r x r weights take m^2 r^2 multiplications, and (m + r - 1)^2 once
 images and kernels are transformed (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015).
 What is left are products of matrices, between transformations by a kernel in C (native/winograd.c). Rounding grows: of
-values of about one, 3e-5 is lost where torch's own convolution loses 5e-6 and bf16 4e-3.
+results of about one, torch's own convolution loses at most some 5e-6, this one some 4e-5 (bf16 4e-3), and a value that
+is not finite makes all of its tile NaN.
 
 The module here is torch's, and computes so only where that is faster: on a CPU, for dense channels_last images in
 float32, strides of one, channels and images enough, in a plain call. In every other case, and in double backward,
@@ -24,12 +25,11 @@ from torch import Tensor, nn
 from alexnet.compute import Compute
 from alexnet.models import native
 from alexnet.models.summary import Layer
-from alexnet.models.table import Conv
-from alexnet.models.tracing import is_left_to_us
+from alexnet.models.tracing import carries_tangents, is_left_to_us
 
 _POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)  # where polynomials are evaluated, beside infinity: the largest tile has eight
 _CHANNELS, _TILES = 32, 32  # with fewer in a group, or in a batch, it is not faster
-_ROWS = 192  # tiles multiplied at once, about: what more of them are made to would leave the processor's cache
+_ROWS = 192  # tiles multiplied at once, where images are that small: what they are made to should stay in the cache
 
 
 class Conv2d(nn.Conv2d):
@@ -70,7 +70,7 @@ class ShortProduct(NamedTuple):
         of a group, C of a group]."""
         dense = weight.detach().contiguous(memory_format=torch.channels_last)
         outs, ins = weight.shape[0] // self.groups, weight.shape[1]
-        kernels = torch.empty(self.groups, self.side**2, outs, ins)
+        kernels = _empty(self.groups, self.side**2, outs, ins)
         for part, made in zip(dense.chunk(self.groups), kernels, strict=True):
             _launch("tiles", self._matrices.kernels, part, made, None, 1, 1, 0, 0)
         return kernels.flatten(0, 1)
@@ -88,29 +88,35 @@ class ShortProduct(NamedTuple):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Those of images and weights for that of the result, where they are wanted."""
         by, kernels = self._matrices, self.transform(weight)
-        dx, sums = _empty_images(*x.shape[:3]), torch.zeros_like(kernels)
-        for given, read, made in zip(*map(self._split, (g, x, dx)), strict=True):
+        dx = _empty_images(*x.shape[:3]) if of_x else None
+        sums = torch.zeros_like(kernels) if of_weight else None
+        parts = zip(self._split(g), self._split(x), self._split(x if dx is None else dx), strict=True)
+        for given, read, made in parts if of_x or of_weight else ():
             products = self._tiles(by.results_back, given, 0)
-            if of_weight:
+            if sums is not None:
                 sums.baddbmm_(products.mT, self._tiles(by.images, read, self.padding))
-            if of_x:
+            if dx is not None:
                 self._assemble(by.images_back, products @ kernels, made, self.padding, None)
-        dw = torch.empty(weight.shape, memory_format=torch.channels_last)
-        for made, part in zip(dw.chunk(self.groups), sums.chunk(self.groups), strict=True):
-            _launch("images", by.kernels_back, made, part, None, 1, 1, 0, 0)
-        return dx if of_x else None, dw if of_weight else None
+        return dx, None if sums is None else self._transform_back(sums, weight.shape)
+
+    def _transform_back(self, kernels: Tensor, shape: torch.Size) -> Tensor:
+        weight = _empty_images(*shape[:3])
+        for part, read in zip(weight.chunk(self.groups), kernels.chunk(self.groups), strict=True):
+            _launch("images", self._matrices.kernels_back, part, read, None, 1, 1, 0, 0)
+        return weight
 
     @property
     def _matrices(self) -> "_Matrices":
         return _matrices(self.size, self.kernel)
 
     def _split(self, images: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(images, ceil(_ROWS / self.across**2))
+        # Threads share the images of a part.
+        return torch.split(images, max(ceil(_ROWS / self.across**2), torch.get_num_threads()))
 
     def _tiles(self, matrix: Tensor, images: Tensor, padding: int) -> Tensor:
         """The transformed tiles [groups * places, N * tiles, C of a group] of images [N, C, h, h]."""
         n, c, _, _ = images.shape
-        tiles = torch.empty(self.groups * self.side**2, n * self.across**2, c // self.groups)
+        tiles = _empty(self.groups * self.side**2, n * self.across**2, c // self.groups)
         _launch("tiles", matrix, images, tiles, None, self.groups, self.across, self.size, padding)
         return tiles
 
@@ -121,50 +127,76 @@ class ShortProduct(NamedTuple):
 
 def short_product(layer: nn.Conv2d, x: Tensor) -> ShortProduct | None:
     """How to compute the convolution of a layer with these images; None where torch's own has to do it."""
-    if not all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (x, layer.weight)):
-        return None
-    if not is_left_to_us(x) or x.dim() != 4 or x.shape[1] != layer.in_channels or torch.is_autocast_enabled("cpu"):
+    if not is_left_to_us(x) or not _is_plain(x) or x.dim() != 4 or x.shape[2] != x.shape[3]:
         return None
     # Where an image is dense in both layouts, torch's rules for the result's are torch's.
-    dense = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if not dense or layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+    if not x.is_contiguous(memory_format=torch.channels_last) or x.is_contiguous():
         return None
-    kernel, padding = {*layer.kernel_size}, {*layer.padding}
-    few = min(layer.in_channels, layer.out_channels) < _CHANNELS * layer.groups
-    if few or len({*x.shape[2:]}) > 1 or len(kernel) > 1 or len(padding) > 1 or isinstance(layer.padding, str):
+    if torch.is_autocast_enabled("cpu") or not _multiplies_exactly() or not _is_regular(layer):
         return None
-    product = _plan(kernel.pop(), int(padding.pop()), layer.groups, x.shape[2])
-    enough = product is not None and len(x) * product.across**2 >= _TILES
-    return product if enough and native.library() is not None else None
+    side, padding, count = layer.kernel_size[0], int(layer.padding[0]), x.shape[1]
+    if count != layer.in_channels or not _has_plain_weights(layer):
+        return None
+    product = _plan(side, padding, layer.groups, count, layer.out_channels, x.shape[2])
+    return product if product and len(x) * product.across**2 >= _TILES and native.library() is not None else None
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
+
+
+def _is_regular(layer: nn.Conv2d) -> bool:
+    squares = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in (layer.kernel_size, layer.padding))
+    return squares and layer.stride == layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+
+
+def _has_plain_weights(layer: nn.Conv2d) -> bool:
+    """Not where they are computed anew at each use, as by torch's parametrizations, or are not as the layer says."""
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    shape = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel_size)
+    if weight is None or not _is_plain(weight) or weight.shape != shape or carries_tangents(weight):
+        return False
+    if bias is None:
+        return layer.bias is None
+    plain = _is_plain(bias) and bias.shape == shape[:1] and bias.is_contiguous()
+    return plain and not carries_tangents(bias)
+
+
+def _multiplies_exactly() -> bool:
+    """Whether torch multiplies matrices of float32 in float32, as it does unless somebody asks for less."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # it was asked for by two names that contradict each other
+        return False
 
 
 @lru_cache
-def _plan(kernel: int, padding: int, groups: int, side: int) -> ShortProduct | None:
+def _plan(kernel: int, padding: int, groups: int, ins: int, outs: int, side: int) -> ShortProduct | None:
     """The one with the fewest multiplications; None where none halves them, as for kernels of one weight, or large."""
     out = side + 2 * padding - kernel + 1
-    sizes = range(2, len(_POINTS) + 3 - kernel) if kernel > 1 else ()
-    products = [ShortProduct(kernel, padding, groups, out, size) for size in sizes]
+    if out < 1 or kernel < 2 or min(ins, outs) < _CHANNELS * groups:
+        return None
+    products = [ShortProduct(kernel, padding, groups, out, size) for size in range(2, len(_POINTS) + 3 - kernel)]
     best = min(products, key=lambda product: product.across * product.side, default=None)
     return best if best and 2 * (best.across * best.side) ** 2 <= (out * kernel) ** 2 else None
 
 
-def can_shorten(compute: Compute) -> bool:
-    """Whether convolutions that have the shape for it are computed so there."""
-    return compute.device.type == "cpu" and compute.dtype == torch.float32 and native.library() is not None
-
-
-def multiplications(layers: Iterable[Layer]) -> float:
-    """Which part of the multiplications of layers, of `trace`, is left for batches where `can_shorten`."""
+def multiplications(layers: Iterable[Layer], count: int, compute: Compute) -> float:
+    """Which part of the multiplications of layers, of `trace`, is left for batches of `count` images."""
     layers = list(layers)
-    return sum(layer.macs * _left(layer) for layer in layers) / sum(layer.macs for layer in layers)
+    able = compute.device.type == "cpu" and compute.dtype == torch.float32 and native.library() is not None
+    left = sum(layer.macs * (_left(layer, count) if able else 1.0) for layer in layers)
+    return left / sum(layer.macs for layer in layers)
 
 
-def _left(layer: Layer) -> float:
-    few = min(layer.in_shape[0], layer.out_shape[0]) < _CHANNELS * layer.groups
-    if not isinstance(layer.row, Conv) or layer.stride > 1 or few:
+def _left(layer: Layer, count: int) -> float:
+    if layer.kind != "conv" or layer.stride > 1:
         return 1.0
-    product = _plan(layer.kernel, layer.padding, layer.groups, layer.in_shape[1])
-    return ((product.across * product.side) / (product.out * product.kernel)) ** 2 if product else 1.0
+    (ins, side, _), outs = layer.in_shape, layer.out_shape[0]
+    product = _plan(layer.kernel, layer.padding, layer.groups, ins, outs, side)
+    if product is None or count * product.across**2 < _TILES:
+        return 1.0
+    return ((product.across * product.side) / (product.out * product.kernel)) ** 2
 
 
 class _Convolution(torch.autograd.Function):
@@ -178,7 +210,11 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         (x, weight), (g,), product = ctx.saved_tensors, gradients, ctx.product
         wanted = list(ctx.needs_input_grad[:3])
-        if torch.is_grad_enabled() or not is_left_to_us(g) or not is_left_to_us(x):
+        if (
+            torch.is_grad_enabled()
+            or not all(is_left_to_us(t) and _is_plain(t) for t in (g, x))
+            or not _is_plain(weight)
+        ):
             how = [g.shape[1]], [1, 1], [product.padding] * 2, [1, 1], False, [0, 0], product.groups
             return *torch.ops.aten.convolution_backward(g, x, weight, *how, wanted), None
         dense = (t.contiguous(memory_format=torch.channels_last) for t in (g, x))  # as saved by hooks it may not be
@@ -227,4 +263,8 @@ def _launch(kind: str, matrix: Tensor, images: Tensor, tiles: Tensor, bias: Tens
 
 
 def _empty_images(n: int, c: int, side: int) -> Tensor:
-    return torch.empty((n, c, side, side), memory_format=torch.channels_last)
+    return torch.empty((n, c, side, side), dtype=torch.float32, memory_format=torch.channels_last)
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32)  # whatever torch's default is

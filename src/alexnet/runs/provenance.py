@@ -24,8 +24,11 @@ from alexnet.config.values import flatten
 from alexnet.data.sources import MEMORY
 from alexnet.data.splits import Dataset
 from alexnet.errors import listed
+from alexnet.models.columns import ColumnNetwork
 from alexnet.models.lrn import LocalResponseNorm, missing_kernel
-from alexnet.models.winograd import can_shorten
+from alexnet.models.network import AlexNet
+from alexnet.models.summary import trace
+from alexnet.models.winograd import multiplications
 from alexnet.runs.opening import FREE
 from alexnet.terminal import printable
 
@@ -53,14 +56,12 @@ def environment(device: torch.device | None = None) -> dict[str, Any]:
 
 def arithmetic(compute: Compute, model: nn.Module, processes: int = 1) -> dict[str, Any]:
     """In which arithmetic a network is computed: the device and number format with the reason for it, what computes
-    local response normalisation (None where the network has none) and, where that is faster, convolutions, and how many
-    processes and threads take part."""
+    local response normalisation (None where the network has none), and how many processes and threads take part."""
     return {
         "device": str(compute.device),
         "format": number_format(compute),
         "reason": compute.reason,
         "lrn": normalisation_kernel(model, compute),
-        "convolutions": "Winograd's products" if can_shorten(compute) else "torch's",
         "processes": processes,
         "threads": torch.get_num_threads(),
     }
@@ -80,15 +81,18 @@ def normalisation_kernel(model: nn.Module, compute: Compute) -> str | None:
 
 
 def describe_session(
-    config: TrainConfig, dataset: Dataset, compute: Compute, model: nn.Module, processes: int
+    config: TrainConfig, dataset: Dataset, compute: Compute, model: AlexNet | ColumnNetwork, processes: int
 ) -> dict[str, Any]:
     """A session's record as it begins: when, by which command, on which machine, in which arithmetic, on which data,
     with which of the settings that may differ between sessions."""
+    left = multiplications(trace(model.variant), config.batch_size, compute)
+    shortened = left < 1 and not config.compile  # torch's compiler takes its own
     return {
         "started": now(),
         "command": command_line(),
         **environment(compute.device),
         **arithmetic(compute, model, processes),
+        "convolutions": "Winograd's products" if shortened else "torch's",
         "data": describe_data(config, dataset),
         "classes": listed([printable(name, 30) for name in dataset.names]),
         "settings": {name: value for name, value in flatten(config).items() if name in FREE},

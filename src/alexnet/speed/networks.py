@@ -15,7 +15,7 @@ from alexnet.compute import Compute, resolve_compute
 from alexnet.models.int8 import computes_int8, knows_layers, quantize
 from alexnet.models.network import build_model
 from alexnet.models.summary import trace
-from alexnet.models.winograd import can_shorten, multiplications
+from alexnet.models.winograd import multiplications
 from alexnet.speed.baseline import Baseline, Request, has_torchvision
 from alexnet.speed.limits import arithmetic, bandwidth, training_bound
 from alexnet.speed.steps import batch, inference_step, seconds, training_step
@@ -162,7 +162,7 @@ def benchmark(
         rate = max(rate, arithmetic(fast, batch_size))
         bytes_per_second = bandwidth(place)
     layers = trace(variant)
-    left = multiplications(layers) if can_shorten(fast) else 1.0
+    left = multiplications(layers, batch_size, fast)
     return Speed(
         model,
         batch_size,

@@ -19,6 +19,7 @@ from alexnet.errors import AlexNetError, DataError, NumericsError
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.trained import build_for
 from alexnet.metrics import Result
+from alexnet.models import native
 from alexnet.models.lrn import missing_kernel
 from alexnet.runs.checkpoint import Checkpoint
 from alexnet.runs.folder import SCORE, Run
@@ -101,7 +102,8 @@ class Session:
             facts = describe_session(self.config, self.dataset, self.compute, learner.model, self.world.size)
             for line in introduce(facts):
                 self.reporter.say(line)
-            missing = missing_kernel(self.compute.device.type) if facts["lrn"] == "convolution" else None
+            device = self.compute.device.type
+            missing = missing_kernel(device) if facts["lrn"] else native.missing() if device == "cpu" else None
             if missing:
                 self.reporter.note_once(str(missing))
             self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)

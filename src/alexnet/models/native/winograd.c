@@ -22,14 +22,14 @@ typedef struct {
     long across, step, pad, side, points; /* tiles, and their side as images have them and transformed */
 } Tiling;
 
-INLINE Vector read(const float *from, long lanes) {
+INLINE Vector get(const float *from, long lanes) {
     if (lanes == WIDTH) return *(const Vector *)from;
     Vector value = {0};
     for (long lane = 0; lane < lanes; lane++) value[lane] = from[lane];
     return value;
 }
 
-INLINE void write(float *to, Vector value, long lanes) {
+INLINE void set(float *to, Vector value, long lanes) {
     if (lanes == WIDTH) *(Vector *)to = value;
     else
         for (long lane = 0; lane < lanes; lane++) to[lane] = value[lane];
@@ -61,26 +61,26 @@ INLINE void transform(const float *m, const float *image, float *kept, const Til
     for (long a = 0; a < side; a++)
         for (long b = 0; b < side; b++) {
             long row = top + a, column = left + b, inside = row >= 0 && row < t->h && column >= 0 && column < t->w;
-            x[a * side + b] = inside ? read(image + (row * t->w + column) * t->c, lanes) : (Vector){0};
+            x[a * side + b] = inside ? get(image + (row * t->w + column) * t->c, lanes) : (Vector){0};
         }
     from_left(m, x, half, t->points, side);
     for (long i = 0; i < t->points; i++)
         for (long j = 0; j < t->points; j++)
-            write(kept + (i * t->points + j) * plane, from_right(m, half, i, j, side), lanes);
+            set(kept + (i * t->points + j) * plane, from_right(m, half, i, j, side), lanes);
 }
 
 /* And back, added to what the image has there. */
 INLINE void restore(const float *m, float *image, const float *kept, const Tiling *t, long top, long left, long plane,
                     long lanes, long points) {
     Vector x[PLACES], half[PLACES];
-    for (long p = 0; p < points * points; p++) x[p] = read(kept + p * plane, lanes);
+    for (long p = 0; p < points * points; p++) x[p] = get(kept + p * plane, lanes);
     from_left(m, x, half, t->side, points);
     for (long a = 0; a < t->side; a++)
         for (long b = 0; b < t->side; b++) {
             long row = top + a, column = left + b;
             if (row < 0 || row >= t->h || column < 0 || column >= t->w) continue;
             float *to = image + (row * t->w + column) * t->c;
-            write(to, read(to, lanes) + from_right(m, half, a, b, points), lanes);
+            set(to, get(to, lanes) + from_right(m, half, a, b, points), lanes);
         }
 }
 
@@ -101,7 +101,7 @@ INLINE void pass(const float *m, float *image, float *tiles, const Tiling *t, lo
     }
 }
 
-#define ARGUMENTS                                                                                                  \
+#define TILING                                                                                                  \
     (const float *m, float *images, float *tiles, const float *bias, long n, long h, long w, long c, long groups, \
      long across, long step, long pad, long side, long points, int threads)
 #define EACH_IMAGE                                                    \
@@ -116,7 +116,7 @@ INLINE void pass(const float *m, float *image, float *tiles, const Tiling *t, lo
     }
 
 /* tiles [groups, points, points, n * across * across, c / groups] of images [n, h, w, c], by m [points, side]. */
-void winograd_tiles ARGUMENTS {
+void winograd_tiles TILING {
     (void)bias;
     EACH_IMAGE {
         float *image = images + i * h * w * c;
@@ -125,7 +125,7 @@ void winograd_tiles ARGUMENTS {
 }
 
 /* Images from tiles, by m [side, points]: sums where tiles overlap, and of every pixel and the bias, if there is one. */
-void winograd_images ARGUMENTS {
+void winograd_images TILING {
     EACH_IMAGE {
         float *image = images + i * h * w * c;
         for (long pixel = 0; pixel < h * w; pixel++)
