@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import alexnet
 from alexnet.config import DataConfig
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
+from alexnet.training.loop import train
+from alexnet.training.progress import Reporter
 
 NAMES = ("a, b", 'the "best"', "plain")
 
@@ -179,3 +183,21 @@ def test_a_label_that_training_does_not_have_is_refused(photos):
     root = write(photos / "strange.csv", ("path", "label", "split"), rows)
     with pytest.raises(DataError, match="no row of the split train has the label Plain"):
         load_dataset(config(root))
+
+
+def test_a_table_with_other_columns_is_measured_too(photos, tmp_path, call, tiny):
+    """A list of new photographs need not be called as the one of training was."""
+    known = write(photos / "known.csv", ("path", "label"), rows_of(photos))
+    data = config(known, fraction=1.0, val_fraction=0.2, test_fraction=0.2)
+    run = train(replace(tiny(epochs=1), data=data), tmp_path / "run", reporter=Reporter(quiet=True))
+    new = write(photos / "new.csv", ("datei", "rasse", "teil"), rows_of(photos, lambda number: "test"))
+    named = ("--data.path-column", "datei", "--data.label-column", "rasse", "--data.split-column", "teil")
+    code, said, error = call("evaluate", run.path, "--data.root", new, *named, "--json", "--out", tmp_path)
+    assert code == 0, error
+    assert json.loads(said)["count"] == 30
+    code, _, error = call("features", run.path, "--split", "test", "--data.root", new, *named, "--out", tmp_path / "f")
+    assert code == 0, error
+    assert len(np.load(tmp_path / "f" / "fc7.npy")) == 30
+    code, _, error = call("evaluate", run.path, "--data.root", new)
+    assert code == 3
+    assert "--data.path-column names another" in error

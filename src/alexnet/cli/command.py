@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from operator import attrgetter
 from typing import Annotated, Any, get_args
@@ -155,6 +156,29 @@ def note_load() -> None:
             print(f"note: {note}", flush=True)
 
 
-def data_of(root: str | None, source: str | None = None) -> dict[str, str]:
-    """The settings of data that --data.root and --data.source name."""
-    return {name: value for name, value in (("root", root), ("source", source)) if value is not None}
+def data_of(root: str | None) -> dict[str, str]:
+    """The setting of data that --data.root names."""
+    return {} if root is None else {"root": root}
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Data in the place of a run's own, as flags."""
+
+    root: Annotated[str | None, Parameter(name="--data.root")] = None
+    """Folder that holds the data set, where it is not the one that the run was trained from."""
+    source: Annotated[str | None, Parameter(name="--data.source")] = None
+    """Another data set with the same classes, or the one of weights that do not name theirs."""
+    path_column: Annotated[str | None, Parameter(name="--data.path-column")] = None
+    """Source table: the column of paths, where it is called otherwise than in training."""
+    label_column: Annotated[str | None, Parameter(name="--data.label-column")] = None
+    """Source table: the column of labels."""
+    split_column: Annotated[str | None, Parameter(name="--data.split-column")] = None
+    """Source table: the column that says train, val or test."""
+
+    def settings(self) -> dict[str, str]:
+        """The settings of data that were given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+OfElsewhere = Annotated[Elsewhere, Parameter(name="*")]

@@ -6,11 +6,9 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
-from alexnet.cli.command import LOOK, app, data_of, start_computing
+from alexnet.cli.command import LOOK, Elsewhere, OfElsewhere, app, start_computing
 from alexnet.errors import UsageError
 from alexnet.files import make_ready, write_atomically, writing
 from alexnet.terminal import counting
@@ -26,8 +24,7 @@ def features(
     layers: str = "fc7",
     out: Path,
     dtype: Literal["float32", "float16"] = "float32",
-    root: Annotated[str | None, Parameter(name="--data.root")] = None,
-    source: Annotated[str | None, Parameter(name="--data.source")] = None,
+    elsewhere: OfElsewhere = Elsewhere(),  # noqa: B008 (frozen)
     skip_bad: bool = False,
     torchvision_names: bool = False,
     model: str | None = None,
@@ -54,10 +51,6 @@ def features(
         A folder, or a .npz file for a few pictures.
     dtype
         Number format of the arrays; it is computed in float32 always.
-    root
-        Folder that holds the data set, where it is not the one that the run was trained from.
-    source
-        Another data set, or the one of weights that do not name theirs.
     skip_bad
         Leave a row of NaN for an image of the split that cannot be read instead of stopping at it.
     torchvision_names
@@ -68,7 +61,7 @@ def features(
         auto, cpu, cuda or cuda:N.
     """
     names = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    data = data_of(root, source)
+    data = elsewhere.settings()
     if images and (split or data):
         raise UsageError("features takes images, or a split of a data set (--split, --data.source): not both.")
     if not images and not (split or data):

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from alexnet.cli.command import (
     TRAIN,
     Count,
+    Elsewhere,
+    OfElsewhere,
     Views,
     app,
-    data_of,
     given_values,
     note_load,
     print_json,
@@ -110,8 +109,7 @@ def evaluate(
     split: Literal["test", "val", "train"] | None = None,
     views: Views = 1,
     recipe: str | None = None,
-    root: Annotated[str | None, Parameter(name="--data.root")] = None,
-    source: Annotated[str | None, Parameter(name="--data.source")] = None,
+    elsewhere: OfElsewhere = Elsewhere(),  # noqa: B008 (frozen)
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "int8"] | None = None,
     skip_bad: bool = False,
@@ -135,10 +133,6 @@ def evaluate(
         by three; the outer ones begin in the border that training's crops had (--data.pad).
     recipe
         What a bare weights file was trained on.
-    root
-        Folder that holds the data set, where it is not the one that the run was trained from.
-    source
-        Another data set with the same classes.
     device
         auto, cpu, cuda or cuda:N.
     precision
@@ -161,7 +155,7 @@ def evaluate(
     start_computing()
     options: dict[str, Any] = {
         "config": named(recipe) if recipe else None,
-        "data": data_of(root, source),
+        "data": elsewhere.settings(),
         "views": views,
         "device": device,
         "precision": precision,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
-
-from alexnet.cli.command import DATA, app, data_of, print_json, start_computing
+from alexnet.cli.command import DATA, Elsewhere, OfElsewhere, app, print_json, start_computing
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.terminal import Terminal, counting, printable
 
@@ -25,8 +23,7 @@ def verify(
     /,
     *,
     split: Literal["test", "val", "train"] | None = None,
-    root: Annotated[str | None, Parameter(name="--data.root")] = None,
-    source: Annotated[str | None, Parameter(name="--data.source")] = None,
+    elsewhere: OfElsewhere = Elsewhere(),  # noqa: B008 (frozen)
     model: str | None = None,
     device: str = "auto",
     json: bool = False,
@@ -43,10 +40,6 @@ def verify(
         A folder that alexnet prepare made, a run folder, a checkpoint, a weights file, or torchvision.
     split
         Measure the accuracy on this part of the run's own data or of --data.source.
-    root
-        Folder that holds the data set, where it is not the one that the run was trained from.
-    source
-        Data set to measure the accuracy on, with the network's classes.
     model
         Network of a bare weights file whose shapes do not tell it.
     device
@@ -54,7 +47,7 @@ def verify(
     json
         Print what is found of a run or of weights as JSON.
     """
-    data = data_of(root, source)
+    data = elsewhere.settings()
     is_folder = os.path.isdir(target)  # not Path.is_dir, which raises for names of more than 255 bytes
     is_run = is_folder and (Path(target) / "config.yaml").is_file()
     has_weights = is_folder and any(Path(target).glob("*.safetensors"))  # as a folder for the Hub has
