@@ -708,10 +708,11 @@ def test_help_names_all_views(call, verb):
 @pytest.mark.parametrize(
     ("name", "resize", "raw"),
     [("torchvision", 256, False), ("paper", 256, True), ("net145", 256, True), ("owt", 256, True), ("cifar", 32, False),
+     ("owt-padded", 256, False), ("cifar-ungrouped", 32, False), ("cifar-resized", 64, False), ("caffenet", 256, True),
      ("convnet-18pct", VARIANTS["convnet-18pct"].input_size, True)],
 )  # fmt: skip
 def test_what_bare_weights_are_shown(name, resize, raw):
-    prep = trained.usual_preprocessing(name, VARIANTS[name].input_size)
+    prep = trained.usual_preprocessing(VARIANTS[name])
     assert (prep.resize, prep.std == CAFFE.std) == (resize, raw)
 
 

@@ -41,13 +41,13 @@ def open_network(target: Target, model: str | None = None) -> Trained:
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(SEED)  # and no GPU's
         network = build_model(target)
-    size, classes = network.variant.input_size, network.variant.num_classes
+    classes = network.variant.num_classes
     names = published_names() if classes == 1000 else None
     return Trained(
         UNTRAINED,
         target,
         network.eval(),
-        usual_preprocessing(target, size),
+        usual_preprocessing(network.variant),
         tuple(names or (f"class {i}" for i in range(classes))),
     )
 

@@ -21,6 +21,7 @@ from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.files import download, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
+from alexnet.models.table import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign, rename
 from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
@@ -101,7 +102,7 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     network = build_from(resolve(name, num_classes=max(1, outputs)), weights, str(path))
     known = published_names() if outputs == 1000 else None
     names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
-    return Trained(str(path), name, network.eval(), usual_preprocessing(name, network.variant.input_size), names)
+    return Trained(str(path), name, network.eval(), usual_preprocessing(network.variant), names)
 
 
 def as_trained(target: Trained | Run | str | Path, model: str | None = None) -> Trained:
@@ -113,12 +114,10 @@ def as_trained(target: Trained | Run | str | Path, model: str | None = None) -> 
     return target
 
 
-def usual_preprocessing(name: str, size: int) -> Preprocessing:
-    """What a network of `alexnet list models` is shown where nothing says what its weights have seen: pixels of 0 to
-    255 less their mean (the paper's, Krizhevsky's and Caffe's) or standardised ones; of photographs the centre of a
-    short side of 256, of small images all."""
-    raw = name in ("paper", "bvlc", "caffenet", "owt") or name.startswith(("net1", "convnet-"))
-    seen = CAFFE if raw else IMAGENET
+def usual_preprocessing(variant: Variant) -> Preprocessing:
+    """What a network is shown where nothing but its table says what its weights have seen: its kind of pixels, of
+    photographs the centre of a short side of 256, of small images all."""
+    size, seen = variant.input_size, CAFFE if variant.pixels == "raw" else IMAGENET
     return Preprocessing(size, max(256, size) if size > 200 else size, seen.mean, seen.std)
 
 

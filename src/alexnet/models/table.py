@@ -11,6 +11,7 @@ from typing import Literal
 
 Lrn = Literal["off", "code", "formula"]
 Activation = Literal["relu", "tanh"]
+Pixels = Literal["raw", "standardised"]
 Init = Literal["text", "code", "caffe", "torch", "he", "modern"]
 
 
@@ -127,6 +128,9 @@ class Variant:
     so that the loss starts at ln K)."""
     positive_bias: float | None = None
     """Initial biases of the rows that ask for positive ones (section 5: 1), in the place of the scheme's constant."""
+    pixels: Pixels = "raw"
+    """What its weights are shown where nothing else says it: pixels of 0 to 255 less their mean, as the paper's are
+    (section 2), or "standardised" ones, which are divided by their deviation too."""
 
     @property
     def num_classes(self) -> int:

@@ -47,6 +47,7 @@ OWT_PADDED = Variant(
         Conv(256, 3, padding=1, positive_bias=True),
         Conv(256, 3, padding=1, then=("relu", POOL), positive_bias=True),
     ),
+    pixels="standardised",
 )
 TORCHVISION = Variant(
     about="torchvision.models.alexnet: OWT without LRN, dropout before fc6 and fc7",
@@ -58,6 +59,7 @@ TORCHVISION = Variant(
     hidden=(Linear(4096, before=(DROP,), then=("relu",)), Linear(4096, before=(DROP,), then=("relu",))),
     adaptive_pool=6,
     init="torch",
+    pixels="standardised",
 )
 _CAFFE = Norm(k=1.0)
 BVLC = replace(
@@ -105,6 +107,7 @@ VARIANTS: dict[str, Variant] = {
         output=replace(PAPER.output, width=10),
         input_size=32,
         init="modern",
+        pixels="standardised",
     ),
     "cifar-ungrouped": replace(
         PAPER,
@@ -119,6 +122,7 @@ VARIANTS: dict[str, Variant] = {
         output=replace(PAPER.output, width=10),
         input_size=32,
         init="torch",
+        pixels="standardised",
     ),
     "cifar-resized": replace(
         TORCHVISION,
