@@ -101,7 +101,7 @@ INLINE void pass(const float *m, float *image, float *tiles, const Tiling *t, lo
     }
 }
 
-#define TILING                                                                                                  \
+#define TILING                                                                                                    \
     (const float *m, float *images, float *tiles, const float *bias, long n, long h, long w, long c, long groups, \
      long across, long step, long pad, long side, long points, int threads)
 #define EACH_IMAGE                                                    \
@@ -110,8 +110,8 @@ INLINE void pass(const float *m, float *image, float *tiles, const Tiling *t, lo
     _Pragma("omp parallel for schedule(static) num_threads(threads)") for (long i = 0; i < n; i++)
 #define PASS(ins, back) \
     case ins: pass(m, image, tiles, &t, i * one, n * one, ins, back); break
-#define PASSES(ins, back)                                                                                              \
-    switch (ins) {                                                                                                     \
+#define PASSES(ins, back)                                                                                        \
+    switch (ins) {                                                                                               \
         PASS(2, back); PASS(3, back); PASS(4, back); PASS(5, back); PASS(6, back); PASS(7, back); PASS(8, back); \
     }
 
