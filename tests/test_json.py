@@ -15,13 +15,13 @@ TEXT = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="u
 
 def documented(verb: str) -> list[str]:
     """The fields of a verb's table; one that is there only at times has "only" in what it is."""
-    section = TEXT.split(f"### `alexnet {verb} ")[1].split("\n### ")[0]
+    section = re.split(f"### `{verb}\\b", TEXT)[1].split("\n### ")[0]
     rows = [line.split(" | ", 1) for line in section.splitlines() if line.startswith("| `")]
     return [field for names, what in rows for field in re.findall("`([^`]+)`", names) if not what.startswith("only")]
 
 
 def optional(verb: str) -> list[str]:
-    section = TEXT.split(f"### `alexnet {verb} ")[1].split("\n### ")[0]
+    section = re.split(f"### `{verb}\\b", TEXT)[1].split("\n### ")[0]
     return re.findall(r"^\| `([^`]+)` \| only", section, re.MULTILINE)
 
 
