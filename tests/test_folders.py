@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -571,3 +572,10 @@ def test_which_splits_are_drawn(tmp_path):
     assert load_dataset(config(tmp_path / "two")).drawn == {"train", "val"}
     fill(tmp_path / "two" / "val", a=2, b=2)
     assert load_dataset(config(tmp_path / "two")).drawn == frozenset()
+
+
+def test_a_folder_that_is_not_there_is_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root, named in (("photos", f"photos in {tmp_path}"), (str(tmp_path / "photos"), f"{tmp_path}/photos")):
+        with pytest.raises(DataError, match=rf"^there is no folder {re.escape(named)}: point --data\.root"):
+            load_dataset(DataConfig(source="folder", root=root))

@@ -136,7 +136,8 @@ def existing(config: DataConfig) -> Path:
     """The folder that `config.root` names. Raises DataError if it is not there."""
     root = Path(os.path.expanduser(config.root))
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: point --data.root to the one that holds the photographs.")
+        here = "" if root.is_absolute() else f" in {Path.cwd()}"
+        raise DataError(f"there is no folder {root}{here}: point --data.root to the one that holds the photographs.")
     return root
 
 
