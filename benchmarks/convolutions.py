@@ -14,13 +14,15 @@ from unittest.mock import patch
 import cyclopts
 import torch
 from common import Row, in_turn, show
+from torch import nn
 
 from alexnet.compute import configure_process, resolve_compute
 from alexnet.models import winograd
-from alexnet.models.network import build_model
+from alexnet.models.fast import use_kernels
+from alexnet.models.network import build_layer, build_model
 from alexnet.models.summary import trace
 from alexnet.models.table import Conv
-from alexnet.models.winograd import Conv2d, multiplications
+from alexnet.models.winograd import multiplications
 from alexnet.speed.steps import Step, batch, inference_step, seconds, training_step
 
 NETWORKS = {"cifar": 128, "paper": 32, "torchvision": 32}  # and the images of a step
@@ -36,7 +38,7 @@ def as_torch_does(step: Step) -> Step:
     return plain
 
 
-def both_ways(layer: Conv2d, images: torch.Tensor) -> Step:
+def both_ways(layer: nn.Module, images: torch.Tensor) -> Step:
     """Forward and backward."""
     images.requires_grad_()
     g = torch.randn_like(layer(images))
@@ -70,11 +72,10 @@ def measure(device: str = "cpu", toy: bool = False, rounds: int = 7) -> list[Row
         layers = trace(network.variant)
         for layer in layers:
             if isinstance(layer.row, Conv) and multiplications([layer], usual, compute) < 1:
-                channels, side, _ = layer.in_shape
-                made = (channels, layer.out_shape[0], layer.kernel, 1, layer.padding, 1, layer.groups)
-                images = torch.randn(count, channels, side, side).contiguous(memory_format=torch.channels_last)
-                step = both_ways(compute.place(Conv2d(*made)), images)  # type: ignore[arg-type]
-                compare(f"{name}: {layer.name}, forward and backward", step, count)
+                conv = compute.place(build_layer(layer))
+                use_kernels(conv)
+                images = torch.randn(count, *layer.in_shape).contiguous(memory_format=torch.channels_last)
+                compare(f"{name}: {layer.name}, forward and backward", both_ways(conv, images), count)
         images, labels = batch(network.variant, count, compute.device)
         images = images.contiguous(memory_format=torch.channels_last)
         step = training_step(compute.place(copy.deepcopy(network)), compute, images, labels)

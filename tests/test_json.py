@@ -13,16 +13,18 @@ import pytest
 TEXT = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
 
 
+def section(verb: str) -> str:
+    return re.split(f"### `{verb}\\b", TEXT)[1].split("\n### ")[0]
+
+
 def documented(verb: str) -> list[str]:
     """The fields of a verb's table; one that is there only at times has "only" in what it is."""
-    section = re.split(f"### `{verb}\\b", TEXT)[1].split("\n### ")[0]
-    rows = [line.split(" | ", 1) for line in section.splitlines() if line.startswith("| `")]
+    rows = [line.split(" | ", 1) for line in section(verb).splitlines() if line.startswith("| `")]
     return [field for names, what in rows for field in re.findall("`([^`]+)`", names) if not what.startswith("only")]
 
 
 def optional(verb: str) -> list[str]:
-    section = re.split(f"### `{verb}\\b", TEXT)[1].split("\n### ")[0]
-    return re.findall(r"^\| `([^`]+)` \| only", section, re.MULTILINE)
+    return re.findall(r"^\| `([^`]+)` \| only", section(verb), re.MULTILINE)
 
 
 def paths(value: Any, name: str = "") -> Iterator[str]:

@@ -19,6 +19,7 @@ from alexnet.compute import resolve_compute
 from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import flatten
 from alexnet.data.sources import load_dataset
+from alexnet.models import native
 from alexnet.models.lrn import fused
 from alexnet.models.native import Lack
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -155,6 +156,14 @@ def test_network_without_normalisation(tiny, tmp_path, reporter, monkeypatch):
     run = train(tiny(epochs=1, **{"model.lrn": "off"}), tmp_path / "run", reporter=reporter)
     assert run.sessions[0]["lrn"] is None
     assert "no C compiler" not in text(reporter)
+
+
+def test_without_a_compiler_a_network_without_normalisation_is_slower_too(tiny, tmp_path, reporter, monkeypatch):
+    lack = Lack("no C compiler was found", "slower", "install one")
+    monkeypatch.setattr(native, "_found", lambda: (None, lack))
+    run = train(tiny(epochs=1, **{"model.lrn": "off"}), tmp_path / "run", reporter=reporter)
+    assert run.sessions[0]["convolutions"] == "torch's"
+    assert " ".join(text(reporter).split()).count(str(lack)) == 1
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "kernel in C"), ("cuda", "kernel in Triton")])

@@ -138,14 +138,14 @@ def test_only_gradients_that_are_wanted():
     check(conv, images(32, 32, 8, requires_grad=False))  # the first layer's images have none
     conv.weight.requires_grad_(False)
     conv.zero_grad()
-    check_frozen = images(32, 32, 8)
-    conv(check_frozen).sum().backward()
+    x = images(32, 32, 8)
+    conv(x).sum().backward()
     assert conv.weight.grad is None
     assert conv.bias.grad is not None
-    assert check_frozen.grad is not None
+    assert x.grad is not None
 
 
-def test_threads_and_repetitions_change_nothing():
+def test_repetitions_change_nothing_and_threads_next_to_nothing():
     torch.manual_seed(0)
     conv, x = layer(48, 64, 5, padding=2), images(50, 48, 15)
     threads, results = torch.get_num_threads(), []

@@ -26,8 +26,8 @@ _SHAPES = 8  # of inputs for which a convolution keeps an arrangement
 
 def arrange(network: nn.Module) -> None:
     """Put faster layers in the place of a network's, which is ours alone, in evaluation mode and on its device already
-    (`Compute.replica`). It answers as before, but for rounding, and gives no gradients. A network that
-    somebody's hooks watch stays as it is, and so does one that is not on a CPU."""
+    (`Compute.replica`). It answers as before, but for rounding, and gives no gradients. A network that somebody's
+    hooks watch stays as it is, and so does one that is not on a CPU."""
     if is_watched(network) or not _is_supported(network):
         return
     use_kernels(network)

@@ -110,12 +110,8 @@ def _calibrate(model: AlexNet, images: Tensor) -> list[tuple[nn.Module, Grid | N
 def _is_known(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         square = all(len(set(sides)) == 1 for sides in (module.kernel_size, module.stride, module.padding))
-        return (
-            type(module) in (nn.Conv2d, Conv2d)
-            and square
-            and module.dilation == (1, 1)
-            and module.padding_mode == "zeros"
-        )
+        plain = (module.dilation, module.padding_mode) == ((1, 1), "zeros")
+        return type(module) in (nn.Conv2d, Conv2d) and plain and square
     if isinstance(module, nn.MaxPool2d):
         plain = (module.padding, module.dilation, module.return_indices) == (0, 1, False)
         return type(module) in (nn.MaxPool2d, pooling.MaxPool2d) and plain and isinstance(module.kernel_size, int)

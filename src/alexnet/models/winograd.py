@@ -65,6 +65,10 @@ class ShortProduct(NamedTuple):
         """Places in a row of a tile."""
         return self.size + self.kernel - 1
 
+    def pays(self, count: int) -> bool:
+        """Whether a batch of `count` images has tiles enough for it to be faster."""
+        return count * self.across**2 >= _TILES
+
     def transform(self, weight: Tensor) -> Tensor:
         """For `convolve`, as long as the weights [O, C of a group, r, r] stay as they are: kernels [groups * places, O
         of a group, C of a group]."""
@@ -138,7 +142,7 @@ def short_product(layer: nn.Conv2d, x: Tensor) -> ShortProduct | None:
     if count != layer.in_channels or not _has_plain_weights(layer):
         return None
     product = _plan(side, padding, layer.groups, count, layer.out_channels, x.shape[2])
-    return product if product and len(x) * product.across**2 >= _TILES and native.library() is not None else None
+    return product if product and product.pays(len(x)) and native.library() is not None else None
 
 
 def _is_plain(x: Tensor) -> bool:
@@ -194,7 +198,7 @@ def _left(layer: Layer, count: int) -> float:
         return 1.0
     (ins, side, _), outs = layer.in_shape, layer.out_shape[0]
     product = _plan(layer.kernel, layer.padding, layer.groups, ins, outs, side)
-    if product is None or count * product.across**2 < _TILES:
+    if product is None or not product.pays(count):
         return 1.0
     return ((product.across * product.side) / (product.out * product.kernel)) ** 2
 

@@ -89,16 +89,15 @@ class Learner:
         """`model` is on its device already. Raises UsageError where it cannot be shared among the processes."""
         self.config, self.compute = config, compute
         self.data, self.column = world.split(config.columns)
-        use_kernels(model)
         self.model: AlexNet | ColumnNetwork = model
         self.growth = Growth(config, model, steps_per_epoch)
         network: nn.Module = model if config.grow_from is None else AnySize(model)
         if self.column.size > 1:
             model.load_state_dict(world.broadcast_tensors(model.state_dict()))
             network = self.model = ColumnNetwork(model, self.column)
-            use_kernels(network)
             compute.place(self.model)
             set_in_place(self.model)
+        use_kernels(self.model)
         self.forward: Any = self.data.wrap(network)
         if config.compile:
             self.forward = torch.compile(self.forward)

@@ -102,8 +102,9 @@ class Session:
             facts = describe_session(self.config, self.dataset, self.compute, learner.model, self.world.size)
             for line in introduce(facts):
                 self.reporter.say(line)
-            device = self.compute.device.type
-            missing = missing_kernel(device) if facts["lrn"] else native.missing() if device == "cpu" else None
+            missing = missing_kernel(self.compute.device.type) if facts["lrn"] else None
+            if missing is None and self.compute.device.type == "cpu":
+                missing = native.missing()  # for pooling and convolutions
             if missing:
                 self.reporter.note_once(str(missing))
             self.record.begin_session({"epoch": learner.counters.epoch, "step": learner.counters.step} | facts)
