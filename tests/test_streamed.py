@@ -674,6 +674,30 @@ def test_small_batches_keep_all_threads_busy(photos, workers, batch_size, ahead)
     assert len(taken) == min(ahead + 1, -(-N // batch_size))
 
 
+@pytest.mark.parametrize(("fitting", "decoded"), [(0, N), (10, N - 9), (10**6, 1)])
+def test_kept_in_memory_from_the_second_epoch_on(spoilt, monkeypatch, fitting, decoded):
+    """As many as fit; one that cannot be read is tried anew each time. The pixels are those of a fresh split."""
+    photos, counts = spoilt({3: b"no image"}), []
+    original = Square.__call__
+    monkeypatch.setattr(Square, "__call__", lambda self, *given: counts.append(self) or original(self, *given))
+    split = streamed(photos, data=replace(PLAIN, cache=fitting * 32 * 32 * 3 / 2**30))
+    for number in range(2):
+        epoch(split, number=number)
+    assert len(counts) == 2 * N
+    third = by_row(epoch(split, number=2))
+    assert len(counts) == 2 * N + decoded
+    assert third == by_row(epoch(streamed(photos), number=2))
+    assert len(split.bad) == 1
+
+
+def test_what_is_cut_otherwise_is_not_taken_from_memory(photos):
+    split = streamed(photos)
+    for _ in range(3):
+        evaluated(split)
+    assert same(evaluated(split, views=10), evaluated(streamed(photos), views=10))
+    assert same(evaluated(split), evaluated(streamed(photos)))
+
+
 def counted_by(taken):
     return lambda rows: taken.append(len(rows)) or rows
 

@@ -35,6 +35,25 @@ AHEAD = 2  # batches decoded before they are asked for, at least
 PIECE = 8  # images a thread takes at a time
 
 
+class _Kept:
+    """Decoded squares of a split's first rows, as many as fit into so much memory, which is taken when they come."""
+
+    def __init__(self, rows: int, side: int, memory: float) -> None:
+        self.fitting = min(rows, int(memory // (3 * side**2)))
+        self._squares = np.empty((self.fitting, side, side, 3), dtype=np.uint8)
+        self._known = np.zeros(self.fitting, dtype=bool)
+
+    def get(self, row: int) -> Pixels | None:
+        """A square that was kept."""
+        return self._squares[row] if row < self.fitting and self._known[row] else None
+
+    def put(self, row: int, square: Pixels) -> None:
+        """Keep a square [side, side, 3] if there is room."""
+        if row < self.fitting:
+            self._squares[row] = square
+            self._known[row] = True
+
+
 class StreamedSplit(Loader):
     """Photographs for one device. Threads, not processes: decoding and resizing release Python's lock, a batch is
     written where it is used, and there is nothing to start, to copy or to be killed."""
@@ -48,6 +67,8 @@ class StreamedSplit(Loader):
         self.photos = photos
         self.workers = data.workers or min(usable_cores(), 16)
         self.labels = torch.from_numpy(photos.labels)
+        self._last_cut: RandomArea | Square | None = None
+        self._kept = _Kept(0, 1, 0)
         self.prep = prep or self._preprocessing()
         self.resize = self.prep.resize or self.prep.size  # networks of small images bring no resize
         side, resize = photos.store.side, self.resize
@@ -146,13 +167,18 @@ class StreamedSplit(Loader):
         """Batches of rows to uint8 [B, 3, side, side] on the device (in channels_last) and the rows that could be read,
         decoded AHEAD batches early, or as many small ones as give every thread two pieces."""
         pin = self.device.type == "cuda"
+        kept = self._keep(cut)
 
         def fill(batch: Pixels, rows: Tensor, first: int) -> list[int]:
             """Decode a piece of a batch; the positions of those that cannot be read."""
             bad = []
             for at, row in enumerate(rows.tolist(), first):
                 try:
-                    batch[at] = cut(self.photos.read(row), row)
+                    square = kept.get(row)
+                    if square is None:
+                        square = cut(self.photos.read(row), row)
+                        kept.put(row, square)
+                    batch[at] = square
                 except DataError as problem:
                     why = f"cannot decode {self.photos.place(row)}: " if isinstance(problem, BadImageError) else ""
                     self.bad[row] = f"{why}{problem}".rstrip(".") + "."
@@ -174,6 +200,14 @@ class StreamedSplit(Loader):
                     yield self._collect(*pending.popleft())
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def _keep(self, cut: RandomArea | Square) -> _Kept:
+        """Where squares that are cut so are kept: nowhere the first time, which is often the only one."""
+        again = cut == self._last_cut
+        if not again or not self._kept.fitting:
+            self._kept = _Kept(len(self), cut.side, self.data.cache * 2**30 if again else 0)
+        self._last_cut = cut
+        return self._kept
 
     def _collect(self, batch: Tensor, rows: Tensor, jobs: list[Future[list[int]]]) -> tuple[Tensor, Tensor]:
         bad = [at for job in jobs for at in job.result()]
