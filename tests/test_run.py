@@ -233,6 +233,7 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "data.root": "/elsewhere",
         "data.download": False,
         "data.workers": 1,
+        "data.cache": 0.0,
         "data.max_bad": 0.5,
     }
     assert set(other) == FREE

@@ -690,12 +690,18 @@ def test_kept_in_memory_from_the_second_epoch_on(spoilt, monkeypatch, fitting, d
     assert len(split.bad) == 1
 
 
-def test_what_is_cut_otherwise_is_not_taken_from_memory(photos):
-    split = streamed(photos)
-    for _ in range(3):
-        evaluated(split)
-    assert same(evaluated(split, views=10), evaluated(streamed(photos), views=10))
-    assert same(evaluated(split), evaluated(streamed(photos)))
+def test_ways_to_cut_are_kept_beside_each_other(photos, monkeypatch):
+    """The training split is trained on and scored in turn with --score-train; both share the memory."""
+    split, counts = streamed(photos, data=replace(PLAIN, cache=(N * 32**2 + 5 * 24**2) * 3 / 2**30)), []
+    for number in range(2):
+        epoch(split, number=number), evaluated(split)
+    original = Square.__call__
+    monkeypatch.setattr(Square, "__call__", lambda self, *given: counts.append(self) or original(self, *given))
+    third = by_row(epoch(split, number=2)), evaluated(split), evaluated(split, views=10)
+    assert counts == [split.evaluation_cut()] * (N - 5) + [split.evaluation_cut(10)] * N
+    fresh = streamed(photos)
+    assert third[0] == by_row(epoch(fresh, number=2))
+    assert same(third[1:], [evaluated(fresh), evaluated(fresh, views=10)])
 
 
 def counted_by(taken):

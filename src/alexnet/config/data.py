@@ -88,9 +88,9 @@ class DataConfig:
     workers: int | None = None
     """Threads that decode photographs; without it one a core, at most 16."""
     cache: float = 1.0
-    """Memory in GiB, for each split, that keeps photographs decoded from the second epoch on, as many as fit, so that
-    later epochs need not decode them again; 0 keeps none. Crops of --data.random-resized-crop are never kept: every
-    epoch cuts others."""
+    """Memory in GiB, for each split (and process), that keeps photographs decoded from the second epoch on, as many as
+    fit, so that later epochs need not decode them again; 0 keeps none. Crops of --data.random-resized-crop are never
+    kept: every epoch cuts others."""
     max_bad: float = 0.001
     """Part of a split's photographs that may be unreadable before the run stops."""
 
@@ -117,7 +117,7 @@ class DataConfig:
             mean=Range(),
             std=Range(above=0),
             workers=Range(least=1, most=1024),
-            cache=Range(least=0),
+            cache=Range(least=0, most=2**20),
             max_bad=Range(least=0, most=1),
         )
         if self.random_resized_crop and self.crop_chunk > 1:

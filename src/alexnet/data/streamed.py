@@ -39,17 +39,22 @@ class _Kept:
     """Decoded squares of a split's first rows, as many as fit into so much memory, which is taken when they come."""
 
     def __init__(self, rows: int, side: int, memory: float) -> None:
-        self.fitting = min(rows, int(memory // (3 * side**2)))
-        self._squares = np.empty((self.fitting, side, side, 3), dtype=np.uint8)
-        self._known = np.zeros(self.fitting, dtype=bool)
+        fitting = min(rows, int(memory // (3 * side**2)))
+        self._squares = np.empty((fitting, side, side, 3), dtype=np.uint8)
+        self._known = np.zeros(fitting, dtype=bool)
+
+    @property
+    def size(self) -> int:
+        """Bytes, once all are kept."""
+        return self._squares.nbytes
 
     def get(self, row: int) -> Pixels | None:
         """A square that was kept."""
-        return self._squares[row] if row < self.fitting and self._known[row] else None
+        return self._squares[row] if row < len(self._known) and self._known[row] else None
 
     def put(self, row: int, square: Pixels) -> None:
         """Keep a square [side, side, 3] if there is room."""
-        if row < self.fitting:
+        if row < len(self._known):
             self._squares[row] = square
             self._known[row] = True
 
@@ -67,8 +72,7 @@ class StreamedSplit(Loader):
         self.photos = photos
         self.workers = data.workers or min(usable_cores(), 16)
         self.labels = torch.from_numpy(photos.labels)
-        self._last_cut: RandomArea | Square | None = None
-        self._kept = _Kept(0, 1, 0)
+        self._kept: dict[Square, _Kept] = {}
         self.prep = prep or self._preprocessing()
         self.resize = self.prep.resize or self.prep.size  # networks of small images bring no resize
         side, resize = photos.store.side, self.resize
@@ -203,11 +207,13 @@ class StreamedSplit(Loader):
 
     def _keep(self, cut: RandomArea | Square) -> _Kept:
         """Where squares that are cut so are kept: nowhere the first time, which is often the only one."""
-        again = cut == self._last_cut
-        if not again or not self._kept.fitting:
-            self._kept = _Kept(len(self), cut.side, self.data.cache * 2**30 if again else 0)
-        self._last_cut = cut
-        return self._kept
+        nowhere = _Kept(0, cut.side, 0)
+        if not isinstance(cut, Square):
+            return nowhere
+        if cut in self._kept and not self._kept[cut].size:
+            memory = self.data.cache * 2**30 - sum(kept.size for kept in self._kept.values())
+            self._kept[cut] = _Kept(len(self), cut.side, memory)
+        return self._kept.setdefault(cut, nowhere)
 
     def _collect(self, batch: Tensor, rows: Tensor, jobs: list[Future[list[int]]]) -> tuple[Tensor, Tensor]:
         bad = [at for job in jobs for at in job.result()]

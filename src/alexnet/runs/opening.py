@@ -23,7 +23,7 @@ LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
 FREE = {
     *LENGTH,
     *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
-    *("data.root", "data.download", "data.workers", "data.max_bad"),
+    *("data.root", "data.download", "data.workers", "data.cache", "data.max_bad"),
 }
 
 

@@ -88,7 +88,7 @@ def _idle(config: TrainConfig) -> Iterator[str]:
     if config.start and config.init is not None:
         yield f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
     if data.source in SOURCES and SOURCES[data.source].photographs is False:  # what a program holds may be either
-        for name in ("orientation", "random_resized_crop", "max_bad"):
+        for name in ("orientation", "random_resized_crop", "workers", "cache", "max_bad"):
             if getattr(data, name) != getattr(DataConfig, name):
                 yield f"{flag(f'data.{name}')} is without effect on {data.source}: it is for photographs."
     averaged = optim.name in ("adam", "adamw")
