@@ -564,6 +564,24 @@ def test_photographs_that_are_not_read_are_counted(tmp_path):
     assert "(1 .avif, 2 .heic): convert them" in load_dataset(config(tmp_path)).note
 
 
+def test_so_many_of_each_class(tmp_path):
+    """Validation and test stay what they are, and fewer are among more."""
+    fill(tmp_path / "train", a=20, b=12, c=4)
+    fill(tmp_path / "test", a=2, b=2, c=2)
+    whole, eight, five = (load_dataset(config(tmp_path, val_fraction=0.25, per_class=count)) for count in (None, 8, 5))
+    assert counts(whole.train) == [15, 9, 3]
+    assert counts(eight.train) == [8, 8, 3]
+    assert counts(five.train) == [5, 5, 3]
+    chosen = [set(names(data.train, tmp_path)) for data in (five, eight, whole)]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert names(eight.train, tmp_path) == sorted(chosen[1], key=names(whole.train, tmp_path).index)
+    for data in (eight, five):
+        assert names(data.val, tmp_path) == names(whole.val, tmp_path)
+        assert names(data.test, tmp_path) == names(whole.test, tmp_path)
+    other = load_dataset(config(tmp_path, val_fraction=0.25, per_class=5, split_seed=1))
+    assert set(names(other.train, tmp_path)) != chosen[0]
+
+
 def test_which_splits_are_drawn(tmp_path):
     fill(tmp_path / "one", a=20, b=20)
     assert load_dataset(config(tmp_path / "one")).drawn == {"train", "val", "test"}
@@ -572,6 +590,9 @@ def test_which_splits_are_drawn(tmp_path):
     assert load_dataset(config(tmp_path / "two")).drawn == {"train", "val"}
     fill(tmp_path / "two" / "val", a=2, b=2)
     assert load_dataset(config(tmp_path / "two")).drawn == frozenset()
+    for settings in ({"fraction": 0.5}, {"per_class": 1}):
+        assert load_dataset(config(tmp_path / "two", **settings)).drawn == {"train"}
+    assert load_dataset(config(tmp_path / "two", resplit=True)).drawn == {"train", "test"}, "not the published one"
 
 
 def test_a_folder_that_is_not_there_is_named_from_where_one_stands(tmp_path, monkeypatch):

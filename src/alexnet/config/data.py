@@ -33,10 +33,13 @@ class DataConfig:
     val_fraction: float = 0.1
     """Part of the training set held out for validation, stratified and seeded."""
     split_seed: int = 0
-    """Seed of the validation split, of --data.fraction and, where it is drawn, of the test split; the training seed
-    does not move them."""
+    """Seed of the validation split, of --data.fraction, --data.per-class and, where it is drawn, of the test split; the
+    training seed does not move them."""
     fraction: float = 1.0
     """Part of the training set to use at all."""
+    per_class: int | None = None
+    """Train on so many images of each class (all of a class that has fewer), drawn after the validation split was held
+    out, which stays the same; the first 8 are among the first 32."""
     top_classes: int | None = None
     """Keep this many classes, those with the most images (photographs)."""
     resplit: bool = False
@@ -103,6 +106,7 @@ class DataConfig:
             val_fraction=Range(least=0, below=1),
             split_seed=Range(least=0),
             fraction=Range(above=0, most=1),
+            per_class=Range(least=1),
             top_classes=Range(least=1),
             test_fraction=Range(least=0, below=1),
             resize=side,

@@ -110,7 +110,7 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
                 f"{config.source}: {name} labels run from {part.labels.min()} to {part.labels.max()}, "
                 f"but there are {len(published.classes)} classes."
             )
-    train, val, test = _cut(published, config)
+    train, val, test, drawn = _cut(published, config)
     digest = hashlib.sha256(os.fsencode("\n".join(published.classes)))
     for split in (train, val, test):
         split.identify(digest)
@@ -119,16 +119,8 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
         *(config.source, published.classes, train, val, test, digest.hexdigest()),
         names=names,
         note=published.note,
-        drawn=_drawn(published, config),
+        drawn=drawn,
     )
-
-
-def _drawn(published: Published, config: DataConfig) -> frozenset[str]:
-    """Which splits `_cut` draws, where it draws any."""
-    if "all" in published.parts or (config.resplit and "train" in published.parts):
-        return frozenset(("train", "val", "test"))
-    cut = "train" in published.parts and ("val" not in published.parts or config.fraction < 1)
-    return frozenset(("train", "val") if cut else ())
 
 
 def turned_upright(config: DataConfig, prepared: bool | None = None) -> bool:
@@ -199,11 +191,14 @@ def _keep_top_classes(published: Published, config: DataConfig) -> Published:
     return replace(published, classes=tuple(published.classes[i] for i in kept), names=names, parts=parts)
 
 
-def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Split | Photos, Split | Photos]:
-    """Training, validation and test split; those that were not published are drawn from the training part."""
+def _cut(
+    published: Published, config: DataConfig
+) -> tuple[Split | Photos, Split | Photos, Split | Photos, frozenset[str]]:
+    """Training, validation and test split; those that were not published are drawn from the training part. The last
+    value names the drawn ones: those that other settings draw otherwise."""
     import numpy as np
 
-    parts = dict(published.parts)
+    parts, drawn = dict(published.parts), set()
     if "all" in parts or (config.resplit and "train" in parts):
         from alexnet.data.photos import Photos
 
@@ -211,24 +206,31 @@ def _cut(published: Published, config: DataConfig) -> tuple[Split | Photos, Spli
         pool = whole[0] if len(whole) == 1 else Photos.pooled([p for p in whole if isinstance(p, Photos)])
         held, rest = stratify(pool.labels, config.test_fraction, np.random.default_rng([config.split_seed, 1]))
         parts = parts | {"train": pool.take(rest), "test": pool.take(held)}
+        drawn |= {"train", "test"}
     if "train" not in parts:  # handed over to be measured on
         none = next(iter(parts.values())).take(np.arange(0))
-        return none, parts.get("val", none), parts.get("test", none)
+        return none, parts.get("val", none), parts.get("test", none), frozenset()
     rng = np.random.default_rng(config.split_seed)
     train = parts["train"]
     if config.fraction < 1:
         kept, _ = stratify(train.labels, config.fraction, rng)
         train = train.take(kept)
+        drawn.add("train")
     if "val" in parts:
         val = parts["val"]
     else:
         val_rows, train_rows = stratify(train.labels, config.val_fraction, rng)
         train, val = train.take(train_rows), train.take(val_rows)
+        drawn |= {"train", "val"}
+    if config.per_class is not None:
+        kept, _ = stratify(train.labels, config.per_class, np.random.default_rng([config.split_seed, 2]))
+        train = train.take(kept)
+        drawn.add("train")
     if len(train) == 0:
         raise UsageError(
             f"--data.fraction {config.fraction} and --data.val-fraction {config.val_fraction} leave no training images."
         )
-    return train, val, parts["test"] if "test" in parts else train.take(np.arange(0))
+    return train, val, parts["test"] if "test" in parts else train.take(np.arange(0)), frozenset(drawn)
 
 
 def _nowhere(config: DataConfig) -> NoReturn:

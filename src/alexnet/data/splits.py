@@ -136,9 +136,9 @@ class Dataset:
         self.split()
 
 
-def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Cut rows in two at random so that the first part has `fraction` of each class (rounded), both parts in the order
-    of the rows.
+def stratify(labels: Labels, share: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Cut rows in two at random so that the first part has the same share of each class, both parts in the order of the
+    rows. A whole number is how many of each class, another one which part of it (rounded).
 
     `labels` are [N]; the two arrays of rows together hold 0 to N - 1.
     """
@@ -147,7 +147,7 @@ def stratify(labels: Labels, fraction: float, rng: np.random.Generator) -> tuple
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        chosen[rows[: round(len(rows) * fraction)]] = True
+        chosen[rows[: share if isinstance(share, int) else round(len(rows) * share)]] = True
     return np.flatnonzero(chosen), np.flatnonzero(~chosen)
 
 
