@@ -230,6 +230,7 @@ def test_settings_that_may_change_on_the_way(tiny, tmp_path):
         "accumulate": 2,
         "log_every": 1,
         "save_minutes": 1.0,
+        "test": False,
         "data.root": "/elsewhere",
         "data.download": False,
         "data.workers": 1,

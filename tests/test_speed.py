@@ -21,6 +21,7 @@ from alexnet.speed.baseline import Baseline, Request, _torchvision
 from alexnet.speed.limits import training_bound
 from alexnet.speed.networks import Rates, Speed
 from alexnet.speed.steps import as_published
+from alexnet.training.families import Spread
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,6 +90,26 @@ def test_command(run_cli):
 def scripts(monkeypatch):
     """The folder of the benchmarks as a place to import from."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
+@pytest.mark.usefixtures("scripts")
+def test_what_a_lever_saves():
+    """By plain training of 2, 4, 6 and 8 epochs of a minute each, of which 6 was worse than 4; outside of what these
+    reached both columns say so."""
+    from levers import Row, table
+
+    def row(what: str, epochs: int, top1: float) -> Row:
+        return Row(what, epochs, Spread(3, top1, 0.0), float(epochs))
+
+    plain = [row(f"plain, {n}", n, top1) for n, top1 in ((2, 0.5), (4, 0.7), (6, 0.6), (8, 0.9))]
+    others = [row("between", 3, 0.8), row("worse", 3, 0.4), row("better", 3, 0.95), row("no more", 4, 0.7)]
+    lines = [line.split("|")[-3:-1] for line in table(plain, others).splitlines()[6:]]
+    assert [[cell.strip() for cell in cells] for cells in lines] == [
+        ["6.0 epochs", "+3.0 minutes"],
+        ["< 2.0 epochs", "< -1.0 minutes"],
+        ["> 8.0 epochs", "> +5.0 minutes"],
+        ["4.0 epochs", "+0.0 minutes"],
+    ]
 
 
 @pytest.mark.slow

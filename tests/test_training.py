@@ -18,6 +18,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Dataset, Split
 from alexnet.errors import CheckpointError, DataError, NumericsError, UsageError
+from alexnet.inference.evaluation import evaluate
 from alexnet.metrics import Result
 from alexnet.models.network import build_model
 from alexnet.recipes import RECIPES, recipe
@@ -165,6 +166,21 @@ def test_loss_falls_and_the_run_is_complete(tiny, tmp_path, reporter):
     assert run.test["count"] == 359
     assert_consistent(run)
     assert "test accuracy" in text(reporter)
+
+
+def test_an_attempt_does_not_look_at_the_test_split(tiny, tmp_path, reporter, monkeypatch):
+    """It ends with its validation, of the best weights, and is measured later if it is the one that is chosen."""
+    seen, opened = [], scoring.Scores._open
+    monkeypatch.setattr(scoring.Scores, "_open", lambda self, split: seen.append(len(split)) or opened(self, split))
+    run = train(tiny(epochs=2, test=False), tmp_path / "run", reporter=reporter)
+    assert seen == [run.result["count"]]
+    assert (run.test, run.result["split"]) == (None, "val")
+    assert run.result["top1"] == pytest.approx(max(row["val_top1"] for row in run.epochs))
+    assert "val accuracy" in text(reporter)
+    assert "test accuracy" not in text(reporter)
+    assert evaluate(run.path).split == "test"
+    with pytest.raises(UsageError, match="the val split is empty"):
+        train(tiny(epochs=2, test=False, **{"data.val_fraction": 0}), tmp_path / "none", reporter=reporter)
 
 
 def test_bf16_learns_as_float32_does(tiny, tmp_path, reporter):

@@ -43,6 +43,9 @@ class TrainConfig:
     and dropout. The error that training itself logs is of a network that moves on, on altered images."""
     stop_train_error: float | None = None
     """Stop and test those weights as soon as such an evaluation finds at most this error; needs --score-train."""
+    test: bool = True
+    """End with the result on the test split; --no-test ends with that on the validation split, for attempts of which
+    one will be chosen by it."""
     batch_size: int = 128
     """Images a step, over all processes."""
     seed: int = 0
@@ -172,6 +175,11 @@ class TrainConfig:
     def horizon(self) -> int:
         """The epochs of all legs."""
         return sum(leg.epochs for leg in self.legs)
+
+    @property
+    def measured_on(self) -> str | None:
+        """The split that a run ends with the result of: val, or without a name the one that results are reported on."""
+        return None if self.test else "val"
 
     @property
     def end(self) -> int:

@@ -123,9 +123,10 @@ class Dataset:
         if fingerprint != self.fingerprint:
             raise DataError(f"this data is not what {what} was trained on (its fingerprint differs): {mend}.")
 
-    def check_trainable(self) -> None:
-        """Raise DataError if there are no classes to tell apart, and UsageError if nothing was held out to measure the
-        trained network on: both would be found after the last epoch only. Raise UsageError without training images."""
+    def check_trainable(self, measured_on: str | None = None) -> None:
+        """Raise DataError if there are no classes to tell apart, and UsageError if the split is empty that the trained
+        network will be `measured_on` (as of `split`): both would be found after the last epoch only. Raise UsageError
+        without training images."""
         if len(self.train) == 0:
             raise UsageError("there is nothing to train on: the data has no training split.")
         if len(self.classes) < 2:
@@ -133,7 +134,7 @@ class Dataset:
                 f"{self.name} has a single class ({', '.join(self.names or self.classes)}): a network learns to tell "
                 "classes apart, so give it two or more."
             )
-        self.split()
+        self.split(measured_on)
 
 
 def stratify(labels: Labels, share: float, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -89,13 +89,13 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What training ended with: the test result, or where the data has no test split (ImageNet) the validation
-        split's. None before, and where the file is damaged."""
+        """What training ended with: the test result, or where the data has no test split (ImageNet), and with
+        --no-test, the validation split's. None before, and where the file is damaged."""
         return _read_object(self.result_file)
 
     @property
     def result_file(self) -> Path:
-        """Where `result` is: test.json, or val.json where the data has no test split."""
+        """Where `result` is: test.json, or val.json where the test split was not measured."""
         test, val = self.path / "test.json", self.path / "val.json"
         return val if val.exists() and not test.exists() else test
 

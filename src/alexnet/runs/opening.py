@@ -22,7 +22,7 @@ LENGTH = {"epochs", "then", "stop_after", "early_stop", "stop_train_error"}
 # another `device` have dropout draw other masks.
 FREE = {
     *LENGTH,
-    *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep"),
+    *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep", "test"),
     *("data.root", "data.download", "data.workers", "data.cache", "data.max_bad"),
 }
 

@@ -52,8 +52,8 @@ class Scores:
 
     def test(self, model: nn.Module, weights: dict[str, Any], counters: Counters) -> Result:
         """The result that a run ends with, and on what, how and of which `weights` it was measured."""
-        name, held_out = self._dataset.split()
-        split = self._open(held_out)
+        name, held_out = self._dataset.split(self._config.measured_on)
+        split = self._val if name == "val" and self._val is not None else self._open(held_out)
         result = self._score(model, split, name, counters)
         measured = describe_measurement(self._config, self._dataset, self._compute, model, self._world.size)
         return replace(result, measured=weights | measured | {"skipped": len(split.bad)})

@@ -147,7 +147,7 @@ class Session:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
         self.dataset = self.world.main_first(lambda: load_dataset(config.data, self.data))  # downloads what is missing
-        self.dataset.check_trainable()
+        self.dataset.check_trainable(self.config.measured_on)
         if point:
             seen = point.meta.get("fingerprint")
             self.dataset.check_trained_on(seen, self.run.path, "bring it back, or use another --run DIR")
@@ -274,7 +274,7 @@ class Session:
             self.record.figure("curves.png", lambda: draw_curves(self.run.epochs))
 
     def _test(self, learner: Learner) -> Result:
-        """The test result of the best weights, or of those that ended the run; the test split is seen here alone."""
+        """What the best weights, or those that ended the run, answer at its end; the test split is seen here alone."""
         self.reporter.stage("testing")
         blank = build_for(self.config, self.dataset, self.prep, blank=True)
         model, weights = self.saves.tested(learner, blank, latest=reached_train_error(learner))
