@@ -198,6 +198,19 @@ def test_ratio():
     assert overfitting.judge_ratio([20, 21, 82], [10, 10, 11]).state == "direction only", "up to eight times"
 
 
+def test_ratio_that_too_few_epochs_could_not_show():
+    """Twice as many epochs as 63 are more than 80: whatever dropout does, it was never to be seen."""
+    slow, fast = [62, 61, 69, 75, 58], [63, 62, 64, 70, 62]
+    assert overfitting.judge_ratio(slow, fast).state == "not reproduced"
+    verdict = overfitting.judge_ratio(slow, fast, 80)
+    assert (verdict.state, verdict.sentence.endswith("80 epochs could show 1.27 at most.")) == ("inconclusive", True)
+    assert overfitting.judge_ratio(slow, fast, 95).state == "not reproduced"
+    assert overfitting.judge_ratio([78, 79, 80], [60, 61, 62], 80).state == "direction only", "longer it does take"
+    rows = overfitting_rows(around(8), 60)  # as many epochs at the constant rate with the one as with the other
+    late = [row | {"validation errors": falling(60)} for row in rows]
+    assert states(overfitting.judge(late))[20] == "inconclusive"
+
+
 def bias_rows(later: Sequence[float], one: float) -> list[Row]:
     """Losses with biases of zero that are higher by `later` than with biases of one."""
 

@@ -178,6 +178,14 @@ def test_specialisation(columns: int, control: int, runs: int, state: str):
     assert states(specialisation.judge(specialisation_rows(columns, control, runs))) == {30: state}
 
 
+def test_columns_that_could_not_have_been_seen():
+    """Shares near nothing, but of one kernel in six: twice as much of that is lost in what they differ by."""
+    shares = [0.9 if i % 12 in (5, 6) else 0.01 for i in range(48)]
+    verdict = specialisation.judge_columns([shares] * 10)
+    assert verdict.state == "inconclusive"
+    assert "found in 0%" in verdict.sentence
+
+
 def test_columns_that_differ_a_little_specialise_in_direction_only():
     shares = [0.6 + 0.001 * i for i in range(24)] + [0.5 + 0.001 * i for i in range(24)]
     assert specialisation.p_value(shares) < 0.01

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf, isfinite
 from statistics import median
 
 from alexnet.paper.experiment import Verdict
@@ -21,6 +21,11 @@ RATIO = (
     '"reproduced" if it lies above 1, reaches into 1.5 to 2.5, which we take "roughly doubles" to mean, and not beyond '
     '4, "direction only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 '
     'and "not reproduced" otherwise.'
+)
+CEILING = (
+    'Where the epochs at the constant rate are fewer than 1.5 times that median without dropout, "roughly doubles" '
+    'could not have been seen, and what would be "not reproduced" is "inconclusive" (added after S5 had been run, and '
+    "before any arm of the photographs had ended)."
 )
 LEVEL = (
     "By the interval in which one more network of this kind would lie, with 95 % probability, from the mean and spread "
@@ -49,8 +54,9 @@ def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool =
     return Verdict("inconclusive" if found.high >= claimed else "not reproduced", sentence, numbers)
 
 
-def judge_ratio(slow: Sample, fast: Sample) -> Verdict:
-    """The verdict on the epochs with dropout being twice those without, by the rule `RATIO`."""
+def judge_ratio(slow: Sample, fast: Sample, longest: float = inf) -> Verdict:
+    """The verdict on the epochs with dropout being twice those without, by the rule `RATIO`; where none could be more
+    than `longest`, by `CEILING` too."""
     if min(len(slow), len(fast)) < 2:
         return Verdict("inconclusive", "Fewer than two runs of each ended.")
     ratio = ratio_of_medians(slow, fast)
@@ -60,6 +66,9 @@ def judge_ratio(slow: Sample, fast: Sample) -> Verdict:
         f"roughly {DOUBLE:.0f}."
     )
     numbers = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
+    ceiling = longest / median(fast)
+    if ratio.low <= 1 and ceiling < 0.75 * DOUBLE:
+        return Verdict("inconclusive", f"{sentence} {longest:.0f} epochs could show {ceiling:.2f} at most.", numbers)
     roughly = ratio.low <= 1.25 * DOUBLE and 0.75 * DOUBLE <= ratio.high <= 2 * DOUBLE
     if ratio.low > 1:
         return Verdict("reproduced" if roughly else "direction only", sentence, numbers)

@@ -69,10 +69,9 @@ EXPERIMENT = Experiment(
     "after 20 and 27, five seeds.",
     rule="Each network without a layer is compared with the whole one by Dunnett's test, whose four p-values hold "
     'together. "Reproduced" if all four are worse with p < 0.05 and all four intervals hold the paper\'s '
-    f'{CLAIMED:g} points, "direction only" if some are worse and none is better, "not '
-    'reproduced" if one is better with p < 0.05. If none differs, "inconclusive" where the paired spread of one of '
-    "them "
-    f"would hide a difference of {CLAIMED:g} points, the paper's, more often than one time in five, and else \"not "
+    f'{CLAIMED:g} points, "direction only" if some are worse and none is better, "not reproduced" if one is better '
+    'with p < 0.05. If none differs, "inconclusive" where, at the spread that all five networks share, that test would '
+    f"miss a difference of {CLAIMED:g} points, the paper's, more often than one time in five, and else \"not "
     'reproduced".',
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. " + WHERE100,
     hours=3.6,

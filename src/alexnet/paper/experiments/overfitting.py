@@ -13,7 +13,7 @@ from alexnet.figures import new_figure
 from alexnet.paper.arms import EFFECT, WHERE10, Arms, error, judge_effect, paired, table_of, values
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
-from alexnet.paper.rules import RATIO, judge_ratio
+from alexnet.paper.rules import CEILING, RATIO, judge_ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,12 +83,13 @@ def _derived(rows: Sequence[Row]) -> list[Row]:
 
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
+    longest = max((len((row["validation errors"] or [])[:CONSTANT]) for row in rows), default=0)
     rows = _derived(rows)
     gap = partial(judge_effect, least=SUBSTANTIAL)
     what = "gap between test and training error without {} less that with, points"
     return {
         17: gap(*paired(rows, DROPOUT, BOTH, "gap"), what=what.format("crops and reflections")),
-        20: judge_ratio(*paired(rows, BOTH, CROPS, "epochs")),
+        20: judge_ratio(*paired(rows, BOTH, CROPS, "epochs"), longest),
         21: gap(*paired(rows, CROPS, BOTH, "gap"), what=what.format("dropout")),
     }
 
@@ -133,7 +134,7 @@ EXPERIMENT = Experiment(
     "mode. Claim 17 compares the network with dropout without and with crops and reflections, claim 21 that with crops "
     f"and reflections without and with dropout. {EFFECT.format(least=f'{SUBSTANTIAL:g} points')} Claim 20: the epochs "
     "until the validation error, averaged over five epochs, is within a point of its lowest at the constant rate, with "
-    f"crops and reflections. {RATIO}",
+    f"crops and reflections. {RATIO} {CEILING}",
     data="CIFAR-10 in the place of ImageNet: a quarter of the training images, of which 10,000 to train on and 2,500 "
     "to validate, and all 10,000 of the test. " + WHERE10,
     hours=1.8,

@@ -29,13 +29,18 @@ SPECIALISED = (
     '"not reproduced".'
 )
 LEAST = 5  # runs that say something
+POWER = (
+    f'What would be "not reproduced" is "inconclusive" if the test would have missed such columns: if, of the kernels '
+    f"in even and in odd places, those in odd ones were given {LARGELY:g} times their share of colour (at most all), "
+    f"and the test found that in fewer than {MOST:.0%} of the runs."
+)
 TESTED = (
     f"In each run a permutation test (p < {LEVEL}) says whether the two columns of conv1 differ in the mean share of "
     "colour of their kernels."
 )
 COLUMNS = (
     f'{TESTED} {SPECIALISED} "Inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places, which '
-    f"have nothing to do with columns, differ in more than {CHANCE:.0%} of them."
+    f"have nothing to do with columns, differ in more than {CHANCE:.0%} of them. {POWER}"
 )
 ARMS = Arms(
     override(
@@ -100,6 +105,10 @@ def judge_columns(runs: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     else:
         sentence += f" Kernels in even and odd places differ so in {sum(differ)}."
     weak = min(len(runs), len(differ)) < LEAST or mean(differ) > CHANCE
+    if state == "not reproduced" and not weak:
+        found = mean(p_value([*each[::2], *(min(1.0, LARGELY * s) for s in each[1::2])]) < LEVEL for each in runs)
+        sentence += f" Planted columns would have been found in {found:.0%}."
+        weak = found < MOST
     return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(differ))})
 
 
@@ -162,7 +171,7 @@ EXPERIMENT = Experiment(
     "compared.",
     rule=f"In each run a permutation test (p < {LEVEL}) says whether the halves differ in their mean share of colour. "
     f'{SPECIALISED} "Inconclusive" if the '
-    f"control's halves differ in more than {CHANCE:.0%} of its runs, or fewer than five runs of either ended.",
+    f"control's halves differ in more than {CHANCE:.0%} of its runs, or fewer than five runs of either ended. {POWER}",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images. " + WHERE100,
     hours=4.0,
     plan=ARMS.plan,
