@@ -1,6 +1,7 @@
 """The paper's claims: what arithmetic and the released logs say, what the command shows, what docs/paper.md holds."""
 
 import json
+import re
 from dataclasses import replace
 from math import log2
 from pathlib import Path
@@ -168,7 +169,8 @@ def test_a_training_on_imagenet_tells_at_the_papers_scale_alone(monkeypatch, tmp
 def test_without_a_result_it_says_what_to_type(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(results, "PUBLISHED", tmp_path)
-    (finding,) = findings(15)
+    finding, other = findings(15)
+    assert (finding.experiment.id, other.experiment.id) == ("S1", "S1b")
     assert finding.verdict == Verdict("not yet run", "alexnet reproduce S1 --data.root FOLDER (about 3 h on two cores)")
 
 
@@ -186,7 +188,8 @@ def test_own_results_come_first_and_rehearsals_do_not_count(monkeypatch, tmp_pat
     Outcome("S1", True, rows, {}).write(folder / "result.json")
     assert findings(15)[0].verdict.state == "not yet run"
     Outcome("S1", False, rows, {}).write(folder / "result.json")
-    (own,) = findings(15)
+    own, other = findings(15)
+    assert (other.experiment.id, other.verdict.state) == ("S1b", "not yet run")
     assert (own.own, own.verdict.state) == (True, "reproduced")
     assert findings(15, own=False)[0].verdict.state == "not yet run"
     Outcome("S1", False, rows, {}).write(folder / "result.json", rows="damaged")
@@ -212,6 +215,18 @@ def test_the_page_speaks_of_every_claim():
     page = render()
     assert all(f"\n## Claim {one.number}\n" in page and one.says in page for one in CLAIMS)
     assert all(f"alexnet reproduce {number} --imagenet" in page for number in STUDIES)
+    places = [
+        page.index(f"\n## Claim {number}\n") for number in (2, 4, 7, 15, 8, 12, 14, 3, 5, 17, 22, 25, 19, 29, 31, 32)
+    ]
+    assert places == sorted(places), "the paper's order"
+
+
+def test_every_result_has_its_record():
+    """By whose time the page knows it; publish after records/keep.py."""
+    page = render()
+    assert "(no record)" not in page
+    for folder in re.findall(r"\(\.\./records/([^/]+)/README\.md\)", page):
+        assert (DOCS.parent / "records" / folder / "README.md").is_file()
 
 
 def test_markdown_keeps_bars_apart():

@@ -61,7 +61,8 @@ def show_claims(chosen: Sequence[Claim]) -> None:
         if not experiment.claims:
             console.print(f"{experiment.id}, beside the claims: {markup(experiment.title)}", soft_wrap=True)
     console.print(
-        "\nalexnet claims NUMBER shows the figures and the commands.\n"
+        "\n(own): measured in runs/reproduce of this folder.\n"
+        "alexnet claims NUMBER shows the figures and the commands.\n"
         "alexnet reproduce, a word of the last column, --data.root FOLDER: runs it.",
         soft_wrap=not console.is_terminal,
     )
@@ -80,13 +81,15 @@ def show_claim(one: Claim) -> None:
 
     say(f"claim {one.number} ({one.place}):", one.says)
     say("at the paper's scale:", f"{one.imagenet.state}. {one.imagenet.sentence}".strip())
-    found = findings(one.number)
+    found, told = findings(one.number), set()
     for finding in (*on_imagenet(one.number), *found):
         if finding.outcome is None:  # its command stands below
             say(f"{_short(finding)}.", "")
-        else:
-            say(f"{_short(finding)}.", finding.verdict.sentence)
+            continue
+        say(f"{_short(finding)}.", finding.verdict.sentence)
+        if finding.experiment.id not in told:  # a user's own result and the published one have one rule
             say("  rule:", finding.experiment.rule)
+            told.add(finding.experiment.id)
     if not found:
         say("small experiment:", f"{state_of([])}: {one.without}.")
     for experiment in runnable(one.number):

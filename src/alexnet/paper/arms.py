@@ -26,11 +26,10 @@ LEVEL = 0.05  # two-sided
 MOST_RATES = 5  # tried in one search, those beyond the first because the best was at an end
 EFFECT = (
     "By the paired t-test over the seeds, two-sided, with a 95 % interval of the difference: where p < 0.05, "
-    '"reproduced" if the difference has the paper\'s sign and its interval reaches {least}, "direction only" if it has '
-    'the sign and is smaller, "not reproduced" if it has the other sign. Where p is larger, the spread of the pairs '
-    "says "
-    'how small a difference these seeds would show with a probability of 80 %: "inconclusive" if that is more than '
-    '{least}, and else "not reproduced".'
+    '"reproduced" if the difference has the paper\'s sign and its interval reaches {least}, "direction only" if it '
+    'has the sign and is smaller, "not reproduced" if it has the other sign. Where p is larger, the spread of the '
+    'pairs says how small a difference these seeds would show with a probability of 80 %: "inconclusive" if that is '
+    'more than {least}, and else "not reproduced".'
 )
 WHERE10, WHERE100 = (
     f"--data.root is the folder that holds {folder}, or receives the download."

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from alexnet.paper.claims import CLAIMS, Claim
 from alexnet.paper.experiment import STATES, Experiment, Table
 from alexnet.paper.experiments import experiments
-from alexnet.paper.imagenet import STUDIES
-from alexnet.paper.results import Finding, Outcome, findings, on_imagenet, published_outcome, to_run
+from alexnet.paper.imagenet import STUDIES, imagenet_experiment
+from alexnet.paper.results import (
+    Finding,
+    Outcome,
+    findings,
+    on_imagenet,
+    published_outcome,
+    read_outcome,
+    time_of,
+    to_type,
+)
 
+RECORDS = Path(__file__).parents[3] / "records"
 _HEAD = """# The paper, claim by claim
 
-A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks" (2012),
-makes {count} claims that can be checked with numbers. Here they are in the paper's order, each with what is known of it
-at the paper's own scale (by arithmetic, or from the figures that came with the released code) and what a small
-experiment of ours found. A small experiment never stands for the number on ImageNet: it asks whether the effect is
-there at all.
+A. Krizhevsky, I. Sutskever and G. E. Hinton, "ImageNet Classification with Deep Convolutional Neural Networks"
+(2012), makes {count} claims that can be checked with numbers. Here they are in the paper's order, under the numbers
+that they have in this project, each with what is known of it at the paper's own scale (by arithmetic, or from the
+figures that came with the released code) and what a small experiment of ours found. A small experiment never stands
+for the number on ImageNet: it asks whether the effect is there at all.
 
 {found}
 
@@ -53,28 +66,37 @@ _LEGEND = """
 | data not to be had | nobody outside can run it |
 
 Where several experiments are about one claim, the least favourable verdict counts; an inconclusive one counts where
-there is no other.
+there is no other. An experiment that was replaced by a better one (S4's first) counts no more; its record stays.
 
-Every experiment has a rule of its own, which stands with it and was written down before its run. S3's was worded anew
-while it ran, which changed no computation; the rule for differences, S8's too, was given its words on "more than" after
-S8's run, whose claims say no such thing. All figures are computed from the published measurements whenever this page
-is made. Commands are to be typed as `uv run alexnet ...` in a clone of the repository.
+Every experiment has a rule of its own, which stands with it and was written down before its run, with these
+exceptions: S3's was worded anew while it ran, which changed no computation; the rule for differences, S8's too, was
+given its words on "more than" after S8's run, whose claims say no such thing; and that for claim 20 was given the
+case that a run is too short to show a doubling after S5's run, whose verdict on it was "not reproduced" before. All
+figures are computed from the published measurements whenever this page is made. Commands are to be typed as `uv run
+alexnet ...` in a clone of the repository.
+
+The number format is the machine's: `--precision auto` computes in bf16 where the processor has instructions for it,
+and in float32 elsewhere, so the same command gives somewhat other numbers elsewhere; which it was stands with each
+result. Hours are those of two cores with such instructions (AVX512-BF16) where an experiment has not been run: with
+AVX2 alone expect twice to four times as many.
 
 "The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
-([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files number
-their networks: net 145 is the paper's, 145-half, 147, 148 and 150 are what the paper compares it with, and their
-parameter files end with notes of the errors that were measured (the "log"). The paper's text and that code differ here
-and there; "weights of the text" and "of the released code" are the initial weights of one and of the other.
+([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files
+number their networks: net 145 is the paper's, 145-half, 147 and 148 are what the paper compares it with, 150 is a
+relative that it does not speak of, and their parameter files end with notes of the errors that were measured (the
+"log"). The paper's text and that code differ here and there; "weights of the text" and "of the released code" are the
+initial weights of one and of the other.
 """
 
 
 def render() -> str:
     """The page in Markdown. Raises UsageError without SciPy."""
-    found = {one.number: findings(one.number, own=False) for one in CLAIMS}
+    claims = sorted(CLAIMS, key=_place)
+    found = {one.number: findings(one.number, own=False) for one in claims}
     head = ("#", "section", "the paper says", "at its own scale", "small experiment")
-    overview = Table(head, tuple(_line(one, found[one.number]) for one in CLAIMS))
+    overview = Table(head, tuple(_line(one, found[one.number]) for one in claims))
     explained: dict[str, int] = {}
-    sections = [_section(one, found[one.number], explained) for one in CLAIMS]
+    sections = [_section(one, found[one.number], explained) for one in claims]
     intro = _HEAD.format(count=len(CLAIMS), found=_found(found))
     beyond = [
         "\n".join([f"\n## {one.id}: {one.title}\n", *_experiment(one, published_outcome(one.id))])
@@ -84,6 +106,12 @@ def render() -> str:
     return intro + markdown_table(overview) + _experiments() + _LEGEND + "".join(sections) + "".join(beyond)
 
 
+def _place(one: Claim) -> list[int]:
+    """Where the paper makes a claim, the first place if there are several, to sort by."""
+    first = one.section.partition(",")[0]
+    return [0] if first == "abstract" else list(map(int, first.split(".")))
+
+
 def _found(found: Mapping[int, Sequence[Finding]]) -> str:
     """What the small experiments found, claim by claim, in a paragraph."""
     claims: dict[str, list[str]] = {}
@@ -91,16 +119,12 @@ def _found(found: Mapping[int, Sequence[Finding]]) -> str:
         claims.setdefault(state_of(found[one.number]), []).append(f"[{one.number}](#claim-{one.number}) ({one.title})")
     shown = [state for state in claims if state not in ("not yet run", "not testable here")]
     parts = [f"{state.capitalize()}: {', '.join(claims[state])}." for state in shown]
-    open_ones, hours = claims.get("not yet run", []), sum(e.hours for e in _open())
-    if open_ones:
-        parts.append(
-            f"{len(open_ones)} claims wait for {len(_open())} experiments, about {hours:.0f} hours on two cores."
-        )
+    if open_ones := claims.get("not yet run", []):
+        parts.append(f"Not yet run: {', '.join(open_ones)}.")
+    if waiting := [one for one in experiments().values() if published_outcome(one.id) is None]:
+        hours = sum(one.hours for one in waiting)
+        parts.append(f"{len(waiting)} experiments wait, about {hours:.0f} hours on two cores.")
     return "So far: " + " ".join(parts)
-
-
-def _open() -> list[Experiment]:
-    return [one for one in experiments().values() if published_outcome(one.id) is None]
 
 
 def _experiments() -> str:
@@ -144,7 +168,8 @@ def _section(one: Claim, found: Iterable[Finding], explained: dict[str, int]) ->
         head = ("figure", "value", "the paper", "", "source")
         parts.append(markdown_table(Table(head, tuple(check.cells for check in checks))))
     if one.number in STUDIES:
-        parts.append(f"On ImageNet: `alexnet reproduce {one.number} --imagenet --data.root FOLDER`\n")
+        time = time_of(imagenet_experiment(one.number))
+        parts.append(f"On ImageNet: `alexnet reproduce {one.number} --imagenet --data.root FOLDER` ({time})\n")
     found = list(found)
     for finding in found:
         experiment = finding.experiment
@@ -169,21 +194,37 @@ def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
     parts = [f"What {'is planned' if outcome is None else 'was done'}: {experiment.method}\n"]
     if experiment.data:
         parts.append(f"Data: {experiment.data}\n")
-    command, _, time = to_run(experiment).partition(" (")
-    parts += [f"Rule: {experiment.rule}\n", f"Command: `{command}` ({time}\n"]
+    parts += [f"Rule: {experiment.rule}\n", f"Command: `{to_type(experiment)}` ({time_of(experiment)})\n"]
     if outcome is not None:
         made = outcome.made
-        where = made.get("gpu") or made.get("processor")
+        where = f"{made.get('gpu') or made.get('processor')}{formats(made)}"
+        record = _record(experiment.id, str(made.get("when")))
+        kept = f"[record](../records/{record}/README.md), which has those of its trainings" if record else "no record"
+        trainings = f", {made['runs']} trainings of {made.get('hours')} hours added up" if made.get("runs") else ""
         parts += [
             f"![{experiment.title}](paper/{experiment.id}.png)\n",
             markdown_table(experiment.table(outcome.rows)),
-            f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]} (that of each training is "
-            f"in its record), {made.get('runs')} trainings of {made.get('hours')} hours added up, on {where}, torch "
-            f"{made.get('torch')}.\n",
+            f"Measured {str(made.get('when'))[:10]} at revision {str(made.get('git'))[:12]} ({kept}){trainings}, on "
+            f"{where}, torch {made.get('torch')}.\n",
         ]
     if experiment.open_questions:
         parts.append("Open: " + " ".join(experiment.open_questions) + "\n")
     return parts
+
+
+@cache
+def _record(experiment: str, when: str) -> str | None:
+    """The folder under records/ of a result, known by its time."""
+    for file in sorted(RECORDS.glob("*/result.json")):
+        outcome = read_outcome(file)
+        if (outcome.experiment, outcome.made.get("when")) == (experiment, when):
+            return file.parent.name
+    return None
+
+
+def formats(made: Mapping[str, Any]) -> str:
+    """The number formats that trainings computed in, after the name of a processor; nothing where none is known."""
+    return f" in {' and '.join(made['formats'])}" if made.get("formats") else ""
 
 
 def markdown_table(table: Table) -> str:

@@ -55,7 +55,7 @@ def reproduce(
             runs = _train(experiment, folder, root, jobs, quick, guard, reporter)
             reporter.stage("measuring")
             rows = _measure(experiment, folder, runs)
-            made = {"when": now(), **environment(), "runs": len(runs), "hours": _hours(runs.values())}
+            made = {"when": now(), **environment(), **_made_of(runs.values())}
             outcome = Outcome(experiment.id, quick, json.loads(json.dumps(rows)), made)
             with guard.critical():
                 _write(experiment, outcome, runs, folder, reporter)
@@ -176,8 +176,12 @@ def _recall(folder: Path) -> Recall:
     return recall
 
 
-def _hours(runs: Iterable[Run]) -> float:
-    return round(sum(float(run.status.get("elapsed", 0)) for run in runs) / 3600, 2)
+def _made_of(runs: Iterable[Run]) -> dict[str, Any]:
+    """How many trainings there were, how many hours they took and in which number formats they computed."""
+    runs = list(runs)
+    hours = round(sum(float(run.status.get("elapsed", 0)) for run in runs) / 3600, 2)
+    found = {str(session["format"]) for run in runs for session in run.sessions if "format" in session}
+    return {"runs": len(runs), "hours": hours, "formats": sorted(found)}
 
 
 def _write(experiment: Experiment, outcome: Outcome, runs: dict[str, Run], folder: Path, reporter: Reporter) -> None:

@@ -134,5 +134,14 @@ def experiment_called(id: str) -> Experiment:
 
 def to_run(experiment: Experiment) -> str:
     """What to type for an experiment, and how long it takes."""
-    where = " --data.root FOLDER" if experiment.data else ""
-    return f"alexnet reproduce {experiment.id}{where} (about {experiment.hours:g} h on {experiment.machine})"
+    return f"{to_type(experiment)} ({time_of(experiment)})"
+
+
+def to_type(experiment: Experiment) -> str:
+    """The command that runs an experiment."""
+    return f"alexnet reproduce {experiment.id}{' --data.root FOLDER' if experiment.data else ''}"
+
+
+def time_of(experiment: Experiment) -> str:
+    """How long an experiment takes, and where."""
+    return f"about {experiment.hours:g} h on {experiment.machine}"

@@ -17,10 +17,10 @@ DIFFERENCE = (
 )
 DOUBLE = 2.0
 RATIO = (
-    "The ratio of the medians with and without dropout has a bootstrap interval of 95 %: "
-    '"reproduced" if it lies above 1, reaches into 1.5 to 2.5, which we take "roughly doubles" to mean, and not beyond '
-    '4, "direction only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 '
-    'and "not reproduced" otherwise.'
+    'The ratio of the medians with and without dropout has a bootstrap interval of 95 %: "reproduced" if it lies '
+    'above 1, reaches into 1.5 to 2.5, which we take "roughly doubles" to mean, and not beyond 4, "direction '
+    'only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 and "not '
+    'reproduced" otherwise.'
 )
 CEILING = (
     'Where the epochs at the constant rate are fewer than 1.5 times that median without dropout, "roughly doubles" '

@@ -1,4 +1,4 @@
-"""The paper's 32 quantitative claims, in its own order (no torch here)."""
+"""The paper's 32 quantitative claims, by their numbers (no torch here)."""
 
 from __future__ import annotations
 

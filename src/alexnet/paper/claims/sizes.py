@@ -143,8 +143,7 @@ SIZES = (
         "arithmetic",
         crops,
         note="The paper's figure is 32 x 32 x 2. A crop of 224 pixels has 33 places along a side of 256, and so has "
-        "the "
-        "released code (convdata_jpeg.py:239).",
+        "the released code (convdata_jpeg.py:239).",
         without="arithmetic settles it",
     ),
     Claim(

@@ -107,8 +107,7 @@ TRAINING = (
         "Biases that start at 1 accelerate the early stages of learning.",
         "ImageNet",
         note="Caffe's authors saw a flat loss with 1 in their version of this network and took 0.1; their CaffeNet "
-        "keeps "
-        "1.",
+        "keeps 1.",
     ),
     Claim(
         25,

@@ -110,16 +110,14 @@ EXPERIMENT = Experiment(
     title="noise along the principal components of the colours",
     claims=(18,),
     method="The `cifar` network, the paper's layers for images of 32 pixels, at a quarter of its width, on 12,500 "
-    "images "
-    "with crops, reflections and dropout: with and without noise along the principal components of their colours, a "
-    "normal number of standard deviation 0.1 times each component's standard deviation, as the released code has it "
-    "(the formula in the paper says eigenvalue). He's initial weights with an output layer near zero, 60 epochs, a "
-    "rate of 0.02 divided by ten "
-    "after 45 and 54, nine seeds. Beside the test error there is that of images whose colours are all moved along "
-    "the first "
-    "component, by one, two and three times 0.1 standard deviations to either side.",
-    rule="The test error without noise less that with it. "
-    f"{EFFECT.format(least=f'{CLAIMED:g} point')} The error of images with other colours is reported beside.",
+    "images with crops, reflections and dropout: with and without noise along the principal components of their "
+    "colours, a normal number of standard deviation 0.1 times each component's standard deviation, as the released "
+    "code has it (the formula in the paper says eigenvalue). He's initial weights with an output layer near zero, 60 "
+    "epochs, a rate of 0.02 divided by ten after 45 and 54, nine seeds. Beside the test error there is that of images "
+    "whose colours are all moved along the first component, by one, two and three times 0.1 standard deviations to "
+    "either side.",
+    rule=f"The test error without noise less that with it. {EFFECT.format(least=f'{CLAIMED:g} point')} The error of "
+    "images with other colours is reported beside.",
     data="CIFAR-10 in the place of ImageNet: a quarter of the training images and all 10,000 of the test. " + WHERE10,
     hours=1.4,
     plan=ARMS.plan,
@@ -130,8 +128,7 @@ EXPERIMENT = Experiment(
     run_by_run=True,
     open_questions=(
         "The released code divides the pixels by 1.1 while there is noise, and has none for the last epochs; here it "
-        "is "
-        "on all the way, as in the text.",
+        "is on all the way, as in the text.",
         "Small images may vary less in the light than photographs, so that there is less to gain.",
     ),
 )

@@ -72,8 +72,7 @@ EXPERIMENT = Experiment(
     "reflections and dropout: in two columns as the paper's, whose conv2, conv4 and conv5 see their own column alone; "
     "as one column, with half of the kernels of conv1 to conv4 and whole conv5 and fully connected layers, which is "
     "the paper's one-GPU network; and without groups at the full number of kernels. He's initial weights with an "
-    "output layer near zero, 30 epochs, "
-    "a rate of 0.02 divided by ten after 20 and 27, five seeds.",
+    "output layer near zero, 30 epochs, a rate of 0.02 divided by ten after 20 and 27, five seeds.",
     rule=f"The test error of one column less that of two. {EFFECT.format(least=f'{LEAST:g} point')}",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images and the 10,000 of the test. " + WHERE100,
     hours=2.2,

@@ -202,12 +202,11 @@ EXPERIMENT = Experiment(
     claims=(17, 19, 20, 21, 31),
     method="The paper's network at half its widths on photographs of 112x112, two columns as the paper's: with crops "
     "(of photographs with a frame of 8 pixels, so that 112 of 128 are seen, as 224 of 256) and reflections, with "
-    f"dropout, and with both; three seeds, batches of 64, {CONSTANT} epochs at a constant rate and five "
-    "more at each of two rates divided by ten. All have one rate, the best of "
-    f"{', '.join(map(str, RATES))} on validation for the network with both, with another seed, or of up to "
-    f"{MOST_RATES} rates while the best lies at an end of those tried. Beside them the whole network, trained for "
-    f"{NETWORK.epochs} epochs with the recipe `folder` on crops of 112 pixels of photographs of 128: its answers to "
-    "one view and to ten, its first kernels, and the neighbours of "
+    f"dropout, and with both; three seeds, batches of 64, {CONSTANT} epochs at a constant rate and five more at each "
+    f"of two rates divided by ten. All have one rate, the best of {', '.join(map(str, RATES))} on validation for the "
+    f"network with both, with another seed, or of up to {MOST_RATES} rates while the best lies at an end of those "
+    f"tried. Beside them the whole network, trained for {NETWORK.epochs} epochs with the recipe `folder` on crops of "
+    "112 pixels of photographs of 128: its answers to one view and to ten, its first kernels, and the neighbours of "
     f"{QUERIES} test photographs by its last hidden layer and by pixels. Figure 4 with the photographs themselves: "
     f"alexnet figure answers runs/reproduce/photographs/runs/{WHOLE}-seed0.",
     rule=f"Claims 17, 20 and 21, as S5. {overfitting.EXPERIMENT.rule} Claim 19, of the whole network, with a bootstrap "

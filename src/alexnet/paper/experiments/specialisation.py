@@ -161,17 +161,14 @@ EXPERIMENT = Experiment(
     title="columns that specialise (figure 3)",
     claims=(30,),
     method="The `cifar` network, the paper's layers for images of 32 pixels, at half its width, with crops, "
-    "reflections "
-    "and dropout, in two columns and, as a control, without groups, where the halves of conv1 mean nothing. All "
-    "channels are divided by the same number, so that grey stays grey. He's initial weights with an output layer near "
-    "zero, 20 epochs, a rate "
-    "of 0.02 divided by ten after 14 and 18, ten seeds. Of each of the 48 kernels of conv1 the share of its squared "
-    "weights "
-    "is measured that lies outside the direction of equal red, green and blue, and the means of the two halves are "
-    "compared.",
+    "reflections and dropout, in two columns and, as a control, without groups, where the halves of conv1 mean "
+    "nothing. All channels are divided by the same number, so that grey stays grey. He's initial weights with an "
+    "output layer near zero, 20 epochs, a rate of 0.02 divided by ten after 14 and 18, ten seeds. Of each of the 48 "
+    "kernels of conv1 the share of its squared weights is measured that lies outside the direction of equal red, "
+    "green and blue, and the means of the two halves are compared.",
     rule=f"In each run a permutation test (p < {LEVEL}) says whether the halves differ in their mean share of colour. "
-    f'{SPECIALISED} "Inconclusive" if the '
-    f"control's halves differ in more than {CHANCE:.0%} of its runs, or fewer than five runs of either ended. {POWER}",
+    f'{SPECIALISED} "Inconclusive" if the control\'s halves differ in more than {CHANCE:.0%} of its runs, or fewer '
+    f"than five runs of either ended. {POWER}",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images. " + WHERE100,
     hours=4.0,
     plan=ARMS.plan,
