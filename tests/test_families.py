@@ -160,6 +160,13 @@ def test_usage(call, arguments, message):
     assert message in error
 
 
+def test_a_run_is_no_place_for_a_family(call, finished):
+    code, _, error = call("train", "digits", "--seeds", "0-1", "--run", finished.path)
+    assert code == 2
+    assert "holds a run: the runs of --seeds need a folder that is none" in " ".join(error.split())
+    assert not (finished.path / "seed-0").exists()
+
+
 def test_not_under_torchrun(call, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "--jobs in the place of torchrun" in call("train", "digits", "--seeds", "0-1")[2]

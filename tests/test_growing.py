@@ -36,7 +36,7 @@ def test_sides(first, epochs, expected):
     assert [growth.side(step) for step in range(40)] == expected
 
 
-@pytest.mark.parametrize(("name", "side"), [("cifar", 32), ("torchvision", 96), ("paper", 99)])
+@pytest.mark.parametrize(("name", "side"), [("cifar", 32), ("torchvision", 96), ("paper", 99), ("net145", 99)])
 def test_at_its_own_size_nothing_is_different(name, side):
     """To the bit, and the pooling that adapts is the network's own: also where it is taken."""
     model = small(name, input_size=side)
@@ -46,6 +46,7 @@ def test_at_its_own_size_nothing_is_different(name, side):
     last = dict(model.named_children())[one.last]
     maps = model[: [name for name, _ in model.named_children()].index(one.last)](images)
     assert torch.equal(one.pool(maps), last(maps))
+    assert one(torch.randn(2, 3, side - 12, side - 12)).shape == (2, model.variant.num_classes)
 
 
 def test_smaller_images_pass_through_the_same_layers():
@@ -92,5 +93,5 @@ def test_what_cannot_grow(fields, said):
 def test_a_network_without_a_pooling_there():
     table = small().variant
     bare = build_model(type(table)(about="", convs=table.convs[:4], hidden=(), input_size=32), num_classes=10)
-    with pytest.raises(UsageError, match="--grow-from: relu4 stands before"):
+    with pytest.raises(UsageError, match="--grow-from: conv4 stands before"):
         AnySize(bare)

@@ -236,6 +236,24 @@ def test_pooling_that_rounds_down_in_the_built_module():
     assert row["this"] == "up and down; it matters in pool1, pool2, pool3"
 
 
+def test_a_step_of_net145_out_of_its_place():
+    """Its second convolution with the norm within maps before LRN, behind pooling or before the ReLU, or with averages
+    for maxima: each is another network than the released one."""
+    net = resolve("net145")
+    relu, lrn, within, pool = net.convs[1].then
+
+    def of(*then):
+        convs = (net.convs[0], replace(net.convs[1], then=then), *net.convs[2:])
+        return by_number(as_rows(examine(Facts.of_table(replace(net, convs=convs)))))
+
+    right = of(relu, lrn, within, pool)
+    assert right[4]["this"] == "conv1: LRN, pooling, ReLU; conv2: ReLU, LRN, within maps, pooling"
+    assert [departs(right[number]) for number in (4, 6, 29)] == [(True, False)] * 2 + [(False, False)]
+    for then in ((relu, within, lrn, pool), (relu, lrn, pool, within), (within, relu, lrn, pool)):
+        assert departs(of(*then)[4]) == (True, True)
+    assert departs(of(relu, lrn, within, replace(pool, average=True))[29]) == (True, True)
+
+
 def test_biases_that_decay_in_the_optimiser(monkeypatch, paper):
     groups = optim._groups
 

@@ -3,13 +3,15 @@
 import io
 import itertools
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from alexnet.config import TrainConfig
 from alexnet.training import progress, scoring, session
-from alexnet.training.learner import Learner
+from alexnet.training.learner import Counters, Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
 from alexnet.training.saves import Saves
@@ -63,6 +65,14 @@ def test_time_left_has_room_for_what_comes_between(tiny, tmp_path, reporter, clo
     assert minutes["1"] < 60  # nothing is known yet
     assert minutes["2"] == pytest.approx(1100, abs=60)  # the first curves are drawn after the first report
     assert minutes["3"] == 0
+
+
+def test_time_left_after_a_resume_counts_no_image_twice():
+    """An epoch of 1,300 images in batches of 128 has a last one of 20."""
+    with Reporter(quiet=True) as reporter:
+        reporter.start(Path("run"), TrainConfig(epochs=3, batch_size=128), 1300, Counters(epoch=2, step=22))
+        reporter.step(1, 128, 128.0)
+        assert reporter.pace() == "1 images/s, 19:32 left"
 
 
 def test_end_says_how_long_it_took(tiny, tmp_path, reporter, clock):

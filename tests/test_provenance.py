@@ -24,7 +24,14 @@ from alexnet.models.lrn import fused
 from alexnet.models.native import Lack
 from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.opening import FREE
-from alexnet.runs.provenance import arithmetic, command_line, describe_data, number_format, source_revision
+from alexnet.runs.provenance import (
+    arithmetic,
+    command_line,
+    describe_data,
+    describe_session,
+    number_format,
+    source_revision,
+)
 from alexnet.training import session
 from alexnet.training.loop import train
 from conftest import STEPS, TINY, needs_int8, text
@@ -164,6 +171,18 @@ def test_without_a_compiler_a_network_without_normalisation_is_slower_too(tiny, 
     run = train(tiny(epochs=1, **{"model.lrn": "off"}), tmp_path / "run", reporter=reporter)
     assert run.sessions[0]["convolutions"] == "torch's"
     assert " ".join(text(reporter).split()).count(str(lack)) == 1
+
+
+def test_convolutions_are_judged_by_the_images_of_one_call(finished):
+    """Which --accumulate and several processes make fewer: too few for it to pay."""
+    if native.missing():
+        pytest.skip("there is no library of kernels")
+    data, compute = load_dataset(TINY.data), resolve_compute("cpu", "fp32")
+    model, said = build_model("cifar", width=0.5), []
+    for fields, processes in (({}, 1), ({"accumulate": 64}, 1), ({"batch_size": 8}, 8)):
+        session = describe_session(replace(TINY, **fields), data, compute, model, processes)
+        said.append(session["convolutions"])
+    assert said == ["Winograd's products", "torch's", "torch's"]
 
 
 @pytest.mark.parametrize(("device", "name"), [("cpu", "kernel in C"), ("cuda", "kernel in Triton")])

@@ -22,7 +22,8 @@ def ledger(
     """Show, point by point, what the paper says, what the released source does, and what a run did.
 
     A run's ledger is what it wrote when it was trained; older runs get one from their checkpoint or configuration. Of a
-    recipe it is what it would do where the data does not decide it, of a network what its table decides.
+    recipe it is what it would do where the data does not decide it, of a network what its table decides. The release is
+    net 145's, also where a relative of it follows its own file.
 
     Parameters
     ----------

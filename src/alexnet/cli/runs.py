@@ -87,12 +87,15 @@ def _train_seeds(
     recipe: TrainConfig, given: dict[str, Any] | None, seeds: str, run: Path | None, jobs: int, guard: SignalGuard
 ) -> None:
     from alexnet.cli.tables import show_family, show_notes
+    from alexnet.runs.folder import has_config
     from alexnet.runs.opening import default_folder
     from alexnet.training.families import family_configs, parse_seeds, train_family
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
     folder = run or default_folder(f"{(given or {}).get('name', recipe.name)}-seeds")
+    if has_config(folder):
+        raise UsageError(f"{folder} holds a run: the runs of --seeds need a folder that is none, by --run DIR.")
     configs, notes = family_configs(recipe, given, parse_seeds(seeds), folder)
     show_notes(notes)
     runs = list(train_family(configs, jobs, guard).values())

@@ -45,8 +45,9 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> str:
     paper, release = (
         [str(row["number"]) for row in rows if row[key]] for key in ("departs_from_paper", "departs_from_release")
     )
+    verb = "departs" if len(paper) == 1 else "depart"
     return (
-        f"of {len(rows)} points, {len(paper)} depart from the paper{_listed(paper)} and {len(release)} from the "
+        f"of {len(rows)} points, {len(paper)} {verb} from the paper{_listed(paper)} and {len(release)} from the "
         f"released source{_listed(release)}"
     )
 

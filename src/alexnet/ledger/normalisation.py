@@ -107,14 +107,18 @@ def _second_moment(facts: Facts, until: Layer, rms: float) -> float:
     return moment
 
 
+_WITHIN = "within maps"
+
+
 def _order(facts: Facts, name: str) -> tuple[str, ...]:
-    """Activation, pooling and LRN behind a layer, in order."""
-    return tuple(
-        activation(layer) if layer.kind == "activation" else "LRN" if layer.kind == "norm" else "pooling"
-        for layer in facts.blocks[name]
-        if layer.kind in ("activation", "pool", "norm")
-        and not (isinstance(layer.row, Norm) and layer.row.over == "map")
-    )
+    """Activation, pooling and normalisations behind a layer, in order."""
+
+    def called(layer: Layer) -> str:
+        if isinstance(layer.row, Norm):
+            return _WITHIN if layer.row.over == "map" else "LRN"
+        return activation(layer) if layer.kind == "activation" else "pooling"
+
+    return tuple(called(layer) for layer in facts.blocks[name] if layer.kind in ("activation", "pool", "norm"))
 
 
 def _normalised(facts: Facts) -> list[str]:
@@ -135,11 +139,15 @@ def _place(facts: Facts) -> Answer:
     if not orders:
         return NONE
     inside = ("ReLU", "LRN", "pooling")
-    released = {"conv1": ("LRN", "pooling", "ReLU"), "conv2": inside}
+    # Whether there is one within maps at all is the next point but one.
+    released: dict[str, list[tuple[str, ...]]] = {
+        "conv1": [("LRN", "pooling", "ReLU")],
+        "conv2": [inside, ("ReLU", "LRN", _WITHIN, "pooling")],
+    }
     return Answer(
         "; ".join(f"{name}: {', '.join(order)}" for name, order in orders.items()),
-        paper=any(order != inside for order in orders.values()),
-        release=any(order != released.get(name) for name, order in orders.items()),
+        paper=any(tuple(step for step in order if step != _WITHIN) != inside for order in orders.values()),
+        release=any(order not in released.get(name, []) for name, order in orders.items()),
     )
 
 

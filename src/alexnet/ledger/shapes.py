@@ -112,9 +112,11 @@ def _overlap(facts: Facts) -> Answer:
     pools = _pools(facts)
     if not pools:
         return Answer("no pooling: does not apply")
-    windows = dict.fromkeys(f"{pool.size}x{pool.size}, stride {pool.stride}" for _, pool in pools)
+    windows = dict.fromkeys(
+        f"{'averages of ' if pool.average else ''}{pool.size}x{pool.size}, stride {pool.stride}" for _, pool in pools
+    )
     maps = [layer.out_shape[1] for layer in facts.layers if layer.kind == "pool" or layer in facts.convs]
-    overlapping = all((pool.size, pool.stride) == (3, 2) for _, pool in pools)
+    overlapping = all((pool.size, pool.stride, pool.average) == (3, 2, False) for _, pool in pools)
     shown = f"{' and '.join(windows)}; maps {'-'.join(map(str, maps))}"
     return Answer(shown, paper=not overlapping, release=not (overlapping or maps == RELEASED_147))
 

@@ -85,8 +85,9 @@ def describe_session(
 ) -> dict[str, Any]:
     """A session's record as it begins: when, by which command, on which machine, in which arithmetic, on which data,
     with which of the settings that may differ between sessions."""
-    left = multiplications(trace(model.variant), config.batch_size, compute)
-    shortened = left < 1 and not config.compile  # torch's compiler takes its own
+    layers = [part.layer for part in model.parts] if isinstance(model, ColumnNetwork) else trace(model.variant)
+    together = config.batch_size * config.columns // processes // config.accumulate  # images of one convolution
+    shortened = multiplications(layers, together, compute) < 1 and not config.compile  # whose convolutions are its own
     return {
         "started": now(),
         "command": command_line(),

@@ -55,8 +55,8 @@ def ledger_of_config(config: TrainConfig) -> list[dict[str, Any]]:
 def course_of(config: TrainConfig, model: AlexNet | ColumnNetwork) -> dict[str, tuple[Stage, ...]]:
     """At which rate, decay and momentum every parameter learns, by name, each from the epoch on in which it changes.
 
-    It is read from the optimiser itself, at the first step of every epoch; the plateau schedule's drops, which
-    validation decides, are not foreseen.
+    It is read from the optimiser itself, as if an epoch were one step: of a warm-up it has the rate at the end of each
+    epoch. The plateau schedule's drops, which validation decides, are not foreseen.
     """
     optimizer = Optimizer(config.optim, model)
     course = Course(config.legs, steps_per_epoch=1)

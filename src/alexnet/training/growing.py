@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import takewhile
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,8 +54,8 @@ class AnySize(nn.Module):
         """Raises UsageError for a network without a pooling at that place."""
         super().__init__()
         self.model = model
-        layers = trace(model.variant)
-        last = layers[[layer.kind for layer in layers].index("flatten") - 1]
+        maps = takewhile(lambda layer: layer.kind != "flatten", trace(model.variant))
+        last = [layer for layer in maps if layer.kind != "activation"][-1]  # which changes no size
         self.last = last.name
         side = last.out_shape[-1]  # maps are square
         match model.get_submodule(last.name):

@@ -58,7 +58,7 @@ class Reporter:
     def start(self, path: Path, config: TrainConfig, count: int, counters: Counters) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
         self._config, self._count, self._epoch = config, count, counters.epoch + 1
-        self._images_left = count * config.end - counters.step * config.batch_size
+        self._images_left = count * (config.end - counters.epoch) - counters.epoch_step * config.batch_size
         self._earlier = counters.elapsed
         resumed = f", going on from step {counters.step} (epoch {self._epoch})" if counters.step else ""
         self.say(f"training {config.name}: {count} images, {_planned(config)}, in {path}{resumed}")
