@@ -213,6 +213,9 @@ def assert_same_run(a, b):
         meta["config"].pop("save_minutes")
     assert metas[0] == metas[1]
     assert timeless(a.metrics) == timeless(b.metrics)
+    assert [file.name for file in a.milestones] == [file.name for file in b.milestones]
+    for mine, theirs in zip(a.milestones, b.milestones, strict=True):
+        assert_same_tensors(mine, theirs)
     assert figures(a.test) == figures(b.test)
 
 

@@ -32,6 +32,7 @@ OVERRIDES = {
     "log_every": 2,
     "save_minutes": 0.0005,
     "ema": 0.9,
+    "ema_after": 0.7,
     "model.dropout": 0.5,
     "optim.name": "paper-sgd",
     "optim.lr": 0.02,
@@ -41,6 +42,7 @@ OVERRIDES = {
     "cutmix": 1.0,
     "mixup": 0.4,
     "mix_probability": 0.8,
+    "mix_until": 4,
     "grow_from": 24,
     "grow_epochs": 1.4,
     "data.flip": True,
@@ -267,7 +269,7 @@ def test_signal_anywhere_then_the_same_command(pair, tmp_path, reporter, monkeyp
 
 
 ENDING = {"epochs": 9, "score_train": 3, "stop_train_error": 0.7, "save_minutes": 10.0, "optim.schedule": "constant"}
-ENDING |= {"cutmix": 0.0, "mixup": 0.0}  # with them nothing is learnt so soon
+ENDING |= {"cutmix": 0.0, "mixup": 0.0, "mix_until": None}  # with them nothing is learnt so soon
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +293,22 @@ def test_stop_at_the_step_that_ends_a_run(ended, tmp_path, reporter, monkeypatch
     run = train(config, tmp_path / "run", reporter=reporter)
     assert_same_run(run, ended)
     assert run.status["stopped"] == ended.status["stopped"]
+
+
+@pytest.mark.usefixtures("no_figures", "no_fsync")
+@pytest.mark.parametrize("place", ["train_step", "validation"])
+def test_early_stopping_counts_on_where_a_run_was_stopped(tmp_path, reporter, monkeypatch, place):
+    """Nothing is learned, so that two epochs are waited after the first, whose accuracy none of them exceeds."""
+    config = override(TINY, {"epochs": 6, "early_stop": 2, "optim.lr": 1e-12})
+    whole = train(config, tmp_path / "whole", reporter=reporter)
+    assert whole.status["stopped"].startswith("stopped at 3 of 6 epochs by early stopping after 2 epochs")
+    with monkeypatch.context() as patch:
+        strike(patch, place)
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "run", reporter=reporter)
+    run = train(config, tmp_path / "run", reporter=reporter)
+    assert_same_run(run, whole)
+    assert run.status["stopped"] == whole.status["stopped"]
 
 
 @pytest.mark.usefixtures("no_figures", "no_fsync")
