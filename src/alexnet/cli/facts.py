@@ -37,9 +37,10 @@ def info(
     json
         Print as JSON.
     """
+    from alexnet.cli.tables import show_description
     from alexnet.ledger import Facts, as_rows, examine, summarise
     from alexnet.models.ablations import resolve
-    from alexnet.models.describe import describe, show
+    from alexnet.models.describe import describe
     from alexnet.models.summary import smallest_input
 
     fields = given_values(config)
@@ -54,7 +55,7 @@ def info(
         departing = {key: [p["number"] for p in points if p[key]] for key in points[0] if key.startswith("departs")}
         print_json(description | departing | {"ledger": points})
     else:
-        show(description)
+        show_description(description)
         print(f"\n{summarise(points)}: alexnet ledger {model}")
 
 

@@ -57,7 +57,8 @@ def reproduce(
     run
         Folder for all of it; without it runs/reproduce/EXPERIMENT. The same command again goes on there.
     jobs
-        Trainings side by side, which share the cores; without it one a core, at most 4, and 1 on a GPU.
+        Trainings side by side, which share the cores; without it one a core, at most 4, and 1 on a GPU. To the same
+        bits it goes on with the same number.
     quick
         A rehearsal of minutes, whose figures say nothing about the paper.
     imagenet

@@ -52,7 +52,8 @@ def train(
     seeds
         Train with several seeds, "0-4" or "0,1,2", in runs/RECIPE-seeds/seed-N or RUN/seed-N, and show mean and spread.
     jobs
-        With --seeds: trainings side by side, which share the cores.
+        With --seeds: trainings side by side, which share the cores. To the same bits a run goes on with the same
+        number.
     """
     from alexnet.config.values import override
     from alexnet.recipes import recipe as named

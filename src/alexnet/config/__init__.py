@@ -158,13 +158,17 @@ class TrainConfig:
             raise UsageError(f"{flag('stop_train_error')} needs {flag('score_train')}: how often it is looked at.")
 
     def keeps(self, epoch: int) -> bool:
-        """Whether the weights after so many epochs are kept as a milestone. Raises UsageError for a `keep`
-        that means nothing."""
+        """Whether the weights after so many epochs are kept as a milestone. Raises UsageError as `kept_epochs`."""
+        return epoch in self.kept_epochs or (self.keep == "log" and epoch & (epoch - 1) == 0)  # 0 and the powers of two
+
+    @property
+    def kept_epochs(self) -> tuple[int, ...]:
+        """The epochs that `keep` names one by one. Raises UsageError for a `keep` that means nothing."""
         if self.keep is None or self.keep == "log":
-            return self.keep is not None and epoch & (epoch - 1) == 0  # 0 and the powers of two
+            return ()
         if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", self.keep, re.ASCII):
             raise UsageError(f'{flag("keep")} {self.keep!r}: write epochs as in "0,5,30", or log.')
-        return epoch in map(int, self.keep.split(","))
+        return tuple(map(int, self.keep.split(",")))
 
     @property
     def legs(self) -> tuple[Leg, ...]:

@@ -41,6 +41,11 @@ class Preprocessing:
     """The centre of the training set's mean image, float32 [C, size, size] on the 0-255 scale, which every crop has
     subtracted in the place of `mean`, wherever it was cut (convdata_jpeg.py of the released code)."""
 
+    @property
+    def short_side(self) -> int:
+        """Pixels that a photograph is resized to: networks of small images have no `resize`, and see whole ones."""
+        return self.resize or self.size
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Preprocessing:
         """Undo `to_dict`, after JSON, and `tensors`, among others. Before `upright` was kept nothing was turned,

@@ -42,6 +42,10 @@ _NOT_UPRIGHT = re.compile(
 class BadImageError(DataError):
     """Bytes are not an image, or not one that can be read."""
 
+    def at(self, place: object) -> BadImageError:
+        """The same error in a sentence that says where the image comes from."""
+        return BadImageError(f"cannot decode {place}: {str(self).rstrip('.')}.")
+
 
 def decode(content: bytes | memoryview, shrink: float = 1.0, upright: bool = False) -> Pixels:
     """RGB pixels of a JPEG, PNG or any other file that Pillow reads, with `upright` turned as EXIF says.

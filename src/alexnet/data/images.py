@@ -126,7 +126,7 @@ def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
     try:
         pixels, notes = despite_warnings(lambda: _upright(content, channels))
     except BadImageError as problem:
-        raise BadImageError(f"cannot decode {path}: {problem}.") from None
+        raise problem.at(path) from None
     return Picture(path, pixels if channels == 3 else pixels[..., None], tuple(notes))
 
 
@@ -171,7 +171,7 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
 def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:
     """What evaluation makes of an image: float32 [V, C, size, size]. A network of small images gets the photograph
     resized to its crop."""
-    square = central_square(picture.pixels, prep, prep.size if views == 1 else prep.resize or prep.size)
+    square = central_square(picture.pixels, prep, prep.size if views == 1 else prep.short_side)
     return prep.views(torch.from_numpy(square).permute(2, 0, 1)[None], views)[0]
 
 
@@ -179,4 +179,4 @@ def central_square(pixels: Pixels, prep: Preprocessing, side: int) -> Pixels:
     """The central [side, side, C] of an image resized as evaluation does."""
     channels = pixels.shape[2]
     rgb = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(Square(prep.resize or prep.size, side, prep.size).cut(rgb)[..., :channels])
+    return np.ascontiguousarray(Square(prep.short_side, side, prep.size).cut(rgb)[..., :channels])

@@ -22,13 +22,13 @@ def as_pixels(image: Any, what: str) -> Pixels:
         try:
             image = open_image(image)
         except BadImageError as problem:
-            raise BadImageError(f"cannot decode {what}: {problem}.") from None
+            raise problem.at(what) from None
     if isinstance(image, Image.Image):
         held, grey = image, image.mode in ("1", "L")
         try:
             pixels = despite_warnings(lambda: converted(held, "L" if grey else "RGB"))
         except Exception as problem:  # opened images are decoded here, and decoders raise a dozen kinds
-            raise BadImageError(f"cannot decode {what}: {str(problem) or type(problem).__name__}.") from None
+            raise BadImageError(str(problem) or type(problem).__name__).at(what) from None
         return turned(pixels[..., None] if grey else pixels, orientation(image))
     array = as_array(image, what)
     if array.ndim == 0:  # a file's name, a number, an object

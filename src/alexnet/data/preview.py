@@ -92,7 +92,7 @@ def _cut(train: Split | Photos, loader: Loader, seed: int, row: int) -> tuple[Pi
     try:
         original = decode(content, upright=loader.upright)
     except BadImageError as problem:
-        raise BadImageError(f"cannot decode {train.place(row)}: {problem}.") from None
+        raise problem.at(train.place(row)) from None
     assert prep.resize is not None
     resized_ = resize_fast(*shortened(original, prep.resize))
     square = loader.training_cut(seed, 0)(content, row)

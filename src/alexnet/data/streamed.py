@@ -74,7 +74,7 @@ class StreamedSplit(Loader):
         self.labels = torch.from_numpy(photos.labels)
         self._kept: dict[Square, _Kept] = {}
         self.prep = prep or self._preprocessing()
-        self.resize = self.prep.resize or self.prep.size  # networks of small images bring no resize
+        self.resize = self.prep.short_side
         side, resize = photos.store.side, self.resize
         if side is not None and side < resize:
             crop = min(data.crop or CROP, side * CROP // RESIZE)
@@ -184,8 +184,8 @@ class StreamedSplit(Loader):
                         kept.put(row, square)
                     batch[at] = square
                 except DataError as problem:
-                    why = f"cannot decode {self.photos.place(row)}: " if isinstance(problem, BadImageError) else ""
-                    self.bad[row] = f"{why}{problem}".rstrip(".") + "."
+                    said = problem.at(self.photos.place(row)) if isinstance(problem, BadImageError) else problem
+                    self.bad[row] = str(said).rstrip(".") + "."
                     bad.append(at)
             return bad
 

@@ -48,7 +48,7 @@ class Transforms(nn.Module):
     def extra_repr(self) -> str:
         """What a network's printed description says of it."""
         prep = self.preprocessing
-        return f"channels={self.channels}, resize={prep.resize or prep.size}, size={prep.size}"
+        return f"channels={self.channels}, resize={prep.short_side}, size={prep.size}"
 
     def _of_tensor(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim not in (3, 4) or images.shape[-3] != self.channels:
@@ -58,7 +58,7 @@ class Transforms(nn.Module):
             )
         prep = self.preprocessing
         batch = images if images.ndim == 4 else images[None]
-        cut = central_views(resize_short_side(batch, prep.resize or prep.size), prep.size)[:, 0]
+        cut = central_views(resize_short_side(batch, prep.short_side), prep.size)[:, 0]
         normalised = self._normalised(cut)
         return normalised if images.ndim == 4 else normalised[0]
 

@@ -9,7 +9,6 @@ from typing import Any
 from alexnet.models.ablations import resolve
 from alexnet.models.summary import Layer, trace
 from alexnet.models.table import Dropout, Norm, Pool, Variant
-from alexnet.models.variants import VARIANTS
 
 # What the paper says in its text, and why the exact count differs.
 CLAIMS = {
@@ -97,75 +96,3 @@ def _row(layer: Layer, memory: int) -> dict[str, Any]:
         "neurons": layer.neurons,
         "memory": memory,
     }
-
-
-def show(description: dict[str, Any]) -> None:
-    """Print a description as a table with the paper's claims beneath."""
-    from rich.table import Table
-
-    from alexnet.terminal import Terminal
-
-    console = Terminal()
-    batch = description["batch_size"]
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title=f"{description['model']}: input {_times(description['input'])}",
-        title_justify="left",
-    )
-    table.add_column("layer")
-    table.add_column("kernel")
-    for name in ("output", "parameters", "MACs", "neurons", f"MiB at {batch}"):
-        table.add_column(name, justify="right")
-    for row in description["layers"]:
-        if row["kind"] in ("flatten",):
-            continue
-        table.add_row(
-            row["name"],
-            _kernel(row),
-            _times(row["output"]),
-            _count(row["parameters"]),
-            _count(row["macs"]),
-            _count(row["neurons"]),
-            f"{row['memory'] / 2**20:.1f}" if row["memory"] else "",
-        )
-    table.add_section()
-    table.add_row(
-        "total",
-        "",
-        "",
-        _count(description["parameters"]),
-        _count(description["macs"]),
-        _count(description["neurons"]),
-        f"{description['activation_bytes'] / 2**20:.1f}",
-    )
-    console.print(table)
-    console.print(
-        f"\ntraining a batch of {batch} in float32 needs about {description['training_bytes'] / 2**30:.2f} GiB "
-        "(what the backward pass needs, weights, gradients, momentum)"
-    )
-    name = description["model"]
-    if name in ("paper", "net145") and resolve(name, **description["fields"]) == VARIANTS[name]:
-        console.print("the paper's figures:")
-        for name, (claim, why) in CLAIMS.items():
-            console.print(f"  {name} {description[name]:,} beside {claim:,}: {why}", soft_wrap=True)
-
-
-def _kernel(row: dict[str, Any]) -> str:
-    if row["kind"] == "pad":
-        return f"right, bottom {row['padding']}"
-    if not row["kernel"]:
-        return ""
-    parts = [f"{row['kernel']}x{row['kernel']}"]
-    parts += [f"s{row['stride']}"] if row["stride"] > 1 else []
-    parts += [f"p{row['padding']}"] if row["padding"] else []
-    parts += [f"g{row['groups']}"] if row["groups"] > 1 else []
-    return " ".join(parts)
-
-
-def _times(shape: list[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _count(value: int) -> str:
-    return f"{value:,}" if value else ""

@@ -120,18 +120,19 @@ def is_checkpoint(path: Path) -> bool:
 def in_streak(path: Path) -> bool:
     """Whether a checkpoint was saved right after a loss that was not finite, going by its header alone: the weights are
     sound, but going on from there may lead into the same losses again."""
-    try:
-        return bool(json.loads(_header(path) or "{}")["counters"]["bad_in_a_row"])
-    except (ValueError, KeyError, TypeError):
-        return False
+    return _has_counted(path, "bad_in_a_row", otherwise=False)
 
 
 def holds_steps(path: Path) -> bool:
     """Whether a checkpoint was saved after the first step, going by its header alone; one that does not say counts."""
+    return _has_counted(path, "step", otherwise=True)
+
+
+def _has_counted(path: Path, name: str, otherwise: bool) -> bool:
     try:
-        return bool(json.loads(_header(path) or "{}")["counters"]["step"])
+        return bool(json.loads(_header(path) or "{}")["counters"][name])
     except (ValueError, KeyError, TypeError):
-        return True
+        return otherwise
 
 
 def _header(path: Path) -> str | None:

@@ -95,8 +95,7 @@ def _idle(config: TrainConfig) -> Iterator[str]:
     for name, idle in (("momentum", averaged), ("betas", not averaged)):
         if idle and getattr(optim, name) != getattr(OptimConfig, name):
             yield f"{flag(f'optim.{name}')} is without effect with {flag('optim.name')} {optim.name}."
-    kept = [] if config.keep in (None, "log") else [int(epoch) for epoch in str(config.keep).split(",")]
-    if beyond := [str(epoch) for epoch in kept if epoch > config.end]:
+    if beyond := [str(epoch) for epoch in config.kept_epochs if epoch > config.end]:
         yield f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."
     if config.early_stop is not None and config.legs[-1].has_horizon:
         yield (
