@@ -19,9 +19,10 @@ from alexnet.config.values import flatten, override
 from alexnet.data import sources
 from alexnet.data.splits import Published, Split
 from alexnet.paper import experiments as room
-from alexnet.paper.arms import Arms, judge_effect, paired
+from alexnet.paper.arms import Arms, paired
 from alexnet.paper.experiment import Row, missing
 from alexnet.paper.experiments import bias, experiments, overfitting, overlap
+from alexnet.paper.rules import judge_effect
 from alexnet.paper.statistics import detectable, interval_of_mean
 from alexnet.runs.folder import Run
 from alexnet.training.loop import train

@@ -22,7 +22,7 @@ from alexnet.inference.neighbours import find_nearest, hidden_layer, rank_distan
 from alexnet.inference.retrieval import retrieve
 from alexnet.inference.trained import open_trained
 from alexnet.paper.arms import error
-from alexnet.paper.averaging import answer, compare
+from alexnet.paper.evaluations import answers_of_views, nearest_training_images
 from alexnet.training.loop import train
 
 FP32 = resolve_compute("cpu", "fp32")
@@ -191,11 +191,11 @@ def test_damaged_images_are_not_drawn(photographs, tmp_path):
 
 
 def test_experiments_measure_what_can_be_read(photographs, tmp_path):
-    whole = compare(photographs, queries=6, close=0.5)
+    whole = nearest_training_images(photographs, queries=6, close=0.5)
     assert whole["images"] == 6
     for part, name in (("train", "dark/3.png"), ("val", "light/0.png")):
         (tmp_path / "set" / part / name).write_bytes(b"no image")
-    found, answers = compare(photographs, queries=6, close=0.5), answer(photographs)
+    found, answers = nearest_training_images(photographs, queries=6, close=0.5), answers_of_views(photographs)
     assert found["images"] == len(answers["labels"]) == len(answers["10 views"]) == 5
     assert error("train")(photographs, lambda _, compute: compute()) >= 0
 

@@ -12,7 +12,7 @@ from alexnet.inference.dropout import thinned_logits
 from alexnet.inference.ensembles import evaluate_ensemble
 from alexnet.inference.evaluation import open_subject
 from alexnet.inference.neighbours import split_features
-from alexnet.paper.averaging import compare, mask
+from alexnet.paper.evaluations import nearest_training_images, thinned_answers
 from alexnet.paper.experiments import averages
 from alexnet.paper.statistics import mcnemar, paired_bootstrap
 from alexnet.training.loop import train
@@ -66,7 +66,7 @@ def test_rows_are_what_evaluation_says(runs, monkeypatch):
 
 def test_masks_are_averaged_in_both_ways(runs):
     run = runs["network-seed1"]
-    found = mask(run, 6)
+    found = thinned_answers(run, 6)
     subject = open_subject(run)
     parts = list(thinned_logits(subject.model, subject.loader, subject.compute, range(6)))
     logits = torch.cat([z for z, _ in parts]).double().numpy()
@@ -85,8 +85,8 @@ def test_masks_are_averaged_in_both_ways(runs):
 
 def test_neighbours_are_compared_on_pixels_and_classes(runs):
     run = runs["network-seed1"]
-    found = compare(run, 15, 0.1)
-    few = compare(run, 15, 0.1, 6)
+    found = nearest_training_images(run, 15, 0.1)
+    few = nearest_training_images(run, 15, 0.1, 6)
     assert few["agree"][0] == few["agree"][1], "among six images all are neighbours"
     subject = open_subject(run, "train")
     test = subject.dataset.test

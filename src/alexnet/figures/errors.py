@@ -27,15 +27,19 @@ class ErrorCurve:
     measured: str
 
     def crossing(self, level: float) -> float | None:
-        """After how many epochs the error first comes down to a level: on the straight line between the two points
-        around it, as the picture shows it. None where it never does."""
-        points = list(zip(self.epochs, self.errors, strict=True))
-        if points and points[0][1] <= level:
-            return points[0][0]
-        for (x0, y0), (x1, y1) in pairwise(points):
-            if y1 <= level:
-                return x0 + (x1 - x0) * (y0 - level) / (y0 - y1)
-        return None
+        """After how many epochs the error first comes down to a level (`crossing`), as the picture shows it."""
+        return crossing(list(zip(self.epochs, self.errors, strict=True)), level)
+
+
+def crossing(points: Sequence[tuple[float, float]], level: float) -> float | None:
+    """Where a curve of points (x, y) first comes down to a level: on the straight line between the two points around
+    it. None where it never does."""
+    if points and points[0][1] <= level:
+        return points[0][0]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y1 <= level:
+            return x0 + (x1 - x0) * (y0 - level) / (y0 - y1)
+    return None
 
 
 def draw_errors(curves: Sequence[ErrorCurve], level: float = 0.25) -> Figure:

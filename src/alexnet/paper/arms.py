@@ -16,21 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
-from alexnet.paper.experiment import Job, Recall, Row, Table, Verdict, has_diverged, missing
-from alexnet.paper.statistics import detectable, paired_t
+from alexnet.paper.experiment import Job, Recall, Row, Table, has_diverged, missing
+from alexnet.paper.plots import draw_strips
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from alexnet.runs.folder import Run
 
-LEVEL = 0.05  # two-sided
 MOST_RATES = 5  # tried in one search, those beyond the first because the best was at an end
-EFFECT = (
-    "By the paired t-test over the seeds, two-sided, with a 95 % interval of the difference: where p < 0.05, "
-    '"reproduced" if the difference has the paper\'s sign and its interval reaches {least}, "direction only" if it '
-    'has the sign and is smaller, "not reproduced" if it has the other sign. Where p is larger, the spread of the '
-    'pairs says how small a difference these seeds would show with a probability of 80 %: "inconclusive" if that is '
-    'more than {least}, and else "not reproduced".'
-)
 WHERE10, WHERE100 = (
     f"--data.root is the folder that holds {folder}, or receives the download."
     for folder in ("cifar-10-batches-py", "cifar-100-python")
@@ -72,6 +66,12 @@ class Arms:
                     found = {figure: None if lost else take(run, recall) for figure, take in figures.items()}
                     rows.append({"arm": arm, "seed": run.config.seed, **found})
         return rows
+
+    def draw(self, rows: Sequence[Row], labels: Mapping[str, str]) -> Figure:
+        """Figures of every run, arm by arm, a panel for each figure, by its label."""
+        return draw_strips(
+            {label: {arm: values(rows, arm, name) for arm in self.arms} for name, label in labels.items()}
+        )
 
     def measuring(self, figures: Figures) -> Callable[[Mapping[str, Run], Recall], list[Row]]:
         """`measure` of these figures, as an experiment wants it."""
@@ -142,6 +142,11 @@ def values(rows: Sequence[Row], arm: str, figure: str) -> list[float]:
     return [row[figure] for row in rows if row["arm"] == arm and row[figure] is not None]
 
 
+def with_gap(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the "gap", the test error less that on the training split."""
+    return [row | {"gap": None if row["test"] is None else row["test"] - row["train"]} for row in rows]
+
+
 def paired(rows: Sequence[Row], first: str, second: str, figure: str) -> tuple[list[float], list[float]]:
     """A figure of two arms, of the seeds for which both have it, in the order of the seeds."""
     a, b = (
@@ -150,35 +155,6 @@ def paired(rows: Sequence[Row], first: str, second: str, figure: str) -> tuple[l
     )
     seeds = sorted(a.keys() & b.keys())
     return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
-
-
-def judge_effect(more: Sequence[float], less: Sequence[float], least: float, what: str, claimed: str = "") -> Verdict:
-    """The verdict on a claim that `more` is larger than `less`, pair by pair, by the rule `EFFECT`, where a difference
-    of `least` is the smallest that would matter.
-
-    `what` says what the difference is of, with its unit, and `claimed` what the paper has for it.
-    """
-    what = what[0].upper() + what[1:]
-    if len(more) < 2:
-        return Verdict("inconclusive", f"{what}: fewer than two pairs of runs ended.")
-    smallest = detectable(more, less)
-    numbers = {"difference": mean(more) - mean(less), "smallest": smallest, "pairs": float(len(more))}
-    if smallest < 1e-9:  # of rounding
-        return Verdict(
-            "inconclusive", f"{what}: {numbers['difference']:.2f} in every pair of runs, no spread.", numbers
-        )
-    found = paired_t(more, less)
-    assert found.p is not None
-    numbers |= {"low": found.low, "high": found.high, "p": found.p}
-    paper = f"; the paper has {claimed}" if claimed else ""
-    sentence = (
-        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, at whose spread a difference of {smallest:.2g} is "
-        f"found four times in five{paper}."
-    )
-    if found.p < LEVEL and found.value > 0:
-        return Verdict("reproduced" if found.high >= least else "direction only", sentence, numbers)
-    weak = found.p >= LEVEL and smallest > least
-    return Verdict("inconclusive" if weak else "not reproduced", sentence, numbers)
 
 
 def table_of(rows: Sequence[Row], figures: Mapping[str, str]) -> Table:

@@ -22,7 +22,7 @@ from alexnet.paper.statements import (
     Side,
     Specialising,
     Statement,
-    values,
+    values_of,
 )
 from alexnet.recipes import recipe
 
@@ -81,26 +81,33 @@ def _epochs_to_convergence(run: Run, _: Recall) -> float:
 
 
 def _neighbours(run: Run, recall: Recall) -> Any:
-    from alexnet.paper.averaging import compare
+    from alexnet.paper.evaluations import nearest_training_images
 
-    return recall(f"{run.path.name}-neighbours", lambda: compare(run, QUERIES, CLOSE, INDEX))
+    return recall(f"{run.path.name}-neighbours", lambda: nearest_training_images(run, QUERIES, CLOSE, INDEX))
 
 
+TOP1 = "top-1, ten views, %"
+TOP5 = "top-5, ten views, %"
+CENTRE1 = "top-1, centre, %"
+CENTRE5 = "top-5, centre, %"
+TRAINING = "training top-1, %"
+GAP = "gap to training, points"
+EPOCHS = "epochs to convergence"
+FIRST = "error while training, epoch 1, %"
+COLOUR = "colour of one column over that of the other"
+NEAR = "training images nearer in pixels than neighbours in fc7, %"
 FIGURES: dict[str, Callable[[Run, Recall], Any]] = {
-    "top-1, ten views, %": lambda run, recall: _evaluated(run, recall, 10)["top1"],
-    "top-5, ten views, %": lambda run, recall: _evaluated(run, recall, 10)["top5"],
-    "top-1, centre, %": lambda run, recall: _evaluated(run, recall, 1)["top1"],
-    "top-5, centre, %": lambda run, recall: _evaluated(run, recall, 1)["top5"],
-    "training top-1, %": lambda run, recall: _evaluated(run, recall, 1, "train")["top1"],
-    "gap to training, points": lambda run, recall: (
-        _evaluated(run, recall, 1)["top1"] - _evaluated(run, recall, 1, "train")["top1"]
-    ),
-    "epochs to convergence": _epochs_to_convergence,
-    "error while training, epoch 1, %": lambda run, recall: 100 * (1 - float(run.epochs[0]["train_top1"])),
-    "colour of one column over that of the other": chroma_shares,
-    "training images nearer in pixels than neighbours in fc7, %": _neighbours,
+    TOP1: lambda run, recall: _evaluated(run, recall, 10)["top1"],
+    TOP5: lambda run, recall: _evaluated(run, recall, 10)["top5"],
+    CENTRE1: lambda run, recall: _evaluated(run, recall, 1)["top1"],
+    CENTRE5: lambda run, recall: _evaluated(run, recall, 1)["top5"],
+    TRAINING: lambda run, recall: _evaluated(run, recall, 1, "train")["top1"],
+    GAP: lambda run, recall: _evaluated(run, recall, 1)["top1"] - _evaluated(run, recall, 1, "train")["top1"],
+    EPOCHS: _epochs_to_convergence,
+    FIRST: lambda run, recall: 100 * (1 - float(run.epochs[0]["train_top1"])),
+    COLOUR: chroma_shares,
+    NEAR: _neighbours,
 }
-TOP1, TOP5, CENTRE1, CENTRE5, TRAINING, GAP, EPOCHS, FIRST, COLOUR, NEAR = FIGURES
 SHOWN: dict[str, Callable[[Any], float]] = {COLOUR: contrast, NEAR: lambda found: 100 * float(found["mean rank"])}
 """How a figure that is more than a number becomes one, for tables and pictures."""
 _NET = Arm("net145")
@@ -120,11 +127,19 @@ _NORMS = ("norm1", "norm2", "norm2b")
 _ON_2010 = "--data.root must hold ILSVRC-2010, on which the paper and the released log have these figures."
 
 
-def _costs(lacking: str, arm: Arm, top1: float, top5: float, net: Arm = _NET, **more: Any) -> Study:
-    """A network that lacks something of net 145, less accurate by so many points."""
+def _costs(
+    lacking: str,
+    arm: Arm,
+    top1: float,
+    top5: float,
+    net: Arm = _NET,
+    others: Mapping[str, Arm] | None = None,
+    **more: Any,
+) -> Study:
+    """A network that lacks something of net 145, less accurate by so many points; `others` are trained beside them."""
     points = {TOP1: top1, TOP5: top5}
     says = tuple(Difference((lacking, figure), ("net145", figure), points[figure]) for figure in points)
-    return Study({"net145": net, lacking: arm, **more.pop("arms", {})}, says, **more)
+    return Study({"net145": net, lacking: arm, **(others or {})}, says, **more)
 
 
 STUDIES: dict[int, Study] = {
@@ -139,7 +154,8 @@ STUDIES: dict[int, Study] = {
                 "optim.rules": _2010.optim.rules,
             },
         ),
-        *(1.7, 1.2),
+        top1=1.7,
+        top5=1.2,
         net=Arm("net145-2010"),
         remark=f"{_ON_2010} Both networks are trained as the whole one was, and differ in the column alone: the "
         "released half one had rates of its own, and its file does not say when the third drop came.",
@@ -147,8 +163,9 @@ STUDIES: dict[int, Study] = {
     11: _costs(
         "no-norms",
         Arm("net145", {"model.variant": "net148"}),
-        *(1.4, 1.2),
-        arms={f"no-{norm}": Arm("net145", {"model.variant": f"net145-no-{norm}"}) for norm in _NORMS},
+        top1=1.4,
+        top5=1.2,
+        others={f"no-{norm}": Arm("net145", {"model.variant": f"net145-no-{norm}"}) for norm in _NORMS},
         beside=tuple((f"no-{norm}", TOP1) for norm in _NORMS),
         remark="Net 148 lacks three normalisations at once; the networks that lack one of them are shown beside. "
         f"{_ALIKE}",
@@ -287,7 +304,7 @@ def judge(number: int, rows: Sequence[Row]) -> dict[int, Verdict]:
 
 
 def _numbers(rows: Sequence[Row], side: Side) -> list[float]:
-    return [SHOWN.get(side[1], float)(value) for value in values(rows, side)]
+    return [SHOWN.get(side[1], float)(value) for value in values_of(rows, side)]
 
 
 def draw(rows: Sequence[Row]) -> Figure:

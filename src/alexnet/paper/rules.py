@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, isfinite
-from statistics import median
+from statistics import mean, median
 
 from alexnet.paper.experiment import Verdict
-from alexnet.paper.statistics import Estimate, Sample, one_more, ratio_of_medians
+from alexnet.paper.statistics import Estimate, Sample, detectable, one_more, paired_t, ratio_of_medians
 
+SIGNIFICANT = 0.05  # two-sided
+EFFECT = (
+    "By the paired t-test over the seeds, two-sided, with a 95 % interval of the difference: where p < 0.05, "
+    '"reproduced" if the difference has the paper\'s sign and its interval reaches {least}, "direction only" if it '
+    'has the sign and is smaller, "not reproduced" if it has the other sign. Where p is larger, the spread of the '
+    'pairs says how small a difference these seeds would show with a probability of 80 %: "inconclusive" if that is '
+    'more than {least}, and else "not reproduced".'
+)
 DIFFERENCE = (
     'By the 95 % interval of the difference: "reproduced" if it lies above 0 and contains the paper\'s figure, '
     '"direction only" if it lies above 0 and does not; "inconclusive" if it reaches from 0 or below to the paper\'s '
@@ -33,6 +42,35 @@ LEVEL = (
     'paper\'s), "not reproduced" if it lies below, and "inconclusive" with fewer than two runs or where the interval '
     "is wider than 2 points to either side."
 )
+
+
+def judge_effect(more: Sequence[float], less: Sequence[float], least: float, what: str, claimed: str = "") -> Verdict:
+    """The verdict on a claim that `more` is larger than `less`, pair by pair, by the rule `EFFECT`, where a difference
+    of `least` is the smallest that would matter.
+
+    `what` says what the difference is of, with its unit, and `claimed` what the paper has for it.
+    """
+    what = what[0].upper() + what[1:]
+    if len(more) < 2:
+        return Verdict("inconclusive", f"{what}: fewer than two pairs of runs ended.")
+    smallest = detectable(more, less)
+    numbers = {"difference": mean(more) - mean(less), "smallest": smallest, "pairs": float(len(more))}
+    if smallest < 1e-9:  # of rounding
+        return Verdict(
+            "inconclusive", f"{what}: {numbers['difference']:.2f} in every pair of runs, no spread.", numbers
+        )
+    found = paired_t(more, less)
+    assert found.p is not None
+    numbers |= {"low": found.low, "high": found.high, "p": found.p}
+    paper = f"; the paper has {claimed}" if claimed else ""
+    sentence = (
+        f"{what}: {found}, p = {found.p:.2g}, {len(more)} pairs, at whose spread a difference of {smallest:.2g} is "
+        f"found four times in five{paper}."
+    )
+    if found.p < SIGNIFICANT and found.value > 0:
+        return Verdict("reproduced" if found.high >= least else "direction only", sentence, numbers)
+    weak = found.p >= SIGNIFICANT and smallest > least
+    return Verdict("inconclusive" if weak else "not reproduced", sentence, numbers)
 
 
 def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool = False) -> Verdict:

@@ -16,7 +16,7 @@ Side = tuple[str, str]
 """An arm, and the name of a figure of it."""
 
 
-def values(rows: Sequence[Row], side: Side) -> list[Any]:
+def values_of(rows: Sequence[Row], side: Side) -> list[Any]:
     """A figure of an arm, one a seed in the order of these; diverged runs are left out."""
     chosen = [row for row in rows if (row["arm"], row["figure"]) == side and row["value"] is not None]
     return [row["value"] for row in sorted(chosen, key=lambda row: int(row["seed"]))]
@@ -65,7 +65,7 @@ class Difference(_OfTwo):
     """Whether the claim says more than that."""
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        more, less = values(rows, self.more), values(rows, self.less)
+        more, less = values_of(rows, self.more), values_of(rows, self.less)
         if min(len(more), len(less)) < 2:
             return Verdict("inconclusive", f"{self.more[0]}: fewer than two runs to compare.")
         found = paired_t(more, less) if self.more[0] == self.less[0] else welch(more, less)
@@ -80,7 +80,7 @@ class Doubling(_OfTwo):
     rule: ClassVar[str] = f"Epochs until the validation error stays within a point of its last value. {RATIO}"
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        return judge_ratio(values(rows, self.more), values(rows, self.less))
+        return judge_ratio(values_of(rows, self.more), values_of(rows, self.less))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Level(_OfOne):
     claimed: float
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        return judge_level(values(rows, self.of), self.claimed, f"{self.of[0]}, {self.of[1]}")
+        return judge_level(values_of(rows, self.of), self.claimed, f"{self.of[0]}, {self.of[1]}")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Specialising(_OfOne):
     rule: ClassVar[str] = COLUMNS
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        return judge_columns(values(rows, self.of))
+        return judge_columns(values_of(rows, self.of))
 
 
 @dataclass(frozen=True)
@@ -111,5 +111,5 @@ class Alike(_OfOne):
     rule: ClassVar[str] = ALIKE
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        found = values(rows, self.of)
+        found = values_of(rows, self.of)
         return judge_neighbours(found) if found else Verdict("inconclusive", f"{self.of[0]}: no run ended.")

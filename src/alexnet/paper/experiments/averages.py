@@ -57,10 +57,10 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
     whole = {name: run for name, run in runs.items() if not has_diverged(run)}
     if not whole:
         return []
-    from alexnet.paper import averaging
+    from alexnet.paper import evaluations
 
-    answers = [recall(f"{name}-answers", partial(averaging.answer, run)) for name, run in whole.items()]
-    masks = [recall(f"{name}-masks", partial(averaging.mask, run, MASKS)) for name, run in whole.items()]
+    answers = [recall(f"{name}-answers", partial(evaluations.answers_of_views, run)) for name, run in whole.items()]
+    masks = [recall(f"{name}-masks", partial(evaluations.thinned_answers, run, MASKS)) for name, run in whole.items()]
     labels = np.array(answers[0]["labels"])
     ways = {way: np.array([a[way] for a in answers]) for way in answers[0] if way != "labels"}  # [M, N, K]
     hits = {way: ways[way].argmax(axis=2) == labels for way in ways}
@@ -83,7 +83,8 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
     ]
     rows += [{"kind": "masks", **{k: v for k, v in m.items() if k not in ("hits", "one")}} for m in masks]
     near = (
-        recall(f"{name}-neighbours", partial(averaging.compare, run, QUERIES, CLOSE)) for name, run in whole.items()
+        recall(f"{name}-neighbours", partial(evaluations.nearest_training_images, run, QUERIES, CLOSE))
+        for name, run in whole.items()
     )
     return rows + [{"kind": "neighbours", **row} for row in near]
 
@@ -180,7 +181,8 @@ def _halving(rows: Sequence[Row]) -> Verdict:
 
 
 def judge_neighbours(found: Sequence[Row]) -> Verdict:
-    """The verdict on claim 31 from what `averaging.compare` says of one network or several, by the rule `ALIKE`."""
+    """The verdict on claim 31 from what `evaluations.nearest_training_images` says of one network or several, by the
+    rule `ALIKE`."""
     # The networks share their queries, but not which query is which row: each by itself, and the worst counts.
     far, more = ([_mean_sixth(row[name]) for row in found] for name in ("far", "more agree"))
     least, agree = min(far, key=lambda e: e.low), min(more, key=lambda e: e.low)

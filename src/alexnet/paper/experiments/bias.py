@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.figures import new_figure
-from alexnet.paper.arms import EFFECT, WHERE10, Arms, judge_effect, paired, table_of, values
+from alexnet.paper.arms import WHERE10, Arms, paired, table_of, values
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
 from alexnet.paper.plots import COLOURS, draw_curves, tidy
+from alexnet.paper.rules import EFFECT, judge_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import EFFECT, WHERE10, Arms, final_error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import WHERE10, Arms, final_error, paired, table_of, values
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
+from alexnet.paper.rules import EFFECT, judge_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from alexnet.paper.arms import EFFECT, WHERE100, Arms, final_error, judge_effect, paired, table_of, top5_error, values
+from alexnet.paper.arms import WHERE100, Arms, final_error, paired, table_of, top5_error
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
-from alexnet.paper.plots import draw_strips
+from alexnet.paper.rules import EFFECT, judge_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +56,7 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 def draw(rows: Sequence[Row]) -> Figure:
     """Every run's test errors."""
     labels = {"test": "top-1 test error, %", "top5": "top-5 test error, %"}
-    return draw_strips({label: {arm: values(rows, arm, name) for arm in ARMS.arms} for name, label in labels.items()})
+    return ARMS.draw(rows, labels)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alexnet.config.values import override
-from alexnet.paper.arms import EFFECT, WHERE100, Arms, error, final_error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import WHERE100, Arms, error, final_error, paired, table_of
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
-from alexnet.paper.plots import draw_strips
+from alexnet.paper.rules import EFFECT, judge_effect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 def draw(rows: Sequence[Row]) -> Figure:
     """Every run's training and test error."""
     labels = {"train": "training error, %", "test": "test error, %"}
-    return draw_strips({label: {arm: values(rows, arm, name) for arm in ARMS.arms} for name, label in labels.items()})
+    return ARMS.draw(rows, labels)
 
 
 def table(rows: Sequence[Row]) -> Table:

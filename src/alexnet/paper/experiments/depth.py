@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alexnet.paper.arms import LEVEL, WHERE100, Arms, final_error, table_of, top5_error, values
+from alexnet.paper.arms import WHERE100, Arms, final_error, table_of, top5_error, values
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
-from alexnet.paper.plots import draw_strips
+from alexnet.paper.rules import SIGNIFICANT
 from alexnet.paper.statistics import detectable_from, dunnett
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
         return {32: Verdict("inconclusive", "Fewer than two seeds ended with each network and the whole one.")}
     found = dunnett(whole, others)
     smallest = detectable_from(whole, others)
-    worse = [layer for layer, estimate in found.items() if estimate.value > 0 and (estimate.p or 0) < LEVEL]
-    better = [layer for layer, estimate in found.items() if estimate.value < 0 and (estimate.p or 0) < LEVEL]
+    worse = [layer for layer, estimate in found.items() if estimate.value > 0 and (estimate.p or 0) < SIGNIFICANT]
+    better = [layer for layer, estimate in found.items() if estimate.value < 0 and (estimate.p or 0) < SIGNIFICANT]
     shown = ", ".join(f"{layer} {estimate}" for layer, estimate in found.items())
     sentence = f"Test error without a layer less that of the whole network, points, {len(whole)} seeds each: {shown}"
     sentence += f"; the paper has about {CLAIMED:g} on ImageNet."
@@ -50,7 +50,7 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Every run's test error."""
-    return draw_strips({"test error, %": {arm: values(rows, arm, "test") for arm in ARMS.arms}})
+    return ARMS.draw(rows, {"test": "test error, %"})
 
 
 def table(rows: Sequence[Row]) -> Table:

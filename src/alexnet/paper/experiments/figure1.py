@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.figures.errors import ErrorCurve
+from alexnet.figures.errors import crossing
 from alexnet.paper.arms import search_rate
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged, seeded
 from alexnet.paper.statistics import Estimate, ratio_of_medians
@@ -87,13 +87,13 @@ def _job(net: Net, activation: str, rate: float) -> Job:
 
 def _rank(run: Run) -> tuple[float, float]:
     """How good a rate is: by the epochs to the target, and where it was not reached by the last training error."""
-    curve = training_errors(run)
+    curve = scored_errors(run)
     if has_diverged(run) or not curve:
         return inf, inf
     return epochs_to(curve, run.config.stop_train_error or TARGET) or inf, curve[-1][1]
 
 
-def training_errors(run: Run) -> list[tuple[float, float]]:
+def scored_errors(run: Run) -> list[tuple[float, float]]:
     """Epochs, and the error on the whole training split after them."""
     from alexnet.runs.folder import SCORE  # imports torch
 
@@ -103,8 +103,7 @@ def training_errors(run: Run) -> list[tuple[float, float]]:
 def epochs_to(curve: Sequence[tuple[float, float]], target: float = TARGET) -> float | None:
     """The epochs after which a curve comes down to an error, on the straight line between two of its points; None where
     it does not."""
-    epochs, errors = zip((0.0, 0.9), *curve, strict=True)  # untrained, of ten classes
-    return ErrorCurve("", epochs, errors, "").crossing(target)
+    return crossing([(0.0, 0.9), *curve], target)  # untrained, of ten classes
 
 
 def measure(nets: Sequence[Net], runs: Mapping[str, Run], _: Recall) -> list[Row]:
@@ -115,7 +114,7 @@ def measure(nets: Sequence[Net], runs: Mapping[str, Run], _: Recall) -> list[Row
         for activation in ACTIVATIONS:
             for name, run in runs.items():
                 if name.startswith(f"{_name(net, activation)}-"):
-                    curve = [] if has_diverged(run) else training_errors(run)
+                    curve = [] if has_diverged(run) else scored_errors(run)
                     rows.append(
                         {
                             "net": net.name,

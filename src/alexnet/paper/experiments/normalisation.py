@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alexnet.paper.arms import WHERE10, Arms, error, final_error, paired, table_of, values
+from alexnet.paper.arms import WHERE10, Arms, error, final_error, paired, table_of
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
-from alexnet.paper.plots import draw_strips
 from alexnet.paper.rules import DIFFERENCE, judge_difference
 from alexnet.paper.statistics import Estimate, paired_t
 from alexnet.recipes import recipe
@@ -80,7 +79,7 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 def draw(rows: Sequence[Row]) -> Figure:
     """Every run's test error, at the end and before the rate dropped."""
     labels = {"test": "test error, %", "before": f"test error after {CONSTANT} epochs, before the drops, %"}
-    return draw_strips({label: {arm: values(rows, arm, name) for arm in ARMS.arms} for name, label in labels.items()})
+    return ARMS.draw(rows, labels)
 
 
 def table(rows: Sequence[Row]) -> Table:

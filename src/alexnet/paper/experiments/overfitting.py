@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.figures import new_figure
-from alexnet.paper.arms import EFFECT, WHERE10, Arms, error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import WHERE10, Arms, error, paired, table_of, values, with_gap
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
-from alexnet.paper.rules import CEILING, RATIO, judge_ratio
+from alexnet.paper.rules import CEILING, EFFECT, RATIO, judge_effect, judge_ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def validation_errors(run: Run, _: Recall) -> list[float]:
     return [round(100 * (1 - row["val_top1"]), 3) for row in run.epochs]
 
 
-def training_errors(run: Run, _: Recall) -> list[float]:
+def logged_errors(run: Run, _: Recall) -> list[float]:
     """The training error of each epoch as training logs it, with its crops and its dropout, in percent."""
     return [round(100 * (1 - row["train_top1"]), 3) for row in run.epochs]
 
@@ -59,7 +59,7 @@ MEASURED = {
     "test": error("test"),
     "train": error("train"),
     "validation errors": validation_errors,
-    "training errors": training_errors,
+    "training errors": logged_errors,
 }
 
 
@@ -73,12 +73,10 @@ def epochs_to_converge(errors: Sequence[float]) -> float:
 
 
 def _derived(rows: Sequence[Row]) -> list[Row]:
-    def more(row: Row) -> Mapping[str, float | None]:
-        if row["test"] is None:
-            return {"gap": None, "epochs": None}
-        return {"gap": row["test"] - row["train"], "epochs": epochs_to_converge(row["validation errors"])}
+    def epochs(row: Row) -> float | None:
+        return None if row["test"] is None else epochs_to_converge(row["validation errors"])
 
-    return [{**row, **more(row)} for row in rows]
+    return [row | {"epochs": epochs(row)} for row in with_gap(rows)]
 
 
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:

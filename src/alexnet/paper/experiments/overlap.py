@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alexnet.paper.arms import EFFECT, WHERE10, Arms, error, final_error, judge_effect, paired, table_of, values
+from alexnet.paper.arms import WHERE10, Arms, error, final_error, paired, table_of, with_gap
 from alexnet.paper.experiment import Experiment, Row, Table, Verdict
-from alexnet.paper.plots import draw_strips
+from alexnet.paper.rules import EFFECT, judge_effect
 from alexnet.recipes import recipe
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ ARMS = Arms(
 MEASURED = {"test": final_error, "train": error("train")}
 
 
-def _with_gap(rows: Sequence[Row]) -> list[Row]:
-    return [row | {"gap": None if row["test"] is None else row["test"] - row["train"]} for row in rows]
-
-
 def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     """By the rule of `EXPERIMENT`."""
-    rows = _with_gap(rows)
+    rows = with_gap(rows)
     more_error = judge_effect(
         *paired(rows, APART, OVERLAPPING, "test"),
         CLAIMED,
@@ -55,14 +51,14 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
 
 def draw(rows: Sequence[Row]) -> Figure:
     """Every run's test error and its gap to the training error."""
-    rows = _with_gap(rows)
+    rows = with_gap(rows)
     labels = {"test": "test error, %", "gap": "test error less training error, points"}
-    return draw_strips({label: {arm: values(rows, arm, name) for arm in ARMS.arms} for name, label in labels.items()})
+    return ARMS.draw(rows, labels)
 
 
 def table(rows: Sequence[Row]) -> Table:
     """Errors of both arms."""
-    return table_of(_with_gap(rows), {"test": "test error, %", "train": "training error, %", "gap": "gap, points"})
+    return table_of(with_gap(rows), {"test": "test error, %", "train": "training error, %", "gap": "gap, points"})
 
 
 EXPERIMENT = Experiment(

@@ -13,7 +13,7 @@ import numpy as np
 from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import MOST_RATES, Arms, search_rate, values
+from alexnet.paper.arms import MOST_RATES, Arms, search_rate, values, with_gap
 from alexnet.paper.experiment import Experiment, Job, Recall, Row, Table, Verdict, has_diverged
 from alexnet.paper.experiments import overfitting
 from alexnet.paper.experiments.averages import ALIKE, CLOSE, judge_neighbours
@@ -81,10 +81,10 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
     for row in rows:
         run = runs[f"{row['arm']}-seed{row['seed']}"]
         if row["arm"] == WHOLE and not has_diverged(run):
-            from alexnet.paper import averaging
+            from alexnet.paper import evaluations
 
             row["views"] = recall("views", partial(_compare_views, run))
-            row["neighbours"] = recall("neighbours", partial(averaging.compare, run, QUERIES, CLOSE))
+            row["neighbours"] = recall("neighbours", partial(evaluations.nearest_training_images, run, QUERIES, CLOSE))
             row["kernels"] = recall("kernels", partial(_pack_kernels, run))
             row["chroma"] = chroma_shares(run, recall)
     return rows
@@ -92,9 +92,9 @@ def measure(runs: Mapping[str, Run], recall: Recall) -> list[Row]:
 
 def _compare_views(run: Run) -> dict[str, int]:
     """How many test images one view and ten have right, and how many only one of the two."""
-    from alexnet.paper import averaging
+    from alexnet.paper import evaluations
 
-    answers = averaging.answer(run)
+    answers = evaluations.answers_of_views(run)
     one, ten = (np.argmax(answers[way], axis=1) == np.array(answers["labels"]) for way in ("1 view", "10 views"))
     counted = {"one": one, "ten": ten, "only one": one & ~ten, "only ten": ten & ~one}
     return {"images": len(one), **{name: int(hits.sum()) for name, hits in counted.items()}}
@@ -161,7 +161,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     from alexnet.figures.kernels import fill_kernels
 
     whole, arms = _whole(rows), _arms(rows)
-    gaps = [row | {"gap": None if row["test"] is None else row["test"] - row["train"]} for row in arms]
+    gaps = with_gap(arms)
     figure = new_figure(9.5, 7.2 if whole else 3.4)
     above: FigureBase = figure
     if whole:

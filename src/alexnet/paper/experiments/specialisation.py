@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from alexnet.config.values import override
 from alexnet.figures import new_figure
-from alexnet.paper.arms import LEVEL, WHERE100, Arms
+from alexnet.paper.arms import WHERE100, Arms
 from alexnet.paper.experiment import Experiment, Recall, Row, State, Table, Verdict
 from alexnet.paper.experiments.columns import CIFAR100, REHEARSAL
 from alexnet.paper.plots import COLOURS, tidy
+from alexnet.paper.rules import SIGNIFICANT
 from alexnet.paper.statistics import permutation_test
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ POWER = (
     f"and the test found that in fewer than {MOST:.0%} of the runs."
 )
 TESTED = (
-    f"In each run a permutation test (p < {LEVEL}) says whether the two columns of conv1 differ in the mean share of "
-    "colour of their kernels."
+    f"In each run a permutation test (p < {SIGNIFICANT}) says whether the two columns of conv1 differ in the mean "
+    "share of colour of their kernels."
 )
 COLUMNS = (
     f'{TESTED} {SPECIALISED} "Inconclusive" with fewer than {LEAST} runs, or if kernels in even and odd places, which '
@@ -80,11 +81,11 @@ def contrast(shares: Sequence[float]) -> float:
 
 def judge_specialisation(runs: Sequence[Sequence[float]]) -> tuple[State, str, dict[str, float]]:
     """By the rule `SPECIALISED`, from the shares of each run with columns: a state, and what to tell of it."""
-    differ = [p_value(shares) < LEVEL for shares in runs]
+    differ = [p_value(shares) < SIGNIFICANT for shares in runs]
     times = median([contrast(shares) for shares in runs]) if runs else 1.0
     sentence = (
-        f"The columns of conv1 differ in their share of colour (p < {LEVEL}) in {sum(differ)} of {len(runs)} runs, in "
-        f"the median run by a factor of {times:.2g}; the paper: in every run."
+        f"The columns of conv1 differ in their share of colour (p < {SIGNIFICANT}) in {sum(differ)} of {len(runs)} "
+        f"runs, in the median run by a factor of {times:.2g}; the paper: in every run."
     )
     numbers = {"columns": float(sum(differ)), "runs": float(len(runs)), "times": times}
     if runs and mean(differ) >= MOST and times >= LARGELY:
@@ -99,14 +100,14 @@ def judge_columns(runs: Sequence[Sequence[float]], control: Sequence[Sequence[fl
     nothing to do with columns: those in even and those in odd places (the rule `COLUMNS`).
     """
     state, sentence, numbers = judge_specialisation(runs)
-    differ = [p_value(shares) < LEVEL for shares in control or [[*each[::2], *each[1::2]] for each in runs]]
+    differ = [p_value(shares) < SIGNIFICANT for shares in control or [[*each[::2], *each[1::2]] for each in runs]]
     if control:
         sentence += f" The halves of conv1 differ so in {sum(differ)} of {len(differ)} runs without groups."
     else:
         sentence += f" Kernels in even and odd places differ so in {sum(differ)}."
     weak = min(len(runs), len(differ)) < LEAST or mean(differ) > CHANCE
     if state == "not reproduced" and not weak:
-        found = mean(p_value([*each[::2], *(min(1.0, LARGELY * s) for s in each[1::2])]) < LEVEL for each in runs)
+        found = mean(p_value([*each[::2], *(min(1.0, LARGELY * s) for s in each[1::2])]) < SIGNIFICANT for each in runs)
         sentence += f" Planted columns would have been found in {found:.0%}."
         weak = found < MOST
     return Verdict("inconclusive" if weak else state, sentence, numbers | {"control": float(sum(differ))})
@@ -166,9 +167,9 @@ EXPERIMENT = Experiment(
     "output layer near zero, 20 epochs, a rate of 0.02 divided by ten after 14 and 18, ten seeds. Of each of the 48 "
     "kernels of conv1 the share of its squared weights is measured that lies outside the direction of equal red, "
     "green and blue, and the means of the two halves are compared.",
-    rule=f"In each run a permutation test (p < {LEVEL}) says whether the halves differ in their mean share of colour. "
-    f'{SPECIALISED} "Inconclusive" if the control\'s halves differ in more than {CHANCE:.0%} of its runs, or fewer '
-    f"than five runs of either ended. {POWER}",
+    rule=f"In each run a permutation test (p < {SIGNIFICANT}) says whether the halves differ in their mean share of "
+    f'colour. {SPECIALISED} "Inconclusive" if the control\'s halves differ in more than {CHANCE:.0%} of its runs, '
+    f"or fewer than five runs of either ended. {POWER}",
     data="CIFAR-100 in the place of ImageNet: all 50,000 training images. " + WHERE100,
     hours=4.0,
     plan=ARMS.plan,

@@ -1,4 +1,4 @@
-"""What experiment S8 evaluates of a trained network: answers of several views, thinned networks, neighbours.
+"""What experiments evaluate of a trained network: answers of several views, thinned networks, neighbours.
 
 Each function gives plain JSON.
 """
@@ -27,7 +27,7 @@ from alexnet.runs.folder import Run
 NEIGHBOURS = 6  # as figure 4 has
 
 
-def answer(run: Run) -> Row:
+def answers_of_views(run: Run) -> Row:
     """Answers to the test images, [N, K] each, and their labels [N]: logits of one view, mean probabilities of 9 and of
     10, and the mean logits of the ten."""
     subject = open_subject(run)
@@ -39,7 +39,7 @@ def answer(run: Run) -> Row:
     return {"labels": labels.tolist(), **{way: z.double().numpy().round(6).tolist() for way, z in answers.items()}}
 
 
-def mask(run: Run, masks: int) -> Row:
+def thinned_answers(run: Run, masks: int) -> Row:
     """A network with halved outputs, which is how dropout is evaluated, beside the means of its thinned networks: which
     images each has right ("hits"), the mean error of a thinned network ("one", percent), and total variation distances
     between distributions, on average over images.
@@ -71,7 +71,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return round(float((a - b).abs().sum(dim=-1).mean() / 2), 6)
 
 
-def compare(run: Run, queries: int, close: float, index: int | None = None) -> Row:
+def nearest_training_images(run: Run, queries: int, close: float, index: int | None = None) -> Row:
     """Neighbours of test images among the training images, or so many of them drawn at random, by the last hidden layer
     and by pixels.
 
