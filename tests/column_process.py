@@ -55,8 +55,8 @@ def learn(world, network, dtype="float64", steps=50, *, dropout=0.5, accumulate=
         labels = torch.randint(CLASSES, (4,), generator=drawn)
         if step == bad:
             images[0] = torch.nan
-        mine = learner.data.shard
-        torch.manual_seed(mixed_seed(0, step, learner.data.rank))
+        mine = learner.data_group.shard
+        torch.manual_seed(mixed_seed(0, step, learner.data_group.rank))
         sums = learner.train_step(images[mine], labels[mine], 4)
         learner.apply_step(sums, len(labels[mine]))
         losses.append(learner.data.sum(sums)[0].nan_to_num())

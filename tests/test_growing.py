@@ -67,7 +67,7 @@ def test_a_step_sees_the_centres_and_the_right_side(monkeypatch):
     config = TrainConfig(grow_from=24, grow_epochs=2.0)
     one = Learner(config, small(), 2, resolve_compute("cpu", "fp32"), World())
     seen = []
-    one.forward.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    one.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     images, labels = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
     for _ in range(5):
         one.apply_step(one.train_step(images, labels, 4), 4)

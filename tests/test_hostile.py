@@ -275,7 +275,7 @@ def test_a_disk_that_fills_amid_a_line_costs_that_line_alone(tiny, tmp_path, mon
     path, steps = tmp_path / "run" / "metrics.jsonl", []
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = session.Recorder.metrics
+    write = session.Recorder.append_metrics
 
     def metrics(record, row):
         if row["step"] == 9 and row["kind"] == "step":
@@ -286,7 +286,7 @@ def test_a_disk_that_fills_amid_a_line_costs_that_line_alone(tiny, tmp_path, mon
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         steps.append((row["kind"], row["step"]))
 
-    monkeypatch.setattr(session.Recorder, "metrics", metrics)
+    monkeypatch.setattr(session.Recorder, "append_metrics", metrics)
     try:
         loop.train(tiny(), tmp_path / "run", reporter=reporter)
     finally:

@@ -136,8 +136,10 @@ def test_names_are_no_commands_to_a_terminal():
 
 
 def test_saves_are_as_far_apart_as_asked(tiny, tmp_path, reporter, clock, monkeypatch):
-    steps, last = [], Saves.last
-    monkeypatch.setattr(Saves, "last", lambda self, learner: (steps.append(learner.counters.step), last(self, learner)))
+    steps, last = [], Saves.save_last
+    monkeypatch.setattr(
+        Saves, "save_last", lambda self, learner: (steps.append(learner.counters.step), last(self, learner))
+    )
     train(tiny(epochs=1, save_minutes=0.1), tmp_path / "run", reporter=reporter)
     assert STEPS == 6
     assert steps == [4, 6]  # a step takes two seconds, and the second save is the epoch's

@@ -73,7 +73,7 @@ class Recorder:
     def _append_session(self, row: dict[str, Any]) -> None:
         self._write("sessions.jsonl", lambda: self.run.append_session(row))
 
-    def ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_ledger(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write what the run does at the points where implementations part."""
         self._write("ledger.json", lambda: self.run.write_ledger(rows))
 
@@ -82,7 +82,7 @@ class Recorder:
         """The rows of this and earlier sessions; none in the other processes."""
         return self.run.metrics if self._is_main else []
 
-    def metrics(self, row: dict[str, Any]) -> None:
+    def append_metrics(self, row: dict[str, Any]) -> None:
         """Append a row with "kind", "epoch" and "step"."""
         if self._log is None:
             return
@@ -97,7 +97,7 @@ class Recorder:
             self._say(warning)
         log.warnings.clear()
 
-    def status(self, **fields: Any) -> None:
+    def write_status(self, **fields: Any) -> None:
         """Replace status.json."""
         self._write("status.json", lambda: self.run.write_status(**{"saved": self.saved_step} | fields))
 
@@ -109,7 +109,7 @@ class Recorder:
         except OSError as problem:
             self._say(f"could not write {what} in {self.run.path} ({problem.strerror})")
 
-    def last(self, checkpoint: Checkpoint) -> None:
+    def save_last(self, checkpoint: Checkpoint) -> None:
         """Save where the run is, keeping the one before; but one that was saved in a streak of losses that are not
         finite does not take the place of a good one."""
         keep = None if in_streak(self.run.last) else self.run.previous
@@ -127,11 +127,11 @@ class Recorder:
                 return file
         return None
 
-    def best(self, checkpoint: Checkpoint) -> bool:
+    def save_best(self, checkpoint: Checkpoint) -> bool:
         """Save the best weights so far. Returns, in all processes, whether they could be written."""
         return self._world.from_main(lambda: self._save(lambda: save_checkpoint(self.run.best, checkpoint)))
 
-    def milestone(self, checkpoint: Checkpoint, epoch: int) -> None:
+    def save_milestone(self, checkpoint: Checkpoint, epoch: int) -> None:
         """Keep weights under the number of completed epochs."""
 
         def save() -> None:
@@ -154,15 +154,15 @@ class Recorder:
             return False
         return True
 
-    def result(self, result: Result) -> None:
+    def write_result(self, result: Result) -> None:
         """Write an evaluation's result, and its confusion matrix as a table and as a figure."""
         self._write("the result", lambda: write_result(result, self.run.path, result.split))
         if self._log is not None:
             self._log.result(result)
             self._say_warnings(self._log)
-        self.figure(f"{result.split}-confusion.png", lambda: draw_confusion(result))
+        self.save_figure(f"{result.split}-confusion.png", lambda: draw_confusion(result))
 
-    def figure(self, name: str, draw: Callable[[], Figure]) -> None:
+    def save_figure(self, name: str, draw: Callable[[], Figure]) -> None:
         """Save a figure under a name; a run does not end for want of one."""
         if not self._is_main:
             return

@@ -44,7 +44,7 @@ class Faults:
             self._shared[split] = len(split.bad)
         for why in [why for why in list(split.bad.values()) if why not in self._noted]:
             self._noted.add(why)
-            self._record.metrics(
+            self._record.append_metrics(
                 {"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why}
             )
             self._reporter.note(f"left out: {why}")
@@ -62,7 +62,7 @@ class Faults:
         for step, rows in learner.settle():
             assert rows is not None
             sources = train.places(rows.cpu().numpy())
-            self._record.metrics(
+            self._record.append_metrics(
                 {"kind": "skipped", "epoch": learner.counters.epoch + 1, "step": step, "sources": sources}
             )
             self._reporter.note(f"step {step}: the loss is not finite; skipped (its images are in metrics.jsonl)")
@@ -73,7 +73,7 @@ class Faults:
 
     def check_weights(self, learner: Learner) -> None:
         """Raise NumericsError if a weight is not finite, of whichever column."""
-        if learner.column.any(not all(bool(p.isfinite().all()) for p in learner.model.parameters())):
+        if learner.column_group.any(not all(bool(p.isfinite().all()) for p in learner.model.parameters())):
             raise NumericsError(f"the weights are not finite. {self._remedy()}")
 
     def _remedy(self) -> str:

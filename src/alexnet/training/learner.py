@@ -88,19 +88,19 @@ class Learner:
     ) -> None:
         """`model` is on its device already. Raises UsageError where it cannot be shared among the processes."""
         self.config, self.compute = config, compute
-        self.data, self.column = world.split(config.columns)
+        self.data_group, self.column_group = world.split(config.columns)
         self.model: AlexNet | ColumnNetwork = model
         self.growth = Growth(config, model, steps_per_epoch)
         network: nn.Module = model if config.grow_from is None else AnySize(model)
-        if self.column.size > 1:
+        if self.column_group.size > 1:
             model.load_state_dict(world.broadcast_tensors(model.state_dict()))
-            network = self.model = ColumnNetwork(model, self.column)
+            network = self.model = ColumnNetwork(model, self.column_group)
             compute.place(self.model)
             set_in_place(self.model)
         use_kernels(self.model)
-        self.forward: Any = self.data.wrap(network)
+        self.network: Any = self.data_group.wrap(network)
         if config.compile:
-            self.forward = torch.compile(self.forward)
+            self.network = torch.compile(self.network)
         self.steps_per_epoch = steps_per_epoch
         self.loss = build_loss(config)
         self.optimizer = Optimizer(config.optim, self.model)
@@ -127,17 +127,17 @@ class Learner:
         parts = list(zip(images.chunk(accumulate), labels.chunk(accumulate), strict=True))
         for number, (part, wanted) in enumerate(parts, 1):
             # Processes exchange gradients once a step, at the last part: their numbers of parts may differ.
-            wait = self.data.size > 1 and number < len(parts)
-            with self.forward.no_sync() if wait else contextlib.nullcontext():
+            wait = self.data_group.size > 1 and number < len(parts)
+            with self.network.no_sync() if wait else contextlib.nullcontext():
                 loss, correct = self.loss(self._logits, part, wanted)
                 # Processes average their gradients, so each one's sum is divided by its share of the batch.
-                (loss * (self.data.size / count)).backward()
+                (loss * (self.data_group.size / count)).backward()
             sums += torch.stack([loss.detach(), correct]).double()
         return sums
 
     def _logits(self, images: Tensor) -> Tensor:
         with self.compute.autocast():
-            logits: Tensor = self.forward(images)
+            logits: Tensor = self.network(images)
         return logits.float()
 
     def apply_step(self, sums: Tensor, count: int, rows: Tensor | None = None) -> None:
@@ -146,7 +146,7 @@ class Learner:
         If the loss is not finite on any process, nothing is changed but the number of the step. The device decides
         that: the host never waits for it. `settle` tells which steps it were, with their `rows`.
         """
-        seen = self.data.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
+        seen = self.data_group.sum(torch.cat([sums, torch.full_like(sums[:1], count)]))
         bad = ~seen[0].isfinite()
         self.optimizer.set_lr(self.schedule.lr(self.counters.step), self.counters.epoch + 1)
         self.optimizer.step(bad)
@@ -199,7 +199,7 @@ class Learner:
         if isinstance(self.model, ColumnNetwork):
             whole = blank_model(self.model.variant)
             weights = self.average.weights if self.average else self.model.state_dict()
-            whole.load_state_dict(self.column.concatenate(weights))
+            whole.load_state_dict(self.column_group.concatenate(weights))
             return self.compute.place(whole)
         return self.average.averaged(self.model) if self.average else self.model
 
@@ -208,7 +208,7 @@ class Learner:
         extra = self.optimizer.tensors()
         if self.average:
             extra |= self.average.tensors()
-        whole = self.column.concatenate
+        whole = self.column_group.concatenate
         progress = {
             "counters": asdict(self.counters),
             "schedule": self.schedule.state(self.counters.step),
@@ -218,8 +218,8 @@ class Learner:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Undo `checkpoint`."""
-        self.model.load_state_dict(self.column.cut(checkpoint.weights))
-        extra = self.column.cut(checkpoint.extra)
+        self.model.load_state_dict(self.column_group.cut(checkpoint.weights))
+        extra = self.column_group.cut(checkpoint.extra)
         counted = {name: value for name, value in checkpoint.meta["counters"].items() if name != "epoch_seconds"}
         self.counters = Counters(**counted)  # without what earlier versions wrote
         self.schedule.restore(checkpoint.meta["schedule"], self.counters.step)

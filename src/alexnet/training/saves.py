@@ -107,19 +107,19 @@ class Saves:
                 "put back what was changed, or train into another folder with --run DIR."
             )
 
-    def last(self, learner: Learner) -> None:
+    def save_last(self, learner: Learner) -> None:
         """Save all that is needed to go on."""
-        self.record.last(self._whole(learner))
+        self.record.save_last(self._whole(learner))
 
-    def best(self, learner: Learner) -> bool:
+    def save_best(self, learner: Learner) -> bool:
         """Save the weights that validation saw. Returns whether they could be written."""
-        return self.record.best(self._evaluated(learner))
+        return self.record.save_best(self._evaluated(learner))
 
-    def milestone(self, learner: Learner) -> None:
+    def save_milestone(self, learner: Learner) -> None:
         """Keep the weights that validation sees between two epochs, or before the first, where that is asked for."""
         counters = learner.counters
         if counters.epoch_step == 0 and learner.config.keeps(counters.epoch):
-            self.record.milestone(self._evaluated(learner), counters.epoch)
+            self.record.save_milestone(self._evaluated(learner), counters.epoch)
 
     def _evaluated(self, learner: Learner) -> Checkpoint:
         """The weights alone that validation sees."""

@@ -55,7 +55,7 @@ class Session:
         reporter: Reporter,
         guard: SignalGuard,
     ) -> None:
-        self.config, self.run, self.data, self.compute = config, run, data, compute
+        self.config, self.run, self.given, self.compute = config, run, data, compute
         self.world, self.reporter, self.guard = world, reporter, guard
         self.record = Recorder(run, reporter.note_once, world)
         self.saves = Saves(
@@ -76,7 +76,7 @@ class Session:
             point = None  # its tensors take room
             self._introduce(learner)
             self.saves.check_best(learner.counters, learner.config.end)
-            self.saves.milestone(learner)
+            self.saves.save_milestone(learner)
             while not is_over(learner):
                 self._train_epoch(learner)
                 if learner.counters.epoch_step == learner.steps_per_epoch:
@@ -113,7 +113,7 @@ class Session:
     def _write_ledger(self, learner: Learner, end: int | None) -> None:
         """Write what a run that ends after so many epochs does where implementations part."""
         if self.world.is_main:
-            self.record.ledger(ledger_of_run(replace(self.config, stop_after=end), learner.model, self.images))
+            self.record.write_ledger(ledger_of_run(replace(self.config, stop_after=end), learner.model, self.images))
 
     def _leave(self, problem: BaseException) -> None:
         """After whatever ended the session: save what was learned where it is sound, and write how it ended."""
@@ -141,12 +141,12 @@ class Session:
             more |= {"epoch": counters.epoch, "step": counters.step, "per_process": self._processes}
             self.record.end_session(state, **more)
         elif self.world.is_main and (status := self.run.status).get("state") == "running":
-            self.record.status(**status | {"state": state, **more})
+            self.record.write_status(**status | {"state": state, **more})
 
     def _prepare(self, point: Checkpoint | None) -> Learner:
         """Data, network and logs, as they were at the checkpoint."""
         config = self.config
-        self.dataset = self.world.main_first(lambda: load_dataset(config.data, self.data))  # downloads what is missing
+        self.dataset = self.world.main_first(lambda: load_dataset(config.data, self.given))  # downloads what is missing
         self.dataset.check_trainable(self.config.measured_on)
         if point:
             seen = point.meta.get("fingerprint")
@@ -188,14 +188,14 @@ class Session:
         config, counters = self.config, learner.counters
         if self._score_training(learner):  # before which an earlier session was stopped
             return
-        learner.forward.train()
-        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data.shard)
+        learner.network.train()
+        steps = Steps(config.seed, counters.epoch, config.batch_size, counters.epoch_step, learner.data_group.shard)
         saved = time.monotonic()
         self.world.barrier()  # or the others' first step would last as long as the main process's files
         self._lap(learner)
         for images, labels, rows in self.images.training_batches(steps):
             # All randomness of a step comes from its number, so that a resumed run repeats nothing and misses nothing.
-            self.compute.seed(mixed_seed(config.seed, counters.step, learner.data.rank))
+            self.compute.seed(mixed_seed(config.seed, counters.step, learner.data_group.rank))
             sums = learner.train_step(images, labels, len(rows))
             with self.guard.critical():
                 learner.apply_step(sums, len(labels), rows)
@@ -209,7 +209,7 @@ class Session:
                 self.reporter.step(counters.epoch_step, len(rows), seconds)
                 if logged:
                     row = {"kind": "step", "epoch": counters.epoch + 1, **learner.progress()}
-                    self.record.metrics(row)
+                    self.record.append_metrics(row)
                     self.reporter.line(row)
                 due = time.monotonic() - saved > 60 * config.save_minutes
                 due, stop = self.world.either(due, self.guard.deferred and self.guard.requested is not None)
@@ -232,7 +232,7 @@ class Session:
         with self.guard.critical():
             counters.scored_step, counters.train_error = counters.step, round(1 - result.top1, 12)
             row = {"kind": SCORE, "epoch": learner.epochs, "step": counters.step}
-            self.record.metrics(row := row | {"train_loss": result.loss, "train_top1": result.top1})
+            self.record.append_metrics(row := row | {"train_loss": result.loss, "train_top1": result.top1})
             self.reporter.score(row)
             if ends := reached_train_error(learner):
                 self._save_last(learner)
@@ -266,12 +266,12 @@ class Session:
             top1 = val.top1 if val is not None else float(counters.epoch)  # without validation the latest is the best
             if top1 >= counters.best_top1 and self._save_best(learner):
                 counters.best_top1, counters.best_epoch = top1, counters.epoch
-            self.saves.milestone(learner)
-            self.record.metrics(row)
+            self.saves.save_milestone(learner)
+            self.record.append_metrics(row)
             self._save_last(learner)
             self._status("running")
             self.reporter.epoch(row)
-            self.record.figure("curves.png", lambda: draw_curves(self.run.epochs))
+            self.record.save_figure("curves.png", lambda: draw_curves(self.run.epochs))
 
     def _test(self, learner: Learner) -> Result:
         """What the best weights, or those that ended the run, answer at its end; the test split is seen here alone."""
@@ -280,20 +280,20 @@ class Session:
         model, weights = self.saves.tested(learner, blank, latest=reached_train_error(learner))
         result = self.scores.test(model, weights, learner.counters)
         with self.guard.critical():
-            self.record.result(result)
+            self.record.write_result(result)
             self._lap(learner)
         return result
 
     def _save_last(self, learner: Learner) -> None:
         self.faults.skipped(learner, self.dataset.train)
         self.faults.check_weights(learner)
-        self.saves.last(learner)
+        self.saves.save_last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner)
-        return self.saves.best(learner)
+        return self.saves.save_best(learner)
 
     def _status(self, state: str, **more: Any) -> None:
         if self.learner is not None:
             more |= self.learner.counters.status(validated=len(self.dataset.val) > 0)
-        self.record.status(state=state, epochs=self.config.end, **more)
+        self.record.write_status(state=state, epochs=self.config.end, **more)
