@@ -59,7 +59,7 @@ def learn(world, network, dtype="float64", steps=50, *, dropout=0.5, accumulate=
         torch.manual_seed(mixed_seed(0, step, learner.data_group.rank))
         sums = learner.train_step(images[mine], labels[mine], 4)
         learner.apply_step(sums, len(labels[mine]))
-        losses.append(learner.data.sum(sums)[0].nan_to_num())
+        losses.append(learner.data_group.sum(sums)[0].nan_to_num())
     skipped = torch.tensor(len(list(learner.settle())))
     saved = learner.checkpoint({})
     return {"losses": torch.stack(losses), "skipped": skipped, **saved.weights, **saved.extra}
