@@ -31,7 +31,7 @@ class Exact(Learner):
     """In the numbers of the network, float64 here, and not always in float32."""
 
     def _logits(self, images):
-        return self.forward(images)
+        return self.network(images)
 
 
 def learn(world, network, dtype="float64", steps=50, *, dropout=0.5, accumulate=1, frozen=None, bad=None, ema=0.0):
