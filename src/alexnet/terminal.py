@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Terminal(Console):
@@ -44,6 +45,45 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Live:
+    """What says how long work goes on: a bar or several on a terminal, whole lines elsewhere, nothing if `quiet`. To be
+    used in a `with` statement, which shows the bars."""
+
+    def __init__(self, quiet: bool, console: Console | None, heading: str) -> None:
+        """`heading` says what stands before a bar, in the words of rich's TextColumn; behind it stands its field
+        "text"."""
+        self.console = console or Terminal(quiet)
+        self._bar = Progress(
+            TextColumn(heading),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            disable=not self.console.is_terminal or quiet,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str | Text) -> None:
+        """Say something as it stands."""
+        # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
+        if isinstance(text, str):  # a name of somebody's file may hold a terminal's commands
+            text = "\n".join(map(printable, text.split("\n")))
+        try:
+            self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
+        except OSError:  # the reader of a pipe has gone, or a log's disk is full: what is learned is worth more
+            self.console.quiet = True
+
+    def note(self, text: str) -> None:
+        """Say something that is not progress."""
+        self.say(Text.assemble(("note:", "yellow"), f" {printable(text)}"))
 
 
 @contextmanager

@@ -8,51 +8,25 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TaskID
 
 from alexnet.paper.experiment import Experiment, Job, has_diverged
 from alexnet.runs.folder import Run
-from alexnet.terminal import Terminal, markup
+from alexnet.terminal import Live, markup
 
 _EVERY = 5.0  # seconds between two looks into the runs' logs, on a terminal
 _SELDOM = 600.0  # elsewhere, where each look is a line
 
 
-class Reporter:
+class Reporter(Live):
     """Shows how far the trainings of an experiment are; `quiet` shows nothing."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Terminal(quiet)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=self.console,
-            disable=not self.console.is_terminal or quiet,
-            transient=True,
-        )
+        super().__init__(quiet, console, "{task.description}")
         self._tasks: dict[str, TaskID] = {}
         self._ended: set[str] = set()
         self._looked = self._began = time.monotonic()
         self._epochs_before = 0.0
-
-    def __enter__(self) -> Reporter:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """Say something as it stands."""
-        try:
-            self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
-        except OSError:  # nobody listens any more
-            self.console.quiet = True
-
-    def note(self, text: str) -> None:
-        """Say something that is not progress."""
-        self.say(f"note: {text}")
 
     def start(self, experiment: Experiment, folder: Path, plan: Sequence[Job], ended: Mapping[str, Run]) -> None:
         """Say what is reproduced and where, and how much of it is there already."""

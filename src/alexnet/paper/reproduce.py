@@ -26,7 +26,7 @@ from alexnet.paper.reporter import Reporter
 from alexnet.paper.results import Outcome
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import environment, now
-from alexnet.training.processes import GLANCE, Training, has_ended, stop
+from alexnet.training.processes import GLANCE, SideBySide, has_ended
 from alexnet.training.signals import SignalGuard, stoppable
 
 
@@ -100,7 +100,6 @@ def _train(
     threads = max(1, usable_cores() // side_by_side)
     ended: dict[str, Run] = {}
     measured = 0
-    trainings: dict[str, Training] = {}
 
     def wanted() -> list[Job]:
         """The plan as it is now, which grows as trainings end."""
@@ -112,30 +111,23 @@ def _train(
                 return plan
             ended.update(new)
 
-    try:
-        plan = wanted()
-        reporter.start(experiment, folder, plan, ended)
+    plan = wanted()
+    reporter.start(experiment, folder, plan, ended)
+    with SideBySide(side_by_side, guard) as trainings:
         while waiting := missing(plan, ended):
             for job in waiting:
-                if job.name not in trainings and len(trainings) < side_by_side:
-                    with guard.critical():  # a process that nobody knows of could not be ended
-                        trainings[job.name] = Training(job.config, *_places(folder, job), threads)
+                if job.name not in trainings.running and not trainings.is_full:
+                    trainings.start(job.name, job.config, *_places(folder, job), threads)
                     reporter.started(job)
             if experiment.run_by_run and measured < len(ended):  # while others train
                 _measure(experiment, folder, ended)
                 measured = len(ended)
-            with guard.critical():  # one that was killed is started again
-                done = [name for name, training in trainings.items() if training.poll()]
-            for name in done:
-                del trainings[name]
+            done = trainings.take_ended()
             if done:
                 plan = wanted()
-            reporter.look(plan, ended, [training.run for training in trainings.values()])
+            reporter.look(plan, ended, [training.run for training in trainings.running.values()])
             if not done:
                 time.sleep(GLANCE)
-    except BaseException:
-        stop(trainings.values())
-        raise
     return ended
 
 

@@ -15,7 +15,7 @@ from alexnet.config import TrainConfig
 from alexnet.errors import UsageError
 from alexnet.runs.folder import Run
 from alexnet.runs.opening import settled
-from alexnet.training.processes import GLANCE, Training, stop
+from alexnet.training.processes import GLANCE, SideBySide
 from alexnet.training.signals import SignalGuard, stoppable
 
 MOST = 1000  # seeds of a family
@@ -65,28 +65,21 @@ def train_family(
     and the error that a training ended with, in both cases after all of them have saved.
     """
     threads = None if jobs == 1 else max(1, usable_cores() // min(jobs, len(configs)))
-    waiting, running = list(configs), list[Training]()
-    with stoppable():
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    path = waiting.pop(0)
-                    with guard.critical():  # a process that nobody knows of could not be ended
-                        running.append(Training(configs[path], path, path.parent / "jobs" / path.name, threads))
-                    if threads is not None:
-                        say(f"training {path.name}, which says more in {running[-1].log}")
-                with guard.critical():  # one that was killed is started again
-                    ended = [training for training in running if training.poll()]
-                for training in ended:
-                    running.remove(training)
-                    name, result = training.run.path.name, training.run.result
-                    if training.diverged:
-                        say(f"{name}: its loss diverged")
-                    elif threads is not None and result:
-                        say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
-                time.sleep(GLANCE)
-        finally:
-            stop(running)
+    waiting = list(configs)
+    with stoppable(), SideBySide(jobs, guard) as trainings:
+        while waiting or trainings.running:
+            while waiting and not trainings.is_full:
+                path = waiting.pop(0)
+                training = trainings.start(path, configs[path], path, path.parent / "jobs" / path.name, threads)
+                if threads is not None:
+                    say(f"training {path.name}, which says more in {training.log}")
+            for training in trainings.take_ended().values():
+                name, result = training.run.path.name, training.run.result
+                if training.diverged:
+                    say(f"{name}: its loss diverged")
+                elif threads is not None and result:
+                    say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
+            time.sleep(GLANCE)
     return {path: Run(path) for path in configs}
 
 

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import yaml
 from filelock import FileLock, Timeout
@@ -19,6 +19,7 @@ from alexnet.errors import AlexNetError, CheckpointError, DataError, NumericsErr
 from alexnet.files import LOCK, write_atomically
 from alexnet.runs.folder import Run
 from alexnet.runs.opening import LENGTH, differences
+from alexnet.training.signals import SignalGuard
 
 GLANCE = 0.2  # seconds between two looks at the trainings
 _PATIENCE = 60.0  # seconds for a training to save and leave
@@ -136,6 +137,43 @@ class Training:
                 self._process.wait()
 
 
+class SideBySide:
+    """Trainings by name, at most so many at a time. Leaving the `with` statement ends those that are under way, after
+    they have saved."""
+
+    def __init__(self, most: int, guard: SignalGuard) -> None:
+        self._most, self._guard = most, guard
+        self.running: dict[Hashable, Training] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for training in self.running.values():
+            training.ask_to_stop()
+        for training in self.running.values():
+            training.wait()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another one has to wait."""
+        return len(self.running) >= self._most
+
+    def start(self, name: Hashable, config: TrainConfig, run: Path, beside: Path, threads: int | None) -> Training:
+        """Begin a training, or go on with it; the arguments after the name are those of `Training`."""
+        with self._guard.critical():  # a process that nobody knows of could not be ended
+            self.running[name] = Training(config, run, beside, threads)
+        return self.running[name]
+
+    def take_ended(self) -> dict[Hashable, Training]:
+        """Those that have ended since the last look, which are running no more. Raises as `Training.poll`."""
+        with self._guard.critical():  # one that was killed is started again
+            ended = {name: training for name, training in self.running.items() if training.poll()}
+        for name in ended:
+            del self.running[name]
+        return ended
+
+
 def _shown() -> IO[str] | None:
     """Where this process's own output goes, which may have been redirected (--quiet); None where that is no file, as in
     notebooks: a child then has what the process began with."""
@@ -145,15 +183,6 @@ def _shown() -> IO[str] | None:
     except (AttributeError, OSError, ValueError):
         return None
     return sys.stdout
-
-
-def stop(trainings: Iterable[Training]) -> None:
-    """End trainings, all at once; what they have learned is saved."""
-    trainings = list(trainings)
-    for training in trainings:
-        training.ask_to_stop()
-    for training in trainings:
-        training.wait()
 
 
 def _file(beside: Path, kind: str) -> Path:

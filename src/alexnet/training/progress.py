@@ -5,55 +5,32 @@ from __future__ import annotations
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.text import Text
+from rich.progress import TaskID
 
 from alexnet.config import TrainConfig
 from alexnet.data.sources import MEMORY, known_to_programs_alone
 from alexnet.metrics import Result
-from alexnet.terminal import Terminal, duration, printable
+from alexnet.terminal import Live, duration
 
 if TYPE_CHECKING:
     from alexnet.training.learner import Counters
 
 
-class Reporter:
+class Reporter(Live):
     """Shows a run's progress on the console; `quiet` shows nothing but still measures the rate."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
-        self.console = console or Terminal(quiet)
-        self._bar = Progress(
-            TextColumn("{task.fields[stage]}"),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=self.console,
-            disable=not self.console.is_terminal or quiet,
-            transient=True,
-        )
+        super().__init__(quiet, console, "{task.fields[stage]}")
         self._task: TaskID | None = None
         self._recent: deque[tuple[float, int]] = deque(maxlen=100)  # (seconds in steps, images) after the latest steps
         self._said: set[str] = set()
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         self._began, self._earlier = time.monotonic(), 0.0
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, text: str | Text) -> None:
-        """Say something as it stands."""
-        # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
-        if isinstance(text, str):  # a name of somebody's file may hold a terminal's commands
-            text = "\n".join(map(printable, text.split("\n")))
-        try:
-            self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
-        except OSError:  # the reader of a pipe has gone, or a log's disk is full: what is learned is worth more
-            self.console.quiet = True
+        return super().__enter__()
 
     def start(self, path: Path, config: TrainConfig, count: int, counters: Counters) -> None:
         """Say what is trained and where, and whether it goes on from an earlier session."""
@@ -130,10 +107,6 @@ class Reporter:
         # What an epoch takes beside its steps: validation, saving, drawing.
         self._between = (time.monotonic() - self._started - self._seconds) / (self._epoch - self._first)
         self._start_epoch()
-
-    def note(self, text: str) -> None:
-        """Say something that is not progress."""
-        self.say(Text.assemble(("note:", "yellow"), f" {printable(text)}"))
 
     def note_once(self, text: str) -> None:
         """`note`, but the same text only once."""
