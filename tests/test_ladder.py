@@ -129,7 +129,7 @@ def test_table_names_each_change_and_its_settings():
     shown = ladder.table(made_up({"inputs": -9.0}))
     assert [line[0] for line in shown.lines] == [rung.change for rung in ladder.RUNGS]
     settings = {line[0]: line[1] for line in shown.lines}
-    assert settings[ladder.RUNGS[2].change] == "no --data.std, --data.no-mean-image, --model.init modern"
+    assert settings[ladder.RUNGS[2].change] == "without --data.std, --data.no-mean-image, --model.init modern"
     assert all(len(line) == len(shown.head) for line in shown.lines)
     assert shown.lines[2][5:] == ("-9.00 (-9.17 to -8.83)", ladder.HELPS)
 

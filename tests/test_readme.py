@@ -38,7 +38,7 @@ VERBS = {  # where each verb's work is done
     "verify": "alexnet.cli.verification.start_computing",
     "preview": "alexnet.data.preview.pipeline_stages",
     "sample": "alexnet.data.samples.write_samples",
-    "info": "alexnet.models.describe.show",
+    "info": "alexnet.cli.tables.show_description",
     "list": "alexnet.cli.tables.show_names",
     "claims": "alexnet.cli.claims.show_claim alexnet.cli.claims.show_claims",
     "reproduce": "alexnet.paper.reproduce.reproduce",

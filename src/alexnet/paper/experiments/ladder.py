@@ -191,7 +191,7 @@ def _flags(settings: Mapping[str, Any]) -> str:
     def typed(name: str, value: Any) -> str:
         if isinstance(value, bool):
             return flag(name) if value else flag(name.replace(".", ".no-"))
-        return f"no {flag(name)}" if value in (None, ()) else f"{flag(name)} {value}"
+        return f"without {flag(name)}" if value in (None, ()) else f"{flag(name)} {value}"
 
     return ", ".join(typed(name, value) for name, value in settings.items())
 
@@ -205,10 +205,11 @@ EXPERIMENT = Experiment(
     "224) and reflections, momentum and weight decay of section 5, the rate divided by ten after 9 and after 11 "
     "epochs, dropout, response normalisation, biases of one; the initial weights are the released code's (0.03 in "
     "conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, whether it "
-    f"helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Four rungs choose their rate: the "
-    f"best of three on the validation images, or of up to {MOST_RATES} while it lies at an end of those tried, of one "
-    "run each with a seed of its own; all others keep the rate of the rung before. The weights with the lowest "
-    "validation error are tested.",
+    f"helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Two rungs hold two changes: "
+    "inputs and weights, of which neither learned without the other at the paper's rate, and the one cycle with "
+    "Nesterov's momentum, which usually come together. Four rungs choose their rate: the best of three on the "
+    f"validation images, or of up to {MOST_RATES} while it lies at an end of those tried, of one run each with a seed "
+    "of its own; all others keep the rate of the rung before. The weights with the lowest validation error are tested.",
     rule="The effect of a rung is its mean test error less that of the rung before, with a 95 % interval from the "
     "spread between seeds, one spread for the whole ladder (two samples, Student's t, pooled variance). A rung "
     f'"{HELPS}" if the interval lies below 0, "{HURTS}" if it lies above, and otherwise there is "{OPEN}". Each '
