@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from alexnet import build_model, list_models
+from alexnet.cli.tables import show_description
 from alexnet.compute import set_in_place
-from alexnet.models.describe import CLAIMS, describe, show
+from alexnet.models.describe import CLAIMS, describe
 from test_tables import CIFAR18, NET145, ONE_HIDDEN, SMALL, THREE_HIDDEN
 
 
@@ -66,18 +67,18 @@ def test_memory_is_what_torch_keeps(name, fields):
 
 
 def test_claims_show_the_paper_beside_the_count(capsys):
-    show(describe("paper"))
+    show_description(describe("paper"))
     shown = capsys.readouterr().out
     for text in ("60,965,224", "724,406,816", "659,272", "650,000", "290,400"):
         assert text in shown, text
     assert "the paper's figures" in shown
     assert 48 * 55 * 96 == 253_440
     assert "48x55x96" in CLAIMS["neurons"][1]  # figure 2's number for conv1 and where it comes from
-    show(describe("torchvision"))
+    show_description(describe("torchvision"))
     assert "the paper's figures" not in capsys.readouterr().out
-    show(describe("paper", num_classes=10))
+    show_description(describe("paper", num_classes=10))
     assert "the paper's figures" not in capsys.readouterr().out
-    show(describe("paper", num_classes=1000, lrn="code"))  # its own
+    show_description(describe("paper", num_classes=1000, lrn="code"))  # its own
     assert "the paper's figures" in capsys.readouterr().out
-    show(describe(NET145))
+    show_description(describe(NET145))
     assert "net 145: input 3x64x64" in capsys.readouterr().out
