@@ -17,7 +17,16 @@ from torchvision.transforms import v2
 
 from alexnet.compute.distributed import World
 from alexnet.config import DataConfig
-from alexnet.data.augment import DRAWS, ColourNoise, Preprocessing, _picked, central_views, epoch_plan, random_crops
+from alexnet.data.augment import (
+    DRAWS,
+    ColourNoise,
+    Preprocessing,
+    _picked,
+    central_views,
+    epoch_plan,
+    principal_axes,
+    random_crops,
+)
 from alexnet.data.batches import Steps
 from alexnet.data.resident import ResidentSplit, resize_short_side
 from alexnet.data.splits import Split
@@ -401,3 +410,14 @@ def test_picking_pixels_is_slicing(seed):
     for flip in (False, True):
         mirrored = draws[:, 2] < 0.5 if flip else None
         assert torch.equal(_picked(images, top, left, mirrored, 6), random_crops(images, draws, 6, 0, flip))
+
+
+def test_axes_of_colours_have_one_sign():
+    """On every machine, whichever way its library of linear algebra turns them."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mixed = rng.normal(size=(3, 3))
+        variances, axes = principal_axes(mixed @ mixed.T)
+        np.testing.assert_allclose(axes * variances @ axes.T, mixed @ mixed.T, atol=1e-12)
+        assert (axes[0] >= 0).all()
+        assert (np.diff(variances) >= 0).all()

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -167,6 +169,14 @@ class ColourNoise:
         alphas = self.alpha * torch.randn(count, 3, generator=generator, device=device)
         moved = torch.rand(count, 1, generator=generator, device=device) < self.probability
         return alphas @ torch.tensor(self.axes, device=device).T * moved
+
+
+def principal_axes(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The variances along the principal axes of colours, ascending, and these axes in the columns of the second array,
+    of a covariance matrix [3, 3]. An axis has no sign of its own: their first component is made positive, so that they
+    are the same on every machine."""
+    variances, axes = np.linalg.eigh(covariance)
+    return np.maximum(variances, 0), axes * np.where(axes[0] < 0, -1.0, 1.0)
 
 
 def epoch_plan(

@@ -25,6 +25,7 @@ from alexnet.compute import usable_cores
 from alexnet.config import DataConfig
 from alexnet.config.data import LARGEST_SIDE
 from alexnet.config.ranges import Range
+from alexnet.data.augment import principal_axes
 from alexnet.data.encoding import Encoded, encode
 from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema, signed
 from alexnet.data.photos import Photos
@@ -304,9 +305,7 @@ def _statistics(
     eigenvalues ascending, eigenvectors in columns."""
     mean = mean_image.mean(axis=(0, 1))
     covariance = products / pixels - np.outer(mean, mean)
-    values, vectors = np.linalg.eigh(covariance)
-    vectors *= np.where(vectors[0] < 0, -1.0, 1.0)  # the sign is free; this one makes the file the same every time
-    values = np.maximum(values, 0)
+    values, vectors = principal_axes(covariance)
     return {
         "mean": (mean / 255).tolist(),
         "std": np.maximum(np.sqrt(np.diag(covariance)) / 255, 1 / 255).tolist(),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet.config import DataConfig
-from alexnet.data.augment import ColourNoise, Preprocessing, central_views, random_crops
+from alexnet.data.augment import ColourNoise, Preprocessing, central_views, principal_axes, random_crops
 from alexnet.data.batches import Batch, Loader, Steps
 from alexnet.data.splits import Split
 from alexnet.errors import UsageError
@@ -99,8 +100,8 @@ class ResidentSplit(Loader):
             products += flat @ flat.T
         pixels = self.images.numel() // 3
         mean = sums / pixels
-        values, vectors = torch.linalg.eigh(products / pixels - torch.outer(mean, mean))
-        return tuple(map(tuple, (vectors * values.clamp(min=0).sqrt()).tolist()))
+        variances, axes = principal_axes((products / pixels - torch.outer(mean, mean)).cpu().numpy())
+        return tuple(map(tuple, (axes * np.sqrt(variances)).tolist()))
 
     def sides(self) -> tuple[int, int]:
         height, width = self.images.shape[-2:]

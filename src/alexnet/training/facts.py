@@ -80,16 +80,15 @@ def _pixels(config: TrainConfig, size: int, images: Loader | None, prep: Preproc
     if images is not None:
         prep = images.prep
         side = images.images.shape[-1] if isinstance(images, ResidentSplit) else prep.resize
+    shown: dict[str, Any]
+    if prep is not None:
+        shown = {"size": prep.size, "mean": prep.mean, "std": prep.std, "mean_image": prep.mean_image is not None}
+    else:  # whether photographs have a mean image, the data say
+        mean_image = None if photographs and data.mean_image else data.mean_image
+        shown = {"size": data.crop or size, "mean": data.mean, "std": data.std, "mean_image": mean_image}
     return Pixels(
-        size=prep.size if prep else data.crop or size,
+        **shown,
         side=side,
-        mean=prep.mean if prep else data.mean,
-        std=prep.std if prep else data.std,
-        mean_image=prep.mean_image is not None
-        if prep
-        else None
-        if photographs and data.mean_image
-        else data.mean_image,
         photographs=photographs,
         axes=noise.axes if noise else None,
         divisor=noise.divisor if noise else data.noise_divisor,
