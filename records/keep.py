@@ -25,7 +25,7 @@ from alexnet.runs.folder import Run
 RESULTS = ("test.json", "val.json")  # of a run, which has one of them
 CONFUSIONS = ("test-confusion.png", "val-confusion.png")
 TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
-RUN = (*TRAINING, *RESULTS, *CONFUSIONS, "config.yaml", "curves.png", "metrics.csv")
+RUN = (*TRAINING, *RESULTS, *CONFUSIONS, "config.yaml", "curves.png", "metrics.csv", "killed.json")
 REPRODUCTION = ("figure.png", "result.json", "table.md")
 UNENDED = (*TRAINING, *RESULTS, "config.yaml")  # of each training that has ended, of a reproduction that has not
 

@@ -1,4 +1,4 @@
-"""records/keep.py: what a record keeps of a run folder."""
+"""records/keep.py: what a record keeps of a run folder; records/killed.py: whether a killed run goes on the same."""
 
 import json
 import runpy
@@ -14,7 +14,8 @@ from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
 from toy_experiment import TOY
 
-KEEP = Path(__file__).parents[1] / "records" / "keep.py"
+RECORDS = Path(__file__).parents[1] / "records"
+KEEP, KILLED = RECORDS / "keep.py", RECORDS / "killed.py"
 
 
 @pytest.fixture
@@ -90,3 +91,19 @@ def test_a_reproduction_without_trainings_is_kept(tmp_path, keep):
         (tmp_path / "S0" / name).write_text("{}")
     assert keep("S0", "a") is None
     assert {file.name for file in (tmp_path / "a").iterdir()} == {"result.json", "table.md"}
+
+
+@pytest.mark.slow
+def test_a_killed_copy_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, reporter):
+    main = runpy.run_path(str(KILLED))["main"]
+    config = tiny(epochs=3, stop_after=1, log_every=1, **{"data.fraction": 1.0})
+    run = train(config, tmp_path / "run", reporter=reporter)
+    before = {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()}
+    with pytest.raises(SystemExit) as end:
+        main(run.path, minutes=1e-4)
+    assert end.value.code == 0
+    found = json.loads((run.path / "killed.json").read_text())
+    assert (found["same"], found["differing"], found["to_epoch"]) == (True, [], 2)
+    assert found["from_step"] < found["killed_after_step"]
+    assert {f.name: f.stat().st_mtime_ns for f in run.path.iterdir() if f.name != "killed.json"} == before
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]

@@ -1,0 +1,102 @@
+"""Whether a run goes on to the same bits after a kill.
+
+    uv run python records/killed.py runs/cifar10-full
+
+Of a run that was stopped on the way (Ctrl-C) two copies go on to the end of the epoch that it is in, each in a process
+of its own: one undisturbed; the other is ended by SIGKILL when it has saved something, and goes on from there. Weights,
+what the optimiser holds and all that was logged must then be equal. The answer is written to RUN/killed.json, which
+keep.py keeps; the run itself is left as it is. It takes the time of two epochs at most, and the room of two copies.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import torch
+
+from alexnet.errors import AlexNetError, UsageError
+from alexnet.files import write_atomically
+from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import Run
+from alexnet.runs.provenance import environment, now
+
+TIMES = ("seconds", "images_per_second")  # of a row of metrics
+
+
+def train(run: Run, end: int, minutes: float) -> subprocess.Popen[bytes]:
+    """Go on with a run up to the end of an epoch, and save every so many minutes."""
+    command = [sys.executable, "-m", "alexnet", "train", str(run.path / "config.yaml"), "--run", str(run.path)]
+    return subprocess.Popen([*command, "--stop-after", str(end), "--save-minutes", str(minutes)])
+
+
+def finish(process: subprocess.Popen[bytes], run: Run) -> None:
+    if code := process.wait():
+        raise AlexNetError(f"{run.path}: training ended with {code}, see above.")
+
+
+def kill(process: subprocess.Popen[bytes], run: Run) -> int:
+    """End a training by force as soon as it has saved, and return the step of what it saved."""
+    before = run.last.stat().st_mtime_ns
+    while run.last.stat().st_mtime_ns == before:
+        if process.poll() is not None:
+            raise UsageError(f"{run.path}: the epoch ended before anything was saved: lower --minutes.")
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    if run.status["state"] != "running":
+        raise UsageError(f"{run.path}: the epoch ended before the kill: lower --minutes.")
+    return int(load_checkpoint(run.last).meta["counters"]["step"])
+
+
+def held(run: Run) -> dict[str, torch.Tensor]:
+    """All tensors of a run's last checkpoint, by name."""
+    checkpoint = load_checkpoint(run.last)
+    return checkpoint.weights | {f"extra/{name}": tensor for name, tensor in checkpoint.extra.items()}
+
+
+def logged(run: Run) -> list[dict[str, Any]]:
+    """What a run has logged, without the time that it took."""
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in run.metrics]
+
+
+def compare(source: Path, minutes: float) -> dict[str, Any]:
+    """Train the two copies and say whether they are the same. Raises AlexNetError where one cannot be trained."""
+    counters = load_checkpoint(Run(source).last).meta["counters"]
+    end = counters["epoch"] + 1
+    whole, killed = copies = [Run(source.with_name(f"{source.name}-{name}")) for name in ("whole", "killed")]
+    try:
+        for run in copies:
+            shutil.copytree(source, run.path, ignore=shutil.ignore_patterns("tensorboard", ".lock"))
+        finish(train(whole, end, minutes), whole)
+        step = kill(train(killed, end, minutes), killed)
+        finish(train(killed, end, minutes), killed)
+        a, b = held(whole), held(killed)
+        differing = [name for name in a if name not in b or not torch.equal(a[name], b[name])]
+        same = not differing and a.keys() == b.keys() and logged(whole) == logged(killed)
+        steps = {"from_step": counters["step"], "killed_after_step": step, "to_epoch": end}
+        made = {"when": now(), "git": environment()["git"]}
+        return {**made, **steps, "tensors": len(a), "differing": differing, "same": same}
+    finally:
+        for run in copies:
+            shutil.rmtree(run.path, ignore_errors=True)
+
+
+def main(source: Path, minutes: float = 0.5) -> None:
+    try:
+        found = compare(source, minutes)
+    except AlexNetError as problem:
+        sys.exit(f"error: {problem}")
+    write_atomically(source / "killed.json", f"{json.dumps(found)}\n".encode())
+    print(json.dumps(found))
+    sys.exit(0 if found["same"] else 1)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
