@@ -15,6 +15,7 @@ from alexnet.models.lrn import LocalResponseNorm, MapResponseNorm
 from alexnet.models.lrn.cpu import rounded
 from alexnet.models.network import AlexNet, check_images
 from alexnet.models.onednn import Geometry, Grid, Product, has_vnni
+from alexnet.models.summary import positions
 from alexnet.models.table import Variant
 from alexnet.models.winograd import Conv2d
 
@@ -220,10 +221,9 @@ class _MaxPool(nn.Module):
         kernel, stride = self.kernel, self.stride
         for dim in (2, 3):
             side = x.shape[dim]
-            count = (side - kernel) // stride + 1
-            if self.ceil_mode and count * stride < side and (side - kernel) % stride:
-                count += 1  # a window that is cut at the edge
-                beyond = (count - 1) * stride + kernel - side
+            count = positions(side, kernel, stride, ceil=self.ceil_mode)
+            beyond = (count - 1) * stride + kernel - side
+            if beyond > 0:  # the last window is cut at the edge
                 x = F.pad(x, (0, beyond) if dim == 3 else (0, 0, 0, beyond))  # with the lowest integer
             end = (count - 1) * stride + 1
             at = (slice(None),) * dim
@@ -255,8 +255,8 @@ class _Fold(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, _ = x.shape
         f = self.side
-        positions = (h + 2 * self.padding + self.extra - self.kernel) // f + 1
-        m = positions - 1 + -(-self.kernel // f)
+        places = (h + 2 * self.padding + self.extra - self.kernel) // f + 1
+        m = places - 1 + -(-self.kernel // f)
         after = m * f - h - self.padding
         padded = F.pad(x, (self.padding, after, self.padding, after), value=self.zero).permute(0, 2, 3, 1)
         words = padded.reshape(n, m * f, m * f * c).view(torch.int32).view(n, m, f, m, f * c // 4)

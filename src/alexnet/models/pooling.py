@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alexnet.models import native
+from alexnet.models.summary import positions
 from alexnet.models.tracing import is_left_to_us
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -53,12 +54,8 @@ class _Window(NamedTuple):
 
     def empty(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Memory for the pooled images, in channels_last."""
-        shape = (*self.shape[:2], *(self._count(side) for side in self.shape[2:]))
+        shape = (*self.shape[:2], *(positions(side, self.size, self.stride, ceil=self.ceil) for side in self.shape[2:]))
         return torch.empty(shape, dtype=dtype or like.dtype, memory_format=torch.channels_last)
-
-    def _count(self, side: int) -> int:
-        count = (side - self.size + (self.stride - 1 if self.ceil else 0)) // self.stride + 1
-        return count - (self.ceil and (count - 1) * self.stride >= side)  # none begins beyond the edge
 
     def launch(self, kind: str, read: Tensor, written: Tensor, at: Tensor | None) -> None:
         """Pooling ("max"), or its gradient ("max_gradient", "average_gradient")."""

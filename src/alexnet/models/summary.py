@@ -124,6 +124,13 @@ def smallest_input(variant: Variant) -> int:
             return size
 
 
+def positions(side: int, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
+    """Places of a window along a side of a map; with `ceil` also the one that starts inside and ends outside. Where the
+    window is larger than the side there are none, 0 or less."""
+    count = (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
+    return count - (ceil and (count - 1) * stride >= side)
+
+
 class _Walk:
     """The way of an image's shape through a table."""
 
@@ -196,13 +203,11 @@ class _Walk:
                     raise UsageError(f"layer {number} of the table: {step!r} is no relu, tanh, Norm, Pool or Dropout.")
 
     def _positions(self, name: str, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> int:
-        """Places of a window along a side; with `ceil` also one that starts inside and ends outside."""
+        """`positions` along a side of the present maps. Raises UsageError for a window that means nothing."""
         side = self.shape[1]
         if kernel < 1 or stride < 1 or padding < 0:
             raise UsageError(f"{name}: kernel {kernel} and stride {stride} must be at least 1, padding {padding} 0.")
-        out = (side + 2 * padding - kernel + (stride - 1 if ceil else 0)) // stride + 1
-        if ceil and (out - 1) * stride >= side:
-            out -= 1
+        out = positions(side, kernel, stride, padding, ceil)
         if out < 1:
             raise _TooSmall(f"{name}'s {kernel}x{kernel} window meets {side}x{side}")
         return out

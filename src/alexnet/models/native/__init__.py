@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # No errno and no traps: with them, square roots are not done in vectors. Results are those of IEEE arithmetic.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"]
-SOURCES = ["lrn.c", "pool.c", "winograd.c"]  # in this order: each may use what those before define
+SOURCES = ["common.c", "lrn.c", "pool.c", "winograd.c"]  # the first has what all others use
 
 
 class Lack(NamedTuple):

@@ -1,3 +1,4 @@
+#line 1 "lrn.c"
 /* Local response normalisation (section 3.3), forward and backward, one pass over memory each.
  *
  * Tensors are [outer, channels, inner], dense: inner = height * width in torch's default layout, 1 in channels_last.
@@ -8,14 +9,7 @@
  *     s_c = k + alpha / size * sum(x_j^2, j in window(c)),   y_c = x_c * s_c^-beta
  *     dx_c = g_c * s_c^-beta - 2 * alpha * beta / size * x_c * sum(g_j * x_j * s_j^(-beta-1), c in window(j))
  */
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline)) /* so that what a case knows is known in its loops */
 enum { TILE = 16384, LANES = 16, LINE = 64 };
-enum { FP32, BF16, UINT8 };
 
 typedef struct {
     long rows, row; /* so many, of so many numbers one after the other; in the buffer all are */
@@ -23,18 +17,7 @@ typedef struct {
     long ahead;     /* to the next tile */
 } Tile;
 
-static inline long bytes(int type) { return type == FP32 ? 4 : type == BF16 ? 2 : 1; }
-
-static inline float load(const void *from, long i, int type) {
-    if (type == FP32) return ((const float *)from)[i];
-    uint32_t bits = (uint32_t)((const uint16_t *)from)[i] << 16;
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 static inline void store(void *to, long i, float value, int type) {
-    uint32_t bits;
     if (type == FP32) {
         ((float *)to)[i] = value;
         return;
@@ -44,8 +27,7 @@ static inline void store(void *to, long i, float value, int type) {
         ((uint8_t *)to)[i] = (uint8_t)(int)(value < 0 ? 0 : value > 255 ? 255 : value);
         return;
     }
-    memcpy(&bits, &value, 4); /* to the nearest, ties to even */
-    ((uint16_t *)to)[i] = value != value ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    ((uint16_t *)to)[i] = value != value ? 0x7fc0 : nearest(value);
 }
 
 static inline void copy_in(const char *from, float *restrict to, Tile tile, int type) {

@@ -4,7 +4,6 @@
  * Every bit is torch's. Its maximum is the first of equals, and of several NaN the last. Its gradient of a pixel is a
  * sum over the windows that hold it, row by row, rounded to the tensor's format after every addition. Here every pixel
  * collects that sum by itself, in the same order: the number of threads changes nothing, and no pixel is written twice.
- * `load`, `bytes` and INLINE are those of lrn.c, which is compiled together with this.
  */
 enum { BLOCK = 32 }; /* channels at a time; with fewer at the end, some are computed twice */
 
@@ -14,24 +13,9 @@ typedef struct {
     long size, stride;
 } Shape;
 
-static inline long least(long a, long b) { return a < b ? a : b; }
-
-static inline uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-
-static inline float float_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 /* A sum or quotient of values of the format, to the nearest of the format, ties to even. A NaN has no low bits here. */
 static inline float rounded(float value, int type) {
-    uint32_t bits = bits_of(value);
-    return type == FP32 ? value : float_of((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
+    return type == FP32 ? value : float_of((uint32_t)nearest(value) << 16);
 }
 
 /* A value that is one of the format. */

@@ -6,7 +6,6 @@
  * pixels above and left of the image, beyond which all is zero. What M makes of them is kept number by number: a matrix
  * of tiles x channels for each place in a transformed tile, those of a group of channels after those of the one before.
  * An image's values are computed by one thread, in one order: the number of threads changes nothing.
- * INLINE is that of lrn.c, `least` that of pool.c, which are compiled together with this.
  */
 #ifdef __AVX512F__
 enum { WIDTH = 16 };
