@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from alexnet.runs.checkpoint import load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.runs.provenance import environment, now
 
-TIMES = ("seconds", "images_per_second")  # of a row of metrics
+TIMES = ("seconds", "elapsed", "images_per_second")
 
 
 def train(run: Run, end: int, minutes: float) -> subprocess.Popen[bytes]:
     """Go on with a run up to the end of an epoch, and save every so many minutes."""
     command = [sys.executable, "-m", "alexnet", "train", str(run.path / "config.yaml"), "--run", str(run.path)]
-    return subprocess.Popen([*command, "--stop-after", str(end), "--save-minutes", str(minutes)])
+    command += ["--stop-after", str(end), "--save-minutes", str(minutes)]
+    command += ["--no-test"] if run.config.data.val_fraction else []  # the run itself looks at it, at its end
+    return subprocess.Popen(command)
 
 
 def finish(process: subprocess.Popen[bytes], run: Run) -> None:
@@ -42,17 +45,23 @@ def finish(process: subprocess.Popen[bytes], run: Run) -> None:
 
 
 def kill(process: subprocess.Popen[bytes], run: Run) -> int:
-    """End a training by force as soon as it has saved, and return the step of what it saved."""
-    before = run.last.stat().st_mtime_ns
+    """End a training by force as soon as it has saved, within the epoch, and return the step of what it saved."""
+    before, epoch = run.last.stat().st_mtime_ns, counted(run)["epoch"]
     while run.last.stat().st_mtime_ns == before:
         if process.poll() is not None:
-            raise UsageError(f"{run.path}: the epoch ended before anything was saved: lower --minutes.")
+            raise AlexNetError(f"{run.path}: training ended with {process.returncode} before it had saved, see above.")
         time.sleep(0.01)
     process.kill()
     process.wait()
-    if run.status["state"] != "running":
-        raise UsageError(f"{run.path}: the epoch ended before the kill: lower --minutes.")
-    return int(load_checkpoint(run.last).meta["counters"]["step"])
+    if counted(run)["epoch"] > epoch:
+        raise UsageError("the first that was saved was the epoch's end: lower --minutes.")
+    return int(counted(run)["step"])
+
+
+def counted(run: Run) -> dict[str, Any]:
+    """What a run's last checkpoint has counted, but for time."""
+    counters: dict[str, Any] = load_checkpoint(run.last).meta["counters"]
+    return {name: value for name, value in counters.items() if name not in TIMES}
 
 
 def held(run: Run) -> dict[str, torch.Tensor]:
@@ -68,10 +77,12 @@ def logged(run: Run) -> list[dict[str, Any]]:
 
 def compare(source: Path, minutes: float) -> dict[str, Any]:
     """Train the two copies and say whether they are the same. Raises AlexNetError where one cannot be trained."""
-    counters = load_checkpoint(Run(source).last).meta["counters"]
+    if (state := Run(source).status.get("state")) != "stopped":
+        raise UsageError(f"{source} is {state or 'no run'}: stop it on the way (Ctrl-C), and call this then.")
+    counters = counted(Run(source))
     end = counters["epoch"] + 1
-    whole, killed = copies = [Run(source.with_name(f"{source.name}-{name}")) for name in ("whole", "killed")]
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{source.name}-", dir=source.parent) as place:
+        whole, killed = copies = [Run(Path(place) / name) for name in ("whole", "killed")]
         for run in copies:
             shutil.copytree(source, run.path, ignore=shutil.ignore_patterns("tensorboard", ".lock"))
         finish(train(whole, end, minutes), whole)
@@ -79,13 +90,10 @@ def compare(source: Path, minutes: float) -> dict[str, Any]:
         finish(train(killed, end, minutes), killed)
         a, b = held(whole), held(killed)
         differing = [name for name in a if name not in b or not torch.equal(a[name], b[name])]
-        same = not differing and a.keys() == b.keys() and logged(whole) == logged(killed)
+        alike = a.keys() == b.keys() and logged(whole) == logged(killed) and counted(whole) == counted(killed)
         steps = {"from_step": counters["step"], "killed_after_step": step, "to_epoch": end}
         made = {"when": now(), "git": environment()["git"]}
-        return {**made, **steps, "tensors": len(a), "differing": differing, "same": same}
-    finally:
-        for run in copies:
-            shutil.rmtree(run.path, ignore_errors=True)
+        return {**made, **steps, "tensors": len(a), "differing": differing, "same": alike and not differing}
 
 
 def main(source: Path, minutes: float = 0.5) -> None:

@@ -117,6 +117,13 @@ def test_validation_is_said_where_there_is_no_test_split(without_test, capsys):
     assert "no result" not in said
 
 
+def test_results_of_two_splits_have_no_mean(without_test, finished, capsys):
+    show_family([without_test, finished])
+    said = capsys.readouterr().out
+    assert "no mean: some were measured on test and some on val" in said
+    assert "±" not in said
+
+
 def test_what_a_training_says_goes_where_our_own_output_goes(tmp_path):
     """--quiet sends it nowhere."""
     training = object.__new__(Training)

@@ -24,6 +24,7 @@ from alexnet.ledger.built import facts_of_model
 from alexnet.models.ablations import resolve
 from alexnet.models.columns import ColumnNetwork
 from alexnet.models.network import blank_model, build_model
+from alexnet.models.table import Pool
 from alexnet.models.variants import VARIANTS
 from alexnet.recipes import recipe
 from alexnet.runs.folder import load_run
@@ -252,6 +253,15 @@ def test_a_step_of_net145_out_of_its_place():
     for then in ((relu, within, lrn, pool), (relu, lrn, pool, within), (within, relu, lrn, pool)):
         assert departs(of(*then)[4]) == (True, True)
     assert departs(of(relu, lrn, within, replace(pool, average=True))[29]) == (True, True)
+    apart = resolve("net147")
+    convs = [replace(conv, then=tuple(_averaged(step) for step in conv.then)) for conv in apart.convs]
+    for variant, release in ((apart, False), (replace(apart, convs=tuple(convs)), True)):
+        rows = by_number(as_rows(examine(Facts.of_table(variant))))
+        assert departs(rows[29]) == (True, release)
+
+
+def _averaged(step):
+    return replace(step, average=True) if isinstance(step, Pool) else step
 
 
 def test_biases_that_decay_in_the_optimiser(monkeypatch, paper):

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from alexnet import recipe, train
+from alexnet.errors import TrainingStopped
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
+from alexnet.runs.folder import Run
+from test_resume import strike
 from toy_experiment import TOY
 
 RECORDS = Path(__file__).parents[1] / "records"
@@ -96,14 +99,18 @@ def test_a_reproduction_without_trainings_is_kept(tmp_path, keep):
 @pytest.mark.slow
 def test_a_killed_copy_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, reporter):
     main = runpy.run_path(str(KILLED))["main"]
-    config = tiny(epochs=3, stop_after=1, log_every=1, **{"data.fraction": 1.0})
-    run = train(config, tmp_path / "run", reporter=reporter)
+    config = tiny(epochs=3, log_every=1, **{"data.fraction": 1.0})
+    with monkeypatch.context() as patch:
+        strike(patch, "train_step")
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "run", reporter=reporter)
+    run = Run(tmp_path / "run")
     before = {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()}
     with pytest.raises(SystemExit) as end:
         main(run.path, minutes=1e-4)
     assert end.value.code == 0
     found = json.loads((run.path / "killed.json").read_text())
-    assert (found["same"], found["differing"], found["to_epoch"]) == (True, [], 2)
+    assert (found["same"], found["differing"], found["to_epoch"]) == (True, [], 1)
     assert found["from_step"] < found["killed_after_step"]
     assert {f.name: f.stat().st_mtime_ns for f in run.path.iterdir() if f.name != "killed.json"} == before
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]

@@ -674,7 +674,7 @@ def test_small_batches_keep_all_threads_busy(photos, workers, batch_size, ahead)
     assert len(taken) == min(ahead + 1, -(-N // batch_size))
 
 
-@pytest.mark.parametrize(("fitting", "decoded"), [(0, N), (10, N - 9), (10**6, 1)])
+@pytest.mark.parametrize(("fitting", "decoded"), [(0, N), (10, N - 10), (10**6, 1)])
 def test_kept_in_memory_from_the_second_epoch_on(spoilt, monkeypatch, fitting, decoded):
     """As many as fit; one that cannot be read is tried anew each time. The pixels are those of a fresh split."""
     photos, counts = spoilt({3: b"no image"}), []

@@ -178,8 +178,17 @@ def test_an_attempt_does_not_look_at_the_test_split(tiny, tmp_path, reporter, mo
     assert run.result["top1"] == pytest.approx(max(row["val_top1"] for row in run.epochs))
     assert "val accuracy" in text(reporter)
     assert "test accuracy" not in text(reporter)
-    assert evaluate(run.path).split == "test"
-    with pytest.raises(UsageError, match="the val split is empty"):
+    found = evaluate(run.path)
+    train(tiny(epochs=2, test=False), run.path, reporter=reporter)
+    assert run.test is None, "asked for nothing new"
+    train(tiny(epochs=2), run.path, reporter=reporter)  # it is the one that was chosen
+    assert (run.test["split"], run.test["top1"]) == ("test", found.top1)
+    assert not list(run.path.glob("val*")), "one result, that of the weights it has now"
+    train(tiny(epochs=2, test=False), run.path, reporter=reporter)
+    assert run.test is not None, "what was measured stays"
+    train(tiny(epochs=2, then=["1"], test=False), run.path, reporter=reporter)
+    assert (run.test, run.result["split"]) == (None, "val"), "of longer training another result"
+    with pytest.raises(UsageError, match=r"--no-test ends with .*--data\.val-fraction"):
         train(tiny(epochs=2, test=False, **{"data.val_fraction": 0}), tmp_path / "none", reporter=reporter)
 
 

@@ -16,7 +16,7 @@ from alexnet.paper.document import state_of
 from alexnet.paper.experiment import Experiment
 from alexnet.paper.experiments import experiments, experiments_on
 from alexnet.paper.imagenet import imagenet_experiment
-from alexnet.paper.results import Finding, Outcome, experiment_called, findings, on_imagenet, runnable, to_run
+from alexnet.paper.results import Finding, Outcome, command_and_time, experiment_called, findings, on_imagenet, runnable
 from alexnet.terminal import Terminal, markup
 
 
@@ -35,7 +35,7 @@ def describe_claim(one: Claim) -> dict[str, Any]:
         },
         "experiments": list(map(_described, findings(one.number))),
         "without": None if experiments_on(one.number) else one.without,
-        "commands": list(map(to_run, runnable(one.number))),
+        "commands": list(map(command_and_time, runnable(one.number))),
     }
 
 
@@ -93,7 +93,7 @@ def show_claim(one: Claim) -> None:
     if not found:
         say("small experiment:", f"{state_of([])}: {one.without}.")
     for experiment in runnable(one.number):
-        say("to run it:", to_run(experiment))
+        say("to run it:", command_and_time(experiment))
 
 
 def choose_experiment(what: str, imagenet: bool) -> Experiment:

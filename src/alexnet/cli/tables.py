@@ -249,17 +249,21 @@ def show_family(runs: Sequence[Run]) -> None:
         for run, result, status in ended
         if result is not None
     ]
+    splits = {str(result["split"]) for _, result, _ in ended if result is not None}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("run", "top-1", "top-5", "best epoch", "minutes"):
+    of = f"{splits.pop()} " if len(splits) == 1 else ""
+    for name in ("run", f"{of}top-1", f"{of}top-5", "best epoch", "minutes"):
         table.add_column(name, justify="left" if name == "run" else "right")
     for name, top1, top5, epoch, minutes in rows:
         table.add_row(markup(name), f"{top1:.2%}", f"{top5:.2%}", str(epoch), f"{minutes:.1f}")
-    if len(rows) > 1:
+    if len(rows) > 1 and of:
         top1, top5, _, minutes = (spread(column) for column in zip(*[row[1:] for row in rows], strict=True))
         shown = [f"{100 * s.mean:.2f} ± {100 * s.deviation:.2f} %" for s in (top1, top5)]
         table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
     console = Terminal()
     console.print(table)
+    if splits:
+        console.print(f"no mean: some were measured on {' and some on '.join(sorted(splits))}", soft_wrap=True)
     for run, result, status in ended:
         if result is None:
             console.print(f"{markup(str(run.path))}: no result", soft_wrap=True)

@@ -134,6 +134,10 @@ class Dataset:
                 f"{self.name} has a single class ({', '.join(self.names or self.classes)}): a network learns to tell "
                 "classes apart, so give it two or more."
             )
+        if measured_on is not None and not len(self.val):
+            raise UsageError(
+                "--no-test ends with the result on validation: hold images out for it (--data.val-fraction)."
+            )
         self.split(measured_on)
 
 

@@ -36,12 +36,14 @@ PIECE = 8  # images a thread takes at a time
 
 
 class _Kept:
-    """Decoded squares of a split's first rows, as many as fit into so much memory, which is taken when they come."""
+    """Decoded squares of a split, the first that come, as many as fit into so much memory, which is taken then."""
 
     def __init__(self, rows: int, side: int, memory: float) -> None:
         fitting = min(rows, int(memory // (3 * side**2)))
         self._squares = np.empty((fitting, side, side, 3), dtype=np.uint8)
-        self._known = np.zeros(fitting, dtype=bool)
+        self._places = np.full(rows, -1)
+        self._free = iter(range(fitting))
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -50,13 +52,16 @@ class _Kept:
 
     def get(self, row: int) -> Pixels | None:
         """A square that was kept."""
-        return self._squares[row] if row < len(self._known) and self._known[row] else None
+        place = self._places[row]
+        return None if place < 0 else self._squares[place]
 
     def put(self, row: int, square: Pixels) -> None:
         """Keep a square [side, side, 3] if there is room."""
-        if row < len(self._known):
-            self._squares[row] = square
-            self._known[row] = True
+        with self._lock:
+            place = next(self._free, None)
+        if place is not None:
+            self._squares[place] = square
+            self._places[row] = place
 
 
 class StreamedSplit(Loader):
@@ -207,7 +212,7 @@ class StreamedSplit(Loader):
 
     def _keep(self, cut: RandomArea | Square) -> _Kept:
         """Where squares that are cut so are kept: nowhere the first time, which is often the only one."""
-        nowhere = _Kept(0, cut.side, 0)
+        nowhere = _Kept(len(self), cut.side, 0)
         if not isinstance(cut, Square):
             return nowhere
         if cut in self._kept and not self._kept[cut].size:

@@ -97,8 +97,9 @@ def _without_paths_of(ledger: list[dict[str, Any]], config: TrainConfig) -> list
 
 
 def _result(file: Path, run: Run | None, data: dict[str, Any]) -> dict[str, Any]:
-    """The result of exactly these weights, measured now where nobody has."""
-    result = run.result if run is not None else None
+    """The result of exactly these weights, measured now where nobody has, or on validation alone because it was an
+    attempt."""
+    result = run.result if run is not None and run.config.test else None
     if result is not None and result.get("measured", {}).get("sha256") == file_digest(file):
         return result
     return evaluate(file, data=data).to_dict()

@@ -78,9 +78,9 @@ class Compared:
 _CUT = ("val_fraction", "split_seed", "fraction", "top_classes", "resplit", "test_fraction")
 
 
-def _cut_of(data: DataConfig) -> dict[str, Any]:
-    """The settings that say which images are in which split."""
-    return {name: getattr(data, name) for name in _CUT}
+def _cut_of(data: DataConfig, split: str | None) -> dict[str, Any]:
+    """The settings that say which images are in a split."""
+    return {name: getattr(data, name) for name in (*_CUT, *(("per_class",) if split == "train" else ()))}
 
 
 def compare(
@@ -111,8 +111,8 @@ def compare(
         targets = [targets]
     opened = [open_trained(target, model) for target in targets]  # all errors before the first long evaluation
     trained_on = [trained.config.data for trained in opened if trained.config is not None]
-    cuts = [_cut_of(theirs) for theirs in trained_on if theirs.source == data.source]
-    if cuts and _cut_of(data) == _cut_of(DataConfig()):
+    cuts = [_cut_of(theirs, split) for theirs in trained_on if theirs.source == data.source]
+    if cuts and _cut_of(data, split) == _cut_of(DataConfig(), split):
         data = replace(data, **cuts[0])
     dataset = load_dataset(data)
     name, chosen = dataset.split(split)

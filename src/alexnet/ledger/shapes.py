@@ -117,8 +117,9 @@ def _overlap(facts: Facts) -> Answer:
     )
     maps = [layer.out_shape[1] for layer in facts.layers if layer.kind == "pool" or layer in facts.convs]
     overlapping = all((pool.size, pool.stride, pool.average) == (3, 2, False) for _, pool in pools)
+    apart = maps == RELEASED_147 and not any(pool.average for _, pool in pools)
     shown = f"{' and '.join(windows)}; maps {'-'.join(map(str, maps))}"
-    return Answer(shown, paper=not overlapping, release=not (overlapping or maps == RELEASED_147))
+    return Answer(shown, paper=not overlapping, release=not (overlapping or apart))
 
 
 POINTS = (_input_size, _rounding, _columns, _first_hidden, _overlap)

@@ -15,12 +15,12 @@ from alexnet.paper.imagenet import STUDIES, imagenet_experiment
 from alexnet.paper.results import (
     Finding,
     Outcome,
+    command_of,
     findings,
     on_imagenet,
     published_outcome,
     read_outcome,
     time_of,
-    to_type,
 )
 
 RECORDS = Path(__file__).parents[3] / "records"
@@ -77,8 +77,8 @@ alexnet ...` in a clone of the repository.
 
 The number format is the machine's: `--precision auto` computes in bf16 where the processor has instructions for it,
 and in float32 elsewhere, so the same command gives somewhat other numbers elsewhere; which it was stands with each
-result. Hours are those of two cores with such instructions (AVX512-BF16) where an experiment has not been run: with
-AVX2 alone expect twice to four times as many.
+result. The hours beside a command are those of two cores with such instructions (AVX512-BF16); with AVX2 alone, as S4
+and S5 had it, expect two to four times as many.
 
 "The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
 ([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files
@@ -194,13 +194,17 @@ def _experiment(experiment: Experiment, outcome: Outcome | None) -> list[str]:
     parts = [f"What {'is planned' if outcome is None else 'was done'}: {experiment.method}\n"]
     if experiment.data:
         parts.append(f"Data: {experiment.data}\n")
-    parts += [f"Rule: {experiment.rule}\n", f"Command: `{to_type(experiment)}` ({time_of(experiment)})\n"]
+    parts += [f"Rule: {experiment.rule}\n", f"Command: `{command_of(experiment)}` ({time_of(experiment)})\n"]
     if outcome is not None:
         made = outcome.made
         where = f"{made.get('gpu') or made.get('processor')}{formats(made)}"
         record = _record(experiment.id, str(made.get("when")))
-        kept = f"[record](../records/{record}/README.md), which has those of its trainings" if record else "no record"
-        trainings = f", {made['runs']} trainings of {made.get('hours')} hours added up" if made.get("runs") else ""
+        kept = f"[record](../records/{record}/README.md)" if record else "no record"
+        trainings = (
+            f", {made['runs']} trainings of {made.get('hours')} hours added up (their revisions stand in the record)"
+            if made.get("runs")
+            else ""
+        )
         parts += [
             f"![{experiment.title}](paper/{experiment.id}.png)\n",
             markdown_table(experiment.table(outcome.rows)),

@@ -96,7 +96,7 @@ def findings(claim: int, own: bool = True) -> list[Finding]:
     found = []
     for experiment in experiments_on(claim):
         known = _known(experiment, claim, own)
-        found += known or [Finding(experiment, Verdict("not yet run", to_run(experiment)), None)]
+        found += known or [Finding(experiment, Verdict("not yet run", command_and_time(experiment)), None)]
     return found
 
 
@@ -132,12 +132,12 @@ def experiment_called(id: str) -> Experiment:
     return known[id.lower()]
 
 
-def to_run(experiment: Experiment) -> str:
+def command_and_time(experiment: Experiment) -> str:
     """What to type for an experiment, and how long it takes."""
-    return f"{to_type(experiment)} ({time_of(experiment)})"
+    return f"{command_of(experiment)} ({time_of(experiment)})"
 
 
-def to_type(experiment: Experiment) -> str:
+def command_of(experiment: Experiment) -> str:
     """The command that runs an experiment."""
     return f"alexnet reproduce {experiment.id}{' --data.root FOLDER' if experiment.data else ''}"
 

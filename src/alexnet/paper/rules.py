@@ -33,8 +33,8 @@ RATIO = (
 )
 CEILING = (
     'Where the epochs at the constant rate are fewer than 1.5 times that median without dropout, "roughly doubles" '
-    'could not have been seen, and what would be "not reproduced" is "inconclusive" (added after S5 had been run, and '
-    "before any arm of the photographs had ended)."
+    'could not have been seen, and what would be "not reproduced" is "inconclusive" (added after S5 had been run; '
+    "of the photographs no arm had ended, but two trainings of the search for its rate had)."
 )
 LEVEL = (
     "By the interval in which one more network of this kind would lie, with 95 % probability, from the mean and spread "

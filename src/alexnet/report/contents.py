@@ -154,7 +154,7 @@ def gather(
     resolve_compute(device, "auto")
     try:
         trained = open_trained(run)
-        measured = measure(run, split, data=data, device=device, skip_bad=skip_bad)
+        measured = measure(run, split or config.measured_on, data=data, device=device, skip_bad=skip_bad)
     except CheckpointError as problem:
         notes.append(f"No pictures, kernels or calibration: {problem}")
     except AlexNetError as problem:

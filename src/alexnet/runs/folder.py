@@ -83,8 +83,8 @@ class Run:
 
     @property
     def test(self) -> dict[str, Any] | None:
-        """The test result that training ended with; None before, where the data has no test split, and where the file
-        is damaged."""
+        """The test result that training ended with; None before, where the data has no test split or was not to be
+        tested (--no-test), and where the file is damaged."""
         return _read_object(self.path / "test.json")
 
     @property

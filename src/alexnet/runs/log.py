@@ -119,10 +119,11 @@ class _Board:
         self._writers[split].add_scalar(tag, value, step)
 
     def result(self, result: Result, settings: dict[str, Any], step: int) -> None:
-        """Show a test result as the last point of the curves, and in the table of settings (HPARAMS)."""
+        """Show what a run ended with as the last point of the curves, and in the table of settings (HPARAMS)."""
         shown = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in settings.items()}
-        scores = {name: getattr(result, name) for name in ("loss", "top1", "top5")}
-        self._writers["train"].add_hparams(shown, scores, run_name="../test", global_step=step)
+        scores = {figure: getattr(result, figure) for figure in ("loss", "top1", "top5")}
+        name = "test" if result.split == "test" else f"{result.split}-end"  # beside the curve of validation
+        self._writers["train"].add_hparams(shown, scores, run_name=f"../{name}", global_step=step)
 
     def close(self) -> None:
         """Release the files."""

@@ -155,8 +155,16 @@ class Recorder:
         return True
 
     def write_result(self, result: Result) -> None:
-        """Write an evaluation's result, and its confusion matrix as a table and as a figure."""
-        self._write("the result", lambda: write_result(result, self.run.path, result.split))
+        """Write what a run ends with, an evaluation's result, and its confusion matrix as a table and as a figure. What
+        an earlier end of the run left of another split is of other weights, and goes."""
+
+        def write() -> None:
+            write_result(result, self.run.path, result.split)
+            for split in {"test", "val"} - {result.split}:
+                for name in (f"{split}.json", f"{split}-confusion.csv", f"{split}-confusion.png"):
+                    (self.run.path / name).unlink(missing_ok=True)
+
+        self._write("the result", write)
         if self._log is not None:
             self._log.result(result)
             self._say_warnings(self._log)

@@ -201,7 +201,9 @@ def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
         raise UsageError(f"{run.path} holds another training ({changed}); take another folder (--run DIR).")
     if _file(beside, "diverged").exists():
         return True
-    return run.status.get("state") == "finished" and all(getattr(there, n) == getattr(config, n) for n in LENGTH)
+    measured = there.test or not config.test
+    same = measured and all(getattr(there, name) == getattr(config, name) for name in LENGTH)
+    return same and run.status.get("state") == "finished"
 
 
 def _steps_made(run: Run) -> int:

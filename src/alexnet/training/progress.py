@@ -115,7 +115,7 @@ class Reporter(Live):
             self.note(text)
 
     def finish(self, path: Path, result: Result, stopped: str | None = None) -> None:
-        """Report the test result, what `stopped` the run before its last epoch, and what to type next."""
+        """Report the result, what `stopped` the run before its last epoch, and what to type next."""
         self._bar.stop()
         if stopped:
             self.say(stopped)
