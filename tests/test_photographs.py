@@ -302,7 +302,7 @@ def test_bad_photographs_found_meanwhile_do_no_harm():
             return str.__hash__(self)
 
     bad[0] = Reason("reason 0")
-    record = SimpleNamespace(metrics_so_far=[], metrics=lambda _: None)
+    record = SimpleNamespace(metrics_so_far=[], append_metrics=lambda _: None)
     faults = Faults(record, SimpleNamespace(note=lambda _: None), max_bad=0, world=World())
 
     class Split:

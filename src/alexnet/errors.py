@@ -50,12 +50,14 @@ class TrainingStopped(AlexNetError):
     exit_code = 75
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not in `known`: the nearest match first, then all of them."""
+def unknown(kind: str, name: str, known: Iterable[str], listed_by: str | None = None) -> str:
+    """The message for a name that is not in `known`: the nearest match first, then all of them, or the command that
+    lists them, where they are too many to read."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+    rest = f"Known: {', '.join(known)}." if listed_by is None else f"{listed_by} lists all {len(known)}."
+    return f"unknown {kind} {name!r}.{hint} {rest}"
 
 
 def listed(names: Sequence[str]) -> str:

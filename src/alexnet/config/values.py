@@ -49,7 +49,7 @@ def _override(config: Any, values: Mapping[str, Any], prefix: str, known: list[s
     for key, value in values.items():
         head, _, rest = str(key).partition(".")
         if head not in hints or (rest and not is_dataclass(hints[head])):
-            raise UsageError(unknown("setting", f"{prefix}{key}", known))
+            raise UsageError(unknown("setting", f"{prefix}{key}", known, "alexnet train --help"))
         if rest:
             nested.setdefault(head, {})[rest] = value
         elif is_dataclass(hints[head]):
