@@ -111,6 +111,7 @@ def test_a_killed_copy_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, rep
     assert end.value.code == 0
     found = json.loads((run.path / "killed.json").read_text())
     assert (found["same"], found["differing"], found["to_epoch"]) == (True, [], 1)
+    assert found["tensors"] > 16, "weights and what the optimiser holds of them"
     assert found["from_step"] < found["killed_after_step"]
     assert {f.name: f.stat().st_mtime_ns for f in run.path.iterdir() if f.name != "killed.json"} == before
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
