@@ -96,15 +96,20 @@ def test_a_reproduction_without_trainings_is_kept(tmp_path, keep):
     assert {file.name for file in (tmp_path / "a").iterdir()} == {"result.json", "table.md"}
 
 
-@pytest.mark.slow
-def test_a_killed_copy_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, reporter):
-    main = runpy.run_path(str(KILLED))["main"]
+@pytest.fixture
+def stopped(tiny, tmp_path, monkeypatch, reporter):
+    """A run that was stopped in its first epoch."""
     config = tiny(epochs=3, log_every=1, **{"data.fraction": 1.0})
     with monkeypatch.context() as patch:
         strike(patch, "train_step")
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "run", reporter=reporter)
-    run = Run(tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_killed_copy_goes_on_to_the_same_bits(stopped, tmp_path):
+    main, run = runpy.run_path(str(KILLED))["main"], stopped
     before = {file.name: file.stat().st_mtime_ns for file in run.path.iterdir()}
     with pytest.raises(SystemExit) as end:
         main(run.path, minutes=1e-4)
@@ -115,3 +120,21 @@ def test_a_killed_copy_goes_on_to_the_same_bits(tiny, tmp_path, monkeypatch, rep
     assert found["from_step"] < found["killed_after_step"]
     assert {f.name: f.stat().st_mtime_ns for f in run.path.iterdir() if f.name != "killed.json"} == before
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["run"]
+
+
+@pytest.mark.slow
+def test_a_killed_copy_that_goes_on_otherwise_is_told(stopped, monkeypatch):
+    """Its last checkpoint is read as one with another weight."""
+    main = runpy.run_path(str(KILLED))["main"]
+    held = main.__globals__["held"]
+
+    def altered(run):
+        tensors = held(run)
+        return tensors | {"fc8.bias": tensors["fc8.bias"] + 1e-7} if run.path.name == "killed" else tensors
+
+    monkeypatch.setitem(main.__globals__, "held", altered)
+    with pytest.raises(SystemExit) as end:
+        main(stopped.path, minutes=1e-4)
+    assert end.value.code == 1
+    found = json.loads((stopped.path / "killed.json").read_text())
+    assert (found["same"], found["differing"]) == (False, ["fc8.bias"])

@@ -181,6 +181,7 @@ def test_an_attempt_does_not_look_at_the_test_split(tiny, tmp_path, reporter, mo
     found = evaluate(run.path)
     train(tiny(epochs=2, test=False), run.path, reporter=reporter)
     assert run.test is None, "asked for nothing new"
+    assert "To measure it on the test split: --test." in " ".join(text(reporter).split())
     train(tiny(epochs=2), run.path, reporter=reporter)  # it is the one that was chosen
     assert (run.test["split"], run.test["top1"]) == ("test", found.top1)
     assert not list(run.path.glob("val*")), "one result, that of the weights it has now"

@@ -51,7 +51,8 @@ def describe_end(path: Path, config: TrainConfig, epochs: int, stopped: str | No
     else:
         more = f"{flag('epochs')} {2 * epochs}"
     done = stopped or f"{epochs} epoch{'' if epochs == 1 else 's'}"
-    return f"{path} is finished ({done}) and stays as it is. To go on: {more}. To start another: --run DIR."
+    measure = "" if config.test else f"To measure it on the test split: {flag('test')}. "
+    return f"{path} is finished ({done}) and stays as it is. To go on: {more}. {measure}To start another: --run DIR."
 
 
 def _typed(config: TrainConfig) -> str:
