@@ -223,6 +223,8 @@ EXPERIMENT = Experiment(
     run_by_run=True,
     open_questions=(
         "Ten classes and 8,500 photographs overfit sooner than a thousand classes and 1.2 million.",
+        "After 100 epochs of so few photographs the first kernels still look like the random ones that they were: "
+        "figure 3's edges and blobs of colour need more of them.",
         "Whether columns specialise (claim 30) is not asked: the arms of a seed begin with the same first kernels, so "
         "that there are but four starts.",
         "On standardised pixels the response normalisation is all but a constant, in the paper it acts within each "
