@@ -187,6 +187,8 @@ def test_an_attempt_does_not_look_at_the_test_split(tiny, tmp_path, reporter, mo
     assert not list(run.path.glob("val*")), "one result, that of the weights it has now"
     train(tiny(epochs=2, test=False), run.path, reporter=reporter)
     assert run.test is not None, "what was measured stays"
+    assert text(reporter).count("is finished") == 2
+    assert text(reporter).count("To measure it") == 1, "and is not advised again"
     train(tiny(epochs=2, then=["1"], test=False), run.path, reporter=reporter)
     assert (run.test, run.result["split"]) == (None, "val"), "of longer training another result"
     with pytest.raises(UsageError, match=r"--no-test ends with .*--data\.val-fraction"):
