@@ -27,6 +27,7 @@ import numpy as np
 
 from alexnet.config import TrainConfig
 from alexnet.config.values import override
+from alexnet.errors import AlexNetError
 from alexnet.files import write_atomically
 from alexnet.inference.evaluation import evaluate
 from alexnet.recipes import recipe
@@ -156,4 +157,7 @@ def main(
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    try:
+        cyclopts.run(main)
+    except AlexNetError as error:  # data that is missing, Ctrl-C: a sentence, and the same command goes on
+        raise SystemExit(str(error)) from None
