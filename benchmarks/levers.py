@@ -159,5 +159,5 @@ def main(
 if __name__ == "__main__":
     try:
         cyclopts.run(main)
-    except AlexNetError as error:  # data that is missing, Ctrl-C: a sentence, and the same command goes on
+    except AlexNetError as error:  # missing data, Ctrl-C: its sentence says what to do
         raise SystemExit(str(error)) from None
