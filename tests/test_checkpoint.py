@@ -80,6 +80,34 @@ def test_layout_in_memory_does_not_matter(tmp_path):
     assert_same_tensors(tmp_path / "plain", tmp_path / "last")
 
 
+def test_replaced_while_it_is_opened(file, monkeypatch):
+    """As a run does that trains: `safe_open` then has the header of one file and the tensors of the next."""
+    opened, following = checkpoint.safe_open, Checkpoint({"fc.weight": torch.zeros(3, 4)}, {}, {"step": 1})
+
+    class Torn:
+        def __init__(self, path, framework):
+            with opened(path, framework) as header:
+                self.described = header.metadata()
+            monkeypatch.setattr(checkpoint, "safe_open", opened)
+            save_checkpoint(path, following)
+            self.tensors = opened(path, framework)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def metadata(self):
+            return self.described
+
+        def __getattr__(self, name):
+            return getattr(self.tensors, name)
+
+    monkeypatch.setattr(checkpoint, "safe_open", Torn)
+    assert same(load_checkpoint(file), following)
+
+
 @pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.slow)])
 def test_flipped_bit_is_found_or_harmless(file, stride):
     content = file.read_bytes()

@@ -65,6 +65,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises CheckpointError for a file that is missing, truncated, altered, not ours, or from a newer version, and for
     weights that are not finite: no network answers with these.
     """
+    while True:
+        file = _identity(path)
+        try:
+            return _load(path)
+        except CheckpointError:
+            # safe_open opens the header and the tensors one after the other, and a run may replace the file in between.
+            if _identity(path) == file:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _load(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as stream:
             described = stream.metadata() or {}
@@ -75,7 +95,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
     except PermissionError:
         raise CheckpointError(f"{path} may not be read: its permissions forbid it.") from None
-    except (SafetensorError, OSError, ValueError, KeyError) as problem:
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as problem:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
