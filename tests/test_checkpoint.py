@@ -6,7 +6,7 @@ import json
 import os
 import random
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -221,6 +221,22 @@ def test_failure_at_any_call_leaves_the_old_file(file, tmp_path, monkeypatch, ca
         write_atomically(file, b"new")
     assert same(load_checkpoint(file), CONTENT)
     assert [f.name for f in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_folders_that_cannot_be_synchronised(file, tmp_path, monkeypatch, code):
+    """As on some shares, where the content of files can be: what is written there is written."""
+    fsync = os.fsync
+
+    def of_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", of_files)
+    with pytest.raises(OSError, match="Input/output error") if code == errno.EIO else nullcontext():
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"new"
 
 
 def test_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):

@@ -115,6 +115,10 @@ def test_a_drive_that_is_not_there(examine, monkeypatch):
     assert (found.state, found.found) == ("missing", "nothing is at /missing/data")
 
 
+def test_somebody_who_has_no_home(examine):
+    assert examine("~nobody-of-this-name/data")["disk, for data"].state == "ok"  # a folder of this name, here
+
+
 def test_a_container_allows_less_than_the_machine_has(tmp_path, monkeypatch):
     allowed = tmp_path / "memory.max"
     monkeypatch.setattr(doctor, "Path", lambda _: allowed)

@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +19,14 @@ from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import Split
 from alexnet.errors import AlexNetError, CheckpointError, UsageError
-from alexnet.inference import evaluation
+from alexnet.files import file_digest
+from alexnet.inference import evaluation, pictures
 from alexnet.inference.evaluation import score, view_notes
 from alexnet.inference.forward import SMALL_BATCH as BATCH
+from alexnet.inference.pictures import split_pictures
 from alexnet.inference.trained import restore
 from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import Run
 from alexnet.training.loop import train
 from conftest import TINY, figures
 
@@ -183,6 +188,26 @@ def test_network_keeps_its_mode(finished):
     for mode in (True, False):
         evaluate(model.train(mode), config=TINY)
         assert model.training is mode
+
+
+@pytest.mark.parametrize("through", ["evaluate", "split_pictures"])
+def test_a_run_that_goes_on_meanwhile(finished, tmp_path, monkeypatch, through):
+    """A result names the weights that were measured, and not those that took their place while the data was read."""
+    run = Run(Path(shutil.copytree(finished.path, tmp_path / "run")))
+    measured, before = file_digest(run.best), evaluate(run)
+    module, read = (evaluation, evaluation.load_dataset) if through == "evaluate" else (pictures, pictures.load_dataset)
+
+    def replaced(*arguments):
+        shutil.copy(run.last, run.best)
+        return read(*arguments)
+
+    monkeypatch.setattr(module, "load_dataset", replaced)
+    if through == "evaluate":
+        result = evaluate(run)
+        assert (result.loss, result.measured["sha256"]) == (before.loss, measured)
+    else:
+        assert split_pictures(run).described["weights"]["sha256"] == measured
+    assert file_digest(run.best) == file_digest(run.last) != measured
 
 
 # What cannot be evaluated.

@@ -16,6 +16,7 @@ from alexnet.export import integers
 from alexnet.export.graph import Form, build_graph
 from alexnet.export.integers import Measurement
 from alexnet.export.onnx_file import export_onnx
+from alexnet.files import file_digest
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.trained import Trained
 from alexnet.metrics import wilson_interval
@@ -23,7 +24,6 @@ from alexnet.models.network import AlexNet, build_model
 from alexnet.models.summary import trace
 from alexnet.models.table import Conv, Linear, Norm, Pool, Variant
 from alexnet.models.variants import VARIANTS
-from alexnet.runs.provenance import file_digest
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -231,6 +231,7 @@ def test_8_bits_need_to_know_the_data(tmp_path):
         ("cifar", "net.pt", "ends in .onnx"),
         ("nowhere", "net.onnx", "there is no run"),
         ("convnet-18pct", "file/net.onnx", "cannot write"),
+        ("nowhere", "file/net.onnx", "cannot write"),  # before the work
     ],
 )
 def test_mistakes(target, out, message, tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,29 @@ def test_results_of_two_splits_have_no_mean(without_test, finished, capsys):
     said = capsys.readouterr().out
     assert "no mean: some were measured on test and some on val" in said
     assert "±" not in said
+
+
+def test_runs_of_other_settings_have_no_mean(finished, tmp_path, capsys):
+    shutil.copytree(finished.path, tmp_path / "longer")
+    longer = Run(tmp_path / "longer")
+    longer.write_config(replace(finished.config, epochs=5, seed=1, optim=replace(finished.config.optim, lr=0.01)))
+    show_family([finished, longer])
+    said = capsys.readouterr().out.replace("\n", " ")
+    settings = f"--epochs {finished.config.epochs}, 5; --optim.lr {finished.config.optim.lr}, 0.01"
+    assert f"no mean: their settings differ ({settings})" in said
+    assert "±" not in said
+
+
+def test_the_result_of_an_earlier_end_does_not_count(finished, tmp_path, capsys):
+    """As of a run that went on, and diverged."""
+    shutil.copytree(finished.path, tmp_path / "lost")
+    lost = Run(tmp_path / "lost")
+    lost.write_status(**lost.status | {"state": "failed"})
+    assert lost.result is not None
+    show_family([finished, lost])
+    said = capsys.readouterr().out
+    assert f"{lost.path}: no result" in said
+    assert "mean" not in said
 
 
 def test_what_a_training_says_goes_where_our_own_output_goes(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections import Counter
@@ -528,6 +529,38 @@ def test_splits_by_other_names(tmp_path, names):
     published = read_folder(DataConfig(source="folder", root=str(tmp_path)))
     assert published.classes == ("a", "b")
     assert len(published.parts) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes"),
+    [
+        (("train", "Test"), (16, 0, 8)),
+        (("train", "test_set"), (16, 0, 8)),
+        (("training", "val"), (16, 8, 0)),
+    ],
+)
+def test_one_exact_name_says_what_the_others_are(tmp_path, names, sizes):
+    """Were the other passed over, a part of the training images would be tested on."""
+    fill(tmp_path / names[0], a=8, b=8)
+    fill(tmp_path / names[1], a=4, b=4)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.xml").touch()
+    data = load_dataset(config(tmp_path))
+    assert (len(data.train), len(data.val), len(data.test)) == sizes
+    assert "test" not in data.drawn
+    assert "passed over" not in data.note
+
+
+def test_a_class_called_like_a_split(tmp_path):
+    """Two classes beside a third that is called train: a note where train may be a split, else an error."""
+    fill(tmp_path, bus=3, car=3)
+    fill(tmp_path / "train", diesel=6, steam=6)
+    data = load_dataset(config(tmp_path))
+    assert data.classes == ("diesel", "steam")
+    assert "holds images in bus, car beside train, and these are passed over" in data.note
+    shutil.rmtree(tmp_path / "train")
+    fill(tmp_path, train=3)
+    refused(config(tmp_path), "train holds 3 images but no class folders", "call it otherwise where it is a class")
 
 
 def test_a_class_may_be_called_training(tmp_path):

@@ -514,6 +514,8 @@ def test_other_settings_are_refused_before_anything_is_lost(original, copy):
     for options in ({"side": 48}, {"quality": 50}):
         with pytest.raises(UsageError, match=r"is prepared already, with --(side|quality) .*choose another --out"):
             pack(original, copy, **options)
+    with pytest.raises(UsageError, match=r"is prepared already, with --data\.orientation apply: choose another --out"):
+        prepare(config(original, orientation="ignore"), copy, side=SIDE, workers=1)
     assert files(copy) == before
     for name in ("train", "val"):
         (copy / f"{name}.arrow").unlink()

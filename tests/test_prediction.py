@@ -228,8 +228,8 @@ def test_damaged_exif_costs_nothing(small, tmp_path, action):
         assert alike(probabilities(small, path), probabilities(small, tmp_path / "plain.jpg"), 0)
 
 
-def sixteen_bits():
-    return Image.fromarray(np.linspace(0, 65535, 80 * 72).reshape(72, 80).astype(np.uint16))
+def sixteen_bits(most=65535):
+    return Image.fromarray(np.linspace(0, most, 80 * 72).reshape(72, 80).astype(np.uint16))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,8 @@ def sixteen_bits():
         ("cmyk.jpg", lambda: picture(80, 72).convert("CMYK"), "converted from CMYK"),
         ("palette.png", lambda: picture(80, 72).quantize(16), "converted from P"),
         ("clear.png", lambda: picture(80, 72).convert("RGBA"), "converted from RGBA"),
-        ("deep.png", sixteen_bits, "converted from I;16"),
+        ("deep.png", sixteen_bits, "converted from I;16, where all above 255 became white"),
+        ("shallow.png", lambda: sixteen_bits(255), "converted from I;16"),
         ("bits.png", lambda: picture(80, 72).convert("1"), "converted from 1"),
         ("grey.png", lambda: picture(80, 72).convert("L"), None),
         ("plain.bmp", lambda: picture(80, 72), None),

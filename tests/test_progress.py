@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from alexnet import terminal
 from alexnet.config import TrainConfig
 from alexnet.training import progress, scoring, session
 from alexnet.training.learner import Counters, Learner
@@ -46,6 +47,21 @@ def clock(monkeypatch):
     monkeypatch.setattr(session.Session, "_save_last", clock.takes(1000, session.Session._save_last))
     monkeypatch.setattr(session, "draw_curves", clock.takes(10000, lambda *_: Blank()))
     return clock
+
+
+def test_work_goes_on_where_nobody_reads_how_far_it_is(monkeypatch):
+    """The output is closed, or the disk of a log is full."""
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    now = itertools.count(step=20)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    monkeypatch.setattr("sys.stdout", Gone())
+    with terminal.counting() as count:
+        for done in range(4):
+            count("train", done, 4)
 
 
 def test_rates_count_training_steps_alone(tiny, tmp_path, reporter, clock):

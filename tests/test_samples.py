@@ -1,10 +1,13 @@
 """Samples of a data set as files: the images that the split holds, in folders of their classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet.config import DataConfig
+from alexnet.data.packing import prepare
 from alexnet.data.samples import write_samples
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
@@ -36,6 +39,18 @@ def test_photographs_are_copied_byte_by_byte(tmp_path):
     assert len(files) == 4
     assert {file.read_bytes() for file in files} <= originals
     assert {(file.parent.name, file.suffix) for file in files} <= {("cat", ".jpg"), ("dog", ".png")}
+
+
+def test_prepared_photographs_are_jpegs(tmp_path):
+    for number in range(6):
+        file = tmp_path / "data" / "train" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), (number, 0, 0)).save(file)
+    data = DataConfig(source="folder", root=str(tmp_path / "data"), val_fraction=0.0, test_fraction=0.0)
+    prepare(data, tmp_path / "prepared", side=32, workers=1)
+    files = write_samples(replace(data, root=str(tmp_path / "prepared")), tmp_path / "out", 4, "train")
+    assert {file.suffix for file in files} == {".jpg"}
+    assert {Image.open(file).format for file in files} == {"JPEG"}
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", ".."])

@@ -14,14 +14,34 @@ from alexnet.config import OptimConfig, TrainConfig
 from alexnet.errors import UsageError
 from alexnet.inference.evaluation import evaluate
 from alexnet.runs.checkpoint import load_checkpoint
+from alexnet.runs.folder import Run
 from alexnet.training import scoring, session
 from alexnet.training.learner import Counters
 from alexnet.training.loop import train
 from alexnet.training.optim import Course, Schedule
+from alexnet.training.signals import SignalGuard
 from alexnet.training.stopping import count_epoch
 from conftest import STEPS, assert_same_tensors, figures, tensors, text, timeless
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
+
+
+def test_several_processes_save_before_they_evaluate(tiny, tmp_path, reporter, monkeypatch):
+    """They hear no signal then, and whoever loses patience and kills them costs no step."""
+    monkeypatch.setattr(SignalGuard, "deferred", property(lambda _: True, lambda *_: None), raising=False)
+
+    def killed(*_, **__):
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "score", killed)
+        with pytest.raises(KeyError, match="killed"):
+            train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    counters = load_checkpoint(Run(tmp_path / "run").last).meta["counters"]
+    assert (counters["step"], counters["epoch"]) == (STEPS, 0)
+    run = train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    whole = train(tiny(epochs=1), tmp_path / "whole", reporter=reporter)
+    assert_same_tensors(run.last, whole.last)
 
 
 def scores(run):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -136,6 +139,27 @@ def test_verify_names_what_is_damaged_and_prepare_mends_it(done, copy, call):
     original = Path(table(done / "val.arrow")["source"][0].as_py()).parents[2]
     pack(original, copy)
     assert path.read_bytes() == (done / "val.arrow").read_bytes()
+
+
+def test_verify_tells_by_its_exit_code_whoever_reads_no_further(copy):
+    """`alexnet verify FOLDER | head -1`, also where the answer is longer than what a pipe holds back."""
+    path = copy / "val.arrow"
+    flip(path, path.read_bytes().index(table(path)["image"][1].as_py()) + 100)
+    read, write = os.pipe()
+    os.close(read)
+    for unbuffered in ("", "1"):
+        ended = subprocess.run(
+            [sys.executable, "-m", "alexnet", "verify", copy],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+        assert ended.returncode == 3
+        assert "run alexnet prepare again" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+    os.close(write)
 
 
 def test_verify_refuses_flags_that_are_for_weights_by_their_names(done, call):

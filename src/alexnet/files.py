@@ -15,9 +15,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +28,7 @@ LEFTOVERS = ".*.*.????????"
 LOCK = ".lock"
 CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini")
 """Files that a system leaves in folders that somebody looks into."""
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -94,6 +95,28 @@ def write_atomically(path: Path, content: Any) -> None:
     """Write bytes (or any buffer) to a file as `replacing` does. Raises OSError."""
     with replacing(path) as part, part.open("xb") as stream:
         stream.write(content)
+
+
+def read_settled(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a file, all of it from one and the same content: where another process, such as a run that
+    trains, has put another file in its place meanwhile, it is read again, a few times. Raises what `read` raises."""
+    for _ in range(9):
+        file = _identity(path)
+        try:
+            content = read(path)
+        except (AlexNetError, OSError):
+            if _identity(path) == file:
+                raise
+        else:
+            if _identity(path) == file:
+                return content
+    return read(path)  # on a share, perhaps, that gives a file another number at every look
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as `sha256sum` prints it. Raises OSError."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def keep_as(path: Path, name: Path) -> None:
@@ -178,6 +201,15 @@ def download(url: str, path: Path, otherwise: str, **digest: str) -> None:
         ) from None
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _refuse_devices(path: Path) -> None:
     """Raise OSError for what a file cannot take the place of without harm."""
     if path.exists() and not (path.is_file() or path.is_dir()):
@@ -193,8 +225,14 @@ def _sync_folder(folder: Path) -> None:
     """Put the folder's entries on the disk, where the system opens folders (Windows does not)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not listed
+        return
     try:
         os.fsync(descriptor)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP):  # which say that folders of this kind cannot be: shares
+            raise
     finally:
         os.close(descriptor)

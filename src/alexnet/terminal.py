@@ -115,7 +115,10 @@ def counting() -> Iterator[Callable[[str, int, int], None]]:
             start, before = begun[part]
             rate = (done - before) / max(now - start, 1e-9)
             left = duration((total - done) / rate) if rate else "?"
-            console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
+            try:
+                console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
+            except OSError:  # as in `say`
+                console.quiet = True
 
     with bar:
         yield count

@@ -96,4 +96,9 @@ def _fail(message: str, code: int) -> None:
     with suppress(OSError):
         shown = "\n".join(map(printable, message.splitlines()))
         print(f"{'stopped' if code == 75 else 'error'}: {shown}", file=sys.stderr, flush=True)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # which would take the place of the exit code
+        _drop_output()
     sys.exit(code)

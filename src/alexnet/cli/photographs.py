@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -231,7 +232,8 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
     """Draw the images that could be read, in pages; gives every file that was written."""
     from alexnet.data.images import read_picture
     from alexnet.figures import save_figure
-    from alexnet.figures.predictions import PAGE, Answer, draw_predictions
+    from alexnet.figures.bitmaps import shrink
+    from alexnet.figures.predictions import PAGE, SIDE, Answer, draw_predictions
 
     good = [answer for answer in answers if not answer.error]
     for page, start in enumerate(range(0, len(good), PAGE), 1):
@@ -239,7 +241,7 @@ def _draw_sheets(answers: list[Prediction], sheet: Path) -> Iterator[Path]:
         try:
             shown = [
                 Answer(
-                    read_picture(Path(a.path)).pixels,
+                    shrink(read_picture(Path(a.path)).pixels, SIDE),
                     list(zip(a.classes, a.probabilities, strict=True)),
                     Path(a.path).name,
                     a.truth,
@@ -314,7 +316,8 @@ def compare(
         lines.append(line)
         if len(lines) < len(weights):
             found = f"{line.result.top1:.2%} top-1, {line.result.top5:.2%} top-5"
-            print(f"{printable(line.origin)}: {found}", file=sys.stderr if json else sys.stdout, flush=True)
+            with suppress(OSError):  # the reader has gone: what is left may still be written to a file
+                print(f"{printable(line.origin)}: {found}", file=sys.stderr if json else sys.stdout, flush=True)
         elif json:
             print_json([line.to_dict() for line in lines])
         else:

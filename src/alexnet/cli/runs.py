@@ -101,7 +101,7 @@ def _train_seeds(
     show_notes(notes)
     runs = list(train_family(configs, jobs, guard).values())
     show_family(runs)
-    if lost := [run.path.name for run in runs if not run.result]:
+    if lost := [run.path.name for run in runs if not (run.has_ended and run.result)]:
         raise NumericsError(f"the loss of {listed(lost)} diverged: lower --optim.lr, with a new --run.")
 
 

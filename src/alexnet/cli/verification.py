@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.terminal import Terminal, counting, printable
 
 if TYPE_CHECKING:
+    from alexnet.data.verification import Verdict
     from alexnet.inference.integrity import FileState, Scored
     from alexnet.inference.trust import LayerWeights, State
 
@@ -63,23 +65,26 @@ def verify(
 
     files = verify_run(load_run(target)) if is_run else [verify_weights(weights_file(target))]
     if not json:
-        _show_files(files)
+        with suppress(BrokenPipeError):  # here and below: the exit code says it, too, and to whoever reads no further
+            _show_files(files)
     damaged = [file.damaged for file in files if file.damaged]
     if damaged:
         if json:
-            print_json({"files": [file.to_dict() for file in files]})
+            with suppress(BrokenPipeError):
+                print_json({"files": [file.to_dict() for file in files]})
         raise DataError(f"{damaged[0]}{f' {len(damaged) - 1} more damaged.' if len(damaged) > 1 else ''}")
     trained = open_trained(target, model)
     layers = inspect_weights(trained.model)
     scored = score_weights(trained, split, data=data, device=device) if split or data else None
     state = judge(layers, trained.config.start if trained.config else ())
-    if json:
-        print_json(_to_dict(files, trained.origin, layers, state, scored))
-    else:
-        _show_layers(layers)
-        _show_state(trained.origin, layers, state)
-        if scored is not None:
-            _show_score(scored)
+    with suppress(BrokenPipeError):
+        if json:
+            print_json(_to_dict(files, trained.origin, layers, state, scored))
+        else:
+            _show_layers(layers)
+            _show_state(trained.origin, layers, state)
+            if scored is not None:
+                _show_score(scored)
     _refuse_untrained(trained.origin, state, scored)
 
 
@@ -165,6 +170,14 @@ def _verify_prepared(prepared: Path) -> None:
 
     with counting() as on_progress:
         verdicts = verify_prepared(prepared, on_progress)
+    with suppress(BrokenPipeError):
+        _show_verdicts(verdicts)
+    damaged = [str(verdict.path) for verdict in verdicts if verdict.damaged]
+    if damaged:
+        raise DataError(f"{', '.join(damaged)} damaged: delete what is damaged and run alexnet prepare again.")
+
+
+def _show_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         count = f"{verdict.images:,} images" if verdict.images else "unreadable"
         state = f"{len(verdict.damaged):,} damaged" if verdict.damaged else verdict.unknown or "whole"
@@ -173,6 +186,3 @@ def _verify_prepared(prepared: Path) -> None:
             print(printable(f"  {sentence}"))
         if len(verdict.damaged) > SHOWN:
             print(f"  ... and {len(verdict.damaged) - SHOWN:,} more")
-    damaged = [str(verdict.path) for verdict in verdicts if verdict.damaged]
-    if damaged:
-        raise DataError(f"{', '.join(damaged)} damaged: delete what is damaged and run alexnet prepare again.")

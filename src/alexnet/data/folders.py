@@ -17,7 +17,7 @@ UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".a
 """Endings of photographs that are not read."""
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SETS = {"training_set": "train", "train_set": "train", "validation_set": "val", "val_set": "val", "test_set": "test"}
-# In any case, where no other folder says that it is a class.
+# In any case, where no other folder says that it is a class, or one says that it is a split.
 ALIKE = SPLITS | _SETS | {"training": "train", "testing": "test"}
 
 
@@ -29,9 +29,9 @@ def read_folder(config: DataConfig) -> Published:
     root = existing(config)
     found: dict[str, Path] = {}
     folders = [name for name in sorted(os.listdir(root)) if not name.startswith(".") and (root / name).is_dir()]
-    alike = all(name.casefold() in ALIKE for name in folders)
+    alike = all(name.casefold() in ALIKE for name in folders) or not SPLITS.keys().isdisjoint(folders)
     for name in folders:
-        split = ALIKE[name.casefold()] if alike else SPLITS.get(name)
+        split = ALIKE.get(name.casefold()) if alike else None
         if split is not None:
             if split in found:
                 raise DataError(f"{root} has {found[split].name} and {name}, which are the same split: join them.")
@@ -40,6 +40,7 @@ def read_folder(config: DataConfig) -> Published:
         _refuse_others(root, folders)
         classes, photos = read_classes(root)
         return Published(classes, {"all": photos}, _names(root, classes), _unread_note(root))
+    others = [name for name in folders if root / name not in found.values() and _holds_images(root / name)]
     parts: dict[str, Photos] = {}
     expected: tuple[str, ...] | None = None
     for name in ("train", "val", "test"):  # without train it can be measured on
@@ -47,8 +48,22 @@ def read_folder(config: DataConfig) -> Published:
             expected, parts[name] = read_classes(found[name], expected)
     assert expected is not None
     whole = parts.keys() == {"train"}
-    return Published(
-        expected, {"all": parts["train"]} if whole else dict(parts), _names(root, expected), _unread_note(root)
+    note = _unread_note(root)
+    if others:
+        splits = listed([path.name for path in found.values()])
+        beside = (
+            f"{root} holds images in {listed(others)} beside {splits}, and these are passed over: where all are "
+            "classes, give those that are called like a split another name"
+        )
+        note = f"{beside}; {note}" if note else beside
+    return Published(expected, {"all": parts["train"]} if whole else dict(parts), _names(root, expected), note)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(
+        name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        for _, _, names in os.walk(folder)
+        for name in names
     )
 
 
@@ -158,7 +173,8 @@ def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple
         raise DataError(
             f"{folder} holds {what}: put the images of each class into a folder of the class's name "
             f"({folder / 'CLASS' / (loose[0] if loose else 'IMAGE.jpg')})"
-            f"{', or call it otherwise where its images have no labels' if expected and loose else ''}."
+            f"{', or call it otherwise where its images have no labels' if expected and loose else ''}"
+            f"{', or call it otherwise where it is a class itself' if not expected and loose else ''}."
         )
     if expected is not None and classes != expected:
         raise DataError(

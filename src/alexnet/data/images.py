@@ -163,7 +163,8 @@ def _upright(content: bytes, channels: int) -> tuple[Pixels, list[str]]:
     if (how := orientation(image)) != 1:
         notes.append(TURNED)
     if image.mode not in ("RGB", "L"):
-        notes.append(f"converted from {image.mode}")
+        clipped = image.mode.startswith(("I", "F")) and np.asarray(image).max() > 255
+        notes.append(f"converted from {image.mode}{', where all above 255 became white' if clipped else ''}")
     pixels = converted(image, "RGB" if channels == 3 else "L")
     return turned(pixels, how), notes
 

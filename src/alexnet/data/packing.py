@@ -154,7 +154,9 @@ class _Packing:
         where it has other settings: it took hours, and they may be a slip."""
         meta = _described(self.path)
         if meta is not None:
-            other = [f"--{name} {meta[name]}" for name in ("side", "quality") if meta[name] != self.described[name]]
+            flags = {"side": "--side", "quality": "--quality", "orientation": "--data.orientation"}
+            found = {"orientation": "ignore"} | meta  # as of format 1
+            other = [f"{flag} {found[name]}" for name, flag in flags.items() if found[name] != self.described[name]]
             if other:
                 raise UsageError(
                     f"{self.path} is prepared already, with {' '.join(other)}: choose another --out, or delete it."

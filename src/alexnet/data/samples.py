@@ -34,7 +34,9 @@ def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None
             raise DataError(f"the class {label[:100]!r} cannot name a folder in {out}: give it another name.")
         folder = out / label
         if isinstance(chosen, Photos):
-            file, content = folder / f"{row}{Path(chosen.place(row)).suffix.lower() or '.jpg'}", chosen.read(row)
+            # What is prepared became JPEG, whatever it was.
+            suffix = Path(chosen.place(row)).suffix.lower() if chosen.store.side is None else ""
+            file, content = folder / f"{row}{suffix or '.jpg'}", chosen.read(row)
         else:
             file, png = folder / f"{row}.png", io.BytesIO()
             pixels = np.moveaxis(chosen.images[row], 0, -1)

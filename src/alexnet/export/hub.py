@@ -20,12 +20,11 @@ from alexnet.config import TrainConfig, dump
 from alexnet.errors import CheckpointError, UsageError
 from alexnet.export.card import Facts, write_card
 from alexnet.export.origin import identify
-from alexnet.files import writing
+from alexnet.files import file_digest, make_ready, read_settled, writing
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.trained import HUB_WEIGHTS, PUBLISHED, Trained, open_trained, weights_file
 from alexnet.runs.checkpoint import Checkpoint, is_checkpoint, load_checkpoint, save_checkpoint
 from alexnet.runs.folder import Run
-from alexnet.runs.provenance import file_digest
 from alexnet.training.facts import ledger_of_run
 
 ROOT = "data"  # in the place of the folder that the data had on the machine of training
@@ -53,7 +52,8 @@ def export_hub(
             f"--to hub: {file} does not say what it was trained on, which a model card must: export a run of alexnet "
             "train or one of its checkpoints."
         )
-    checkpoint, trained = load_checkpoint(file), open_trained(file)
+    make_ready(out, "--out")
+    checkpoint, trained = read_settled(file, lambda file: (load_checkpoint(file), open_trained(file)))
     assert trained.config is not None
     run = Run(file.parent) if (file.parent / "config.yaml").is_file() else None
     config = _without_paths(trained.config)
@@ -61,7 +61,7 @@ def export_hub(
         name=config.name,
         trained=trained,
         config=config,
-        result=_result(file, run, dict(data or {})),
+        result=_result(file, trained, run, dict(data or {})),
         ledger=_without_paths_of(
             (run.ledger if run else None) or ledger_of_run(trained.config, trained.model, prep=trained.preprocessing),
             trained.config,
@@ -96,13 +96,15 @@ def _without_paths_of(ledger: list[dict[str, Any]], config: TrainConfig) -> list
     return [row | {"this": str(row["this"]).replace(config.init, Path(config.init).name)} for row in ledger]
 
 
-def _result(file: Path, run: Run | None, data: dict[str, Any]) -> dict[str, Any]:
+def _result(file: Path, trained: Trained, run: Run | None, data: dict[str, Any]) -> dict[str, Any]:
     """The result of exactly these weights, measured now where nobody has, or on validation alone because it was an
     attempt."""
     result = run.result if run is not None and run.config.test else None
-    if result is not None and result.get("measured", {}).get("sha256") == file_digest(file):
-        return result
-    return evaluate(file, data=data).to_dict()
+    if result is None or result.get("measured", {}).get("sha256") != trained.sha256:
+        result = evaluate(file, data=data).to_dict()
+    if result["measured"]["sha256"] != trained.sha256:
+        raise CheckpointError(f"{file} was replaced meanwhile, by a run that trains: export it when that has ended.")
+    return result
 
 
 def _published(checkpoint: Checkpoint, trained: Trained, config: TrainConfig) -> Checkpoint:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alexnet.export.graph import Form, build_graph  # says what to install where onnx is missing
 from alexnet.export.integers import Loss, Measurement, quantise
-from alexnet.export.origin import Target, check_parity, check_suffix, identify, open_network, write_file
+from alexnet.export.origin import Target, check_out, check_parity, identify, open_network, write_file
 from alexnet.export.sessions import open_session
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def export_onnx(
     DataError or CheckpointError.
     """
     out = Path(out)
-    check_suffix(out, "onnx", ".onnx")
+    check_out(out, "onnx", ".onnx")
     trained = open_network(target, model)
     graph = build_graph(trained, form)
     difference = check_parity(trained, _logits(graph, trained.preprocessing.normalise, form), "onnxruntime")

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from alexnet.data.wnids import published_names
 from alexnet.errors import ExportError, UsageError
-from alexnet.files import write_atomically, writing
+from alexnet.files import make_ready, write_atomically, writing
 from alexnet.inference.trained import PUBLISHED, Trained, as_trained, open_trained, usual_preprocessing
 from alexnet.models.network import build_model
 from alexnet.models.variants import VARIANTS
 from alexnet.runs.folder import Run
-from alexnet.runs.provenance import file_digest
 
 Target = Run | Trained | str | Path
 UNTRAINED = "untrained"
@@ -64,7 +63,7 @@ def identify(trained: Trained) -> dict[str, Any]:
         "about": trained.model.variant.about,
         "run": trained.config.name if trained.config is not None else None,
         "weights": file.name if known else UNTRAINED,
-        "weights_sha256": file_digest(file) if known else None,
+        "weights_sha256": trained.sha256,
         "epoch": trained.epoch,
         "classes": list(trained.names),
         "class_ids": list(trained.classes) if trained.classes is not None else None,
@@ -105,10 +104,11 @@ def check_parity(trained: Trained, logits: Any, whose: str) -> float:
     return furthest
 
 
-def check_suffix(out: Path, form: str, *suffixes: str) -> None:
-    """Raise UsageError unless a file's name ends as files of its kind do."""
+def check_out(out: Path, form: str, *suffixes: str) -> None:
+    """Raise UsageError, before the work, unless a file's name ends as files of its kind do and it can be written."""
     if out.suffix not in suffixes:
         raise UsageError(f"--out {out}: a file for --to {form} ends in {' or '.join(suffixes)}.")
+    make_ready(out, "--out")
 
 
 def write_file(out: Path, content: Any) -> None:

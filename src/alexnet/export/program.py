@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from alexnet.export.origin import (
     Target,
+    check_out,
     check_parity,
-    check_suffix,
     identify,
     open_network,
     pixel_constants,
@@ -49,7 +49,7 @@ def export_program(target: Target, out: str | Path, raw: bool = False, *, model:
     Raises ExportError, and leaves nothing, if that is more than rounding; UsageError or CheckpointError.
     """
     out = Path(out)
-    check_suffix(out, "torch-export", ".pt2")
+    check_out(out, "torch-export", ".pt2")
     trained = open_network(target, model)
     normalise = trained.preprocessing.normalise
     pixels = sample_pixels(trained, 2)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from alexnet.errors import ExportError
-from alexnet.export.origin import Target, check_suffix, identify, open_network, write_file
+from alexnet.export.origin import Target, check_out, identify, open_network, write_file
 from alexnet.models.weights import torchvision_weights, unlike_torchvision
 
 
@@ -22,7 +22,7 @@ def export_torchvision(target: Target, out: str | Path, *, model: str | None = N
     UsageError or CheckpointError.
     """
     out = Path(out)
-    check_suffix(out, "torchvision", ".safetensors", ".pth", ".pt")
+    check_out(out, "torchvision", ".safetensors", ".pth", ".pt")
     trained = open_network(target, model)
     if difference := unlike_torchvision(trained.model.variant):
         raise ExportError(

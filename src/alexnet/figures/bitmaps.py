@@ -31,14 +31,21 @@ def data_uri(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def shrink(pixels: Image, side: int) -> Image:
+    """Pixels [H, W, C] with at most `side` on the longer side."""
+    if max(pixels.shape[:2]) <= side:
+        return pixels
+    picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
+    shrunk = np.asarray(picture)
+    return shrunk[..., None] if shrunk.ndim == 2 else shrunk
+
+
 def thumbnail(pixels: Image, side: int = 128) -> str:
     """Pixels [H, W, C] as a data URI, shrunk until the longer side has `side` pixels where it is longer."""
     if max(pixels.shape[:2]) <= SMALL:
         return data_uri(encode(pixels))
-    picture = PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((side, side), PIL.Image.Resampling.LANCZOS)
-    shrunk = np.asarray(picture)
-    return data_uri(encode(shrunk[..., None] if shrunk.ndim == 2 else shrunk, jpeg=True))
+    return data_uri(encode(shrink(pixels, side), jpeg=True))
 
 
 def sheet(tiles: np.ndarray[Any, np.dtype[np.uint8]], across: int, gap: int = 1) -> Image:

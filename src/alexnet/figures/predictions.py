@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 COLUMNS = 4
 PAGE = 5 * COLUMNS
 """As many images as one figure is drawn of."""
+SIDE = 800
+"""What an image's longer side needs at most here: a page of photographs as cameras take them would fill gigabytes."""
 MISSED = "#b03a2e"
 """The colour of a class that should have been answered and was not."""
 

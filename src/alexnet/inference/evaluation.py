@@ -22,6 +22,7 @@ from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import MEMORY, load_dataset
 from alexnet.data.splits import Dataset
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
+from alexnet.files import file_digest, read_settled
 from alexnet.inference.forward import split_logits
 from alexnet.inference.trained import (
     Trained,
@@ -184,15 +185,17 @@ def open_subject(
         target = load_run(target)
     trained: Trained | None = None
     weights: dict[str, Tensor] = {}
+    sha256: str | None = None
     if not isinstance(target, AlexNet):
         path = weights_file(target)
         if is_checkpoint(path):
             trained = open_trained(path)
             if config is not None:
                 raise UsageError(f"{path} says what it was trained on: leave the recipe out (--recipe, config=).")
-            config = trained.config
+            config, sha256 = trained.config, trained.sha256
         else:
-            weights = read_weights(path)  # a file that is no checkpoint at all is the error to show first
+            # A file that is no checkpoint at all is the error to show first.
+            weights, sha256 = read_settled(path, lambda path: (read_weights(path), file_digest(path)))
     if config is None:
         raise UsageError("these weights do not say what they were trained on: name a recipe (--recipe, config=).")
     in_8_bits = precision == "int8"
@@ -230,8 +233,8 @@ def open_subject(
     if in_8_bits:
         measured["arithmetic"] |= {"format": "int8", "reason": "int8: as asked"}
     if not isinstance(target, AlexNet):
-        weights = describe_weights(path, trained.epoch if trained is not None else None)
-        measured = {"target": str(path.absolute())} | weights | measured
+        epoch = trained.epoch if trained is not None else None
+        measured = {"target": str(path.absolute())} | describe_weights(path, sha256, epoch) | measured
     loader = open_split(chosen, compute.device, config.data, prep)
     return Subject(model, loader, compute, name, dataset, measured, trained)
 

@@ -78,7 +78,7 @@ def split_pictures(
         return (views[:, 0] for views, _ in loader.evaluation_batches(BATCH, 1, slice(start, None), skip_bad))
 
     described = {
-        "weights": describe_weights(file, trained.epoch),
+        "weights": describe_weights(file, trained.sha256, trained.epoch),
         "network": trained.network,
         "images": {**describe_data(config, dataset), "images": len(chosen), "split": name},
         "preprocessing": trained.preprocessing.of_one_view(),
@@ -123,7 +123,7 @@ def file_pictures(
     for path in paths:
         digest.update(json.dumps([str(path), path.stat().st_size]).encode())
     described = {
-        "weights": describe_weights(file, trained.epoch),
+        "weights": describe_weights(file, trained.sha256, trained.epoch),
         "network": trained.network,
         "images": {"source": "files", "fingerprint": digest.hexdigest(), "images": len(paths), "split": None},
         "preprocessing": trained.preprocessing.of_one_view(),

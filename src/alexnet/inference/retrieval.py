@@ -19,8 +19,9 @@ from alexnet.data.photos import Photos
 from alexnet.data.splits import Split, draw_rows
 from alexnet.errors import DataError, UsageError
 from alexnet.figures import Image
+from alexnet.figures.bitmaps import shrink
 from alexnet.figures.neighbours import Retrieval
-from alexnet.figures.predictions import Answer
+from alexnet.figures.predictions import SIDE, Answer
 from alexnet.inference.evaluation import Subject, open_subject
 from alexnet.inference.forward import BATCH, layer_outputs
 from alexnet.inference.neighbours import find_nearest, hidden_layer, split_features, split_pixels
@@ -203,7 +204,7 @@ def _read_files(subject: Subject, paths: Sequence[Path]) -> _Queries:
     folders = [picture.path.absolute().parent.name for picture in pictures]
     return _Queries(
         torch.stack([as_views(picture, prep)[0] for picture in pictures]),
-        [picture.pixels for picture in pictures],
+        [shrink(picture.pixels, SIDE) for picture in pictures],
         [picture.path.name for picture in pictures],
         [trained.known_class(folder) if trained else None for folder in folders],
         files=[picture.path for picture in pictures],

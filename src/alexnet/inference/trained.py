@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names
 from alexnet.errors import CheckpointError, DataError, UsageError, listed
-from alexnet.files import download, verify
+from alexnet.files import download, file_digest, read_settled, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
 from alexnet.models.table import Variant
@@ -58,6 +58,8 @@ class Trained:
     """After how many epochs of training, where the file says so."""
     fingerprint: str | None = None
     """That of the data it was trained on, where the file says so (`Dataset.fingerprint`)."""
+    sha256: str | None = None
+    """That of the file that it was read from, as `sha256sum` prints it; None where there was none."""
 
     def known_class(self, name: str) -> str | None:
         """The class to be read that a folder's name stands for, be it the identity (a WNID) or the readable name; None
@@ -75,6 +77,11 @@ def open_trained(target: Run | str | Path, model: str | None = None) -> Trained:
     CheckpointError, and UsageError for a `model` of a checkpoint.
     """
     path = weights_file(target)
+    trained, digest = read_settled(path, lambda path: (_open(path, model), file_digest(path)))
+    return replace(trained, sha256=digest)
+
+
+def _open(path: Path, model: str | None) -> Trained:
     if is_checkpoint(path):
         if model is not None:
             raise UsageError(f"{path} says which network it is: leave --model {model} out.")

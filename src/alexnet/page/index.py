@@ -23,7 +23,6 @@ from alexnet.inference.neighbours import find_nearest, split_features, split_pix
 from alexnet.inference.pictures import open_data
 from alexnet.page.viewer import Viewer
 from alexnet.runs.folder import Run
-from alexnet.runs.provenance import file_digest
 
 MOST = 20_000
 """Images that are indexed; of a larger training split as many, drawn by a fixed seed."""
@@ -46,7 +45,7 @@ class Index:
         self.total = len(dataset.train)
         rows = draw_rows(self.total, MOST)
         self._split, self._names = dataset.train.take(rows), dataset.names
-        identity = [file_digest(run.checkpoint()), dataset.fingerprint, MOST]
+        identity = [viewer.trained.sha256, dataset.fingerprint, MOST]
         name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         self.file = run.path / "page" / f"neighbours-{name}.npz"
         self.done = 0

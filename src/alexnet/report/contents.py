@@ -26,7 +26,7 @@ from alexnet.models.summary import trace
 from alexnet.recipes import RECIPES
 from alexnet.report.measuring import Measured, Pair, describe_pair, measure, most_confused
 from alexnet.runs.folder import Run
-from alexnet.runs.opening import FREE, LENGTH
+from alexnet.runs.opening import are_of_seeds, differing_settings
 from alexnet.training.facts import ledger_of_run
 from alexnet.training.families import Spread, spread
 
@@ -188,12 +188,10 @@ def compare_runs(runs: Sequence[RunContents]) -> Family | None:
     tested = [run.result for run in runs if run.result is not None]
     split = tested[0].split if tested else ""
     alike = [result for result in tested if result.split == split]
-    flat = [flatten(run.config) for run in runs]
-    differing = [name for name in flat[0] if any(settings[name] != flat[0][name] for settings in flat)]
-    # A mean over different data or networks means nothing.
-    of_seeds = {*differing} <= (FREE - LENGTH - {"data.root"}) | {"seed"}
-    spreads = {name: spread([getattr(r, name) for r in alike]) for name in FIGURES} if alike and of_seeds else {}
-    return Family(split, spreads, {flag(name): [settings[name] for settings in flat] for name in differing})
+    differing = differing_settings([run.config for run in runs])
+    known = alike and are_of_seeds(differing)
+    spreads = {name: spread([getattr(r, name) for r in alike]) for name in FIGURES} if known else {}
+    return Family(split, spreads, {flag(name): values for name, values in differing.items()})
 
 
 def finite(value: Any) -> Any:

@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from alexnet.errors import UsageError
-from alexnet.files import write_atomically, writing
+from alexnet.files import make_ready, write_atomically, writing
 from alexnet.metrics import Result
 from alexnet.report import charts
 from alexnet.report.charts import Series
@@ -51,6 +51,7 @@ def check_out(out: Path) -> None:
         raise UsageError(
             f"--out {out}: {twin}, which goes beside it, is there and is no report's; choose another name."
         )
+    make_ready(out, "--out")
 
 
 def _is_report(file: Path) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alexnet.config.model import FORMER
 from alexnet.errors import CheckpointError
-from alexnet.files import keep_as, write_atomically
+from alexnet.files import keep_as, read_settled, write_atomically
 
 FORMAT = 3  # 1: the configuration by dotted names, without a format of its own; before 3: some networks by FORMER names
 
@@ -65,23 +65,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises CheckpointError for a file that is missing, truncated, altered, not ours, or from a newer version, and for
     weights that are not finite: no network answers with these.
     """
-    while True:
-        file = _identity(path)
-        try:
-            return _load(path)
-        except CheckpointError:
-            # safe_open opens the header and the tensors one after the other, and a run may replace the file in between.
-            if _identity(path) == file:
-                raise
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from the one that takes its place; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+    return read_settled(path, _load)  # safe_open opens it twice, for the header and for the tensors
 
 
 def _load(path: Path) -> Checkpoint:

@@ -82,6 +82,11 @@ class Run:
         return [row for row in self.metrics if row["kind"] == "epoch"]
 
     @property
+    def has_ended(self) -> bool:
+        """Whether training came to its end, and has not gone on since."""
+        return self.status.get("state") == "finished"
+
+    @property
     def test(self) -> dict[str, Any] | None:
         """The test result that training ended with; None before, where the data has no test split or was not to be
         tested (--no-test), and where the file is damaged."""
@@ -90,7 +95,8 @@ class Run:
     @property
     def result(self) -> dict[str, Any] | None:
         """What training ended with: the test result, or where the data has no test split (ImageNet), and with
-        --no-test, the validation split's. None before, and where the file is damaged."""
+        --no-test, the validation split's. None before, and where the file is damaged; while a run goes on after its end
+        (`has_ended`) still that of the earlier end."""
         return _read_object(self.result_file)
 
     @property
@@ -141,7 +147,7 @@ class Run:
     def checkpoint(self) -> Path:
         """The checkpoint to evaluate: of a finished run the one that its result is of, before that the best, or
         the last where no epoch was completed."""
-        measured = (self.result or {}).get("measured") if self.status.get("state") == "finished" else None
+        measured = (self.result or {}).get("measured") if self.has_ended else None
         latest = isinstance(measured, dict) and measured.get("weights") == self.last.name
         for file in (self.last, self.best) if latest else (self.best, self.last):
             if file.exists():

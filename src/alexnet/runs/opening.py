@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,18 @@ def differences(there: TrainConfig, now: TrainConfig) -> str:
     """Which settings differ that a run must keep, such as "--optim.lr 0.1 there and 0.5 now"; empty if none do."""
     old, new = flatten(there), flatten(now)
     return ", ".join(f"{flag(n)} {old[n]} there and {new[n]} now" for n in new if n not in FREE and old[n] != new[n])
+
+
+def differing_settings(configs: Sequence[TrainConfig]) -> dict[str, list[Any]]:
+    """The settings, by dotted names, that are not the same in all of several runs, each run's value."""
+    flat = [flatten(config) for config in configs]
+    values = {name: [settings[name] for settings in flat] for name in flatten(TrainConfig())}
+    return {name: those for name, those in values.items() if any(value != those[0] for value in those)}
+
+
+def are_of_seeds(differing: Iterable[str]) -> bool:
+    """Whether runs that differ in these settings may have a mean: over other data or networks it means nothing."""
+    return {*differing} <= (FREE - LENGTH - {"data.root"}) | {"seed"}
 
 
 @contextmanager

@@ -3,7 +3,6 @@ started or resumed."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shlex
@@ -123,16 +122,14 @@ def describe_data(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """On which data: the source, the folder (None where a program held the data), the SHA-256 over images, labels and
     class names, and how many images the splits have."""
     counts = {name: len(getattr(dataset, name)) for name in ("train", "val", "test")}
-    root = None if config.data.source == MEMORY else str(Path(config.data.root).expanduser().absolute())
+    root = None if config.data.source == MEMORY else os.path.abspath(os.path.expanduser(config.data.root))
     return {"source": config.data.source, "root": root, "fingerprint": dataset.fingerprint, "images": counts}
 
 
-def describe_weights(file: Path | None, epoch: int | None) -> dict[str, Any]:
-    """Which weights a result is of: the file's name and SHA-256 (as `sha256sum` prints it), and after how many epochs
-    they were taken. Without a file they were never saved."""
-    if file is None:
-        return {"weights": None, "sha256": None, "epoch": epoch}
-    return {"weights": file.name, "sha256": file_digest(file), "epoch": epoch}
+def describe_weights(file: Path | None, sha256: str | None, epoch: int | None) -> dict[str, Any]:
+    """Which weights a result is of: the file's name and SHA-256 as it was read (`file_digest`), and after how many
+    epochs they were taken. Without a file they were never saved."""
+    return {"weights": file.name if file is not None else None, "sha256": sha256, "epoch": epoch}
 
 
 def describe_measurement(
@@ -146,12 +143,6 @@ def describe_measurement(
         "git": source_revision(Path(__file__).parents[1]),
         "when": now(),
     }
-
-
-def file_digest(file: Path) -> str:
-    """The SHA-256 of a file's bytes. Raises OSError."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def introduce(session: dict[str, Any]) -> tuple[str, str]:

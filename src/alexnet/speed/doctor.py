@@ -126,7 +126,7 @@ def _install(requirements: list[str]) -> str:
 
 
 def _disk(root: str) -> Iterator[Finding]:
-    for name, folder in {"disk, for runs": Path.cwd(), "disk, for data": Path(root).expanduser()}.items():
+    for name, folder in {"disk, for runs": Path.cwd(), "disk, for data": Path(os.path.expanduser(root))}.items():
         places = [folder.absolute(), *folder.absolute().parents]
         there = next((place for place in places if os.path.exists(place)), None)
         if there is None:  # a drive that is not there
@@ -156,7 +156,7 @@ def _data(root: str) -> Iterator[Finding]:
     from alexnet.data.sources import SOURCES
 
     yield Finding("data digits", "ok", "in the package")
-    top = Path(root).expanduser()
+    top = Path(os.path.expanduser(root))
     for name, files in {"cifar10": CIFAR10, "cifar100": CIFAR100}.items():
         places = [top / files.folder, top / files.archive[0].rpartition("/")[2]]
         found = next((place for place in places if os.path.exists(place)), None)

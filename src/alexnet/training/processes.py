@@ -203,7 +203,7 @@ def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
         return True
     measured = there.test or not config.test
     same = measured and all(getattr(there, name) == getattr(config, name) for name in LENGTH)
-    return same and run.status.get("state") == "finished"
+    return same and run.has_ended
 
 
 def _steps_made(run: Run) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from operator import index
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from alexnet.config import TrainConfig, dump, load
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.errors import CheckpointError
+from alexnet.files import file_digest
 from alexnet.inference.trained import model_fields
 from alexnet.models.network import AlexNet
 from alexnet.models.weights import apply_weights
@@ -157,7 +159,7 @@ class Saves:
 
         def last() -> dict[str, Any]:
             whole = self.record.saved_step == learner.counters.step and self._run.last.exists()
-            return describe_weights(self._run.last if whole else None, learner.counters.epoch)
+            return _as_it_stands(self._run.last if whole else None, learner.counters.epoch)
 
         def read() -> tuple[str | None, dict[str, Any]]:
             counters = learner.counters
@@ -165,7 +167,7 @@ class Saves:
                 apply_weights(blank, self._read_best(counters).evaluated, str(self._run.best))
             except CheckpointError as problem:
                 return str(problem), last()
-            return None, describe_weights(self._run.best, counters.best_epoch)
+            return None, _as_it_stands(self._run.best, counters.best_epoch)
 
         if latest:
             return learner.evaluated(), self._world.from_main(last)
@@ -215,3 +217,7 @@ def _identity(meta: dict[str, Any]) -> tuple[Any, ...]:
     model = meta.get("model")
     form = {name: value for name, value in model.items() if name != "init"} if isinstance(model, dict) else model
     return form, meta.get("classes"), meta.get("fingerprint")
+
+
+def _as_it_stands(file: Path | None, epoch: int | None) -> dict[str, Any]:
+    return describe_weights(file, file_digest(file) if file is not None else None, epoch)

@@ -227,6 +227,7 @@ class Session:
         if not self.scores.due(learner):
             return False
         counters = learner.counters
+        self._save_before_evaluation(learner)
         self.reporter.stage("evaluating the training split")
         result = self.scores.training(learner.evaluated(), counters)
         with self.guard.critical():
@@ -248,6 +249,7 @@ class Session:
     def _finish_epoch(self, learner: Learner) -> None:
         """Validate, log and save; a signal before the end leaves all of it to the next session."""
         counters = learner.counters
+        self._save_before_evaluation(learner)
         self.reporter.stage("validating")
         val = self.scores.validation(learner.evaluated(), counters)
         with self.guard.critical():
@@ -288,6 +290,13 @@ class Session:
         self.faults.skipped(learner, self.dataset.train)
         self.faults.check_weights(learner)
         self.saves.save_last(learner)
+
+    def _save_before_evaluation(self, learner: Learner) -> None:
+        """Several processes, whose shards may differ by a batch, do not hear signals while they evaluate: whoever loses
+        patience and kills them costs the evaluation and no step."""
+        if self.guard.deferred:
+            with self.guard.critical():
+                self._save_last(learner)
 
     def _save_best(self, learner: Learner) -> bool:
         self.faults.check_weights(learner)

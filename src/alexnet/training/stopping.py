@@ -44,7 +44,7 @@ def note_end(run: Run, config: TrainConfig, meta: Mapping[str, Any]) -> str | No
     ended_before = same and "stopped" in status and status.get("step") == counters["step"]
     if config.test and not run.config.test:
         return None  # an attempt, of which the test result is asked for now
-    if status.get("state") != "finished" or not (counters["epoch"] >= config.end or ended_before):
+    if not run.has_ended or not (counters["epoch"] >= config.end or ended_before):
         return None
     return describe_end(run.path, run.config, counters["epoch"], status.get("stopped"))
 
