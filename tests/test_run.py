@@ -384,6 +384,30 @@ def test_schedules_without_a_horizon_simply_go_on(tiny, tmp_path, reporter, sche
     assert_same_run(run, whole)
 
 
+def test_a_leg_that_has_not_begun_may_be_planned_anew(tiny, tmp_path, reporter):
+    """A slip, `lr=2` for 0.002, that was stopped at once. Once a step of it is made, it stays."""
+    values = {"optim.schedule": "cosine", "epochs": 1}
+    train(tiny(**values), tmp_path / "run", reporter=reporter)
+    step = Learner.train_step
+    for slip, steps in (("1 lr=2", 0), ("1 lr=0.01", 1)):
+        left = itertools.count(steps, -1)
+
+        def stopped(learner, *batch, left=left):
+            if not next(left):
+                signal.raise_signal(signal.SIGTERM)
+            return step(learner, *batch)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "train_step", stopped)
+            with pytest.raises(TrainingStopped):
+                train(tiny(then=[slip], **values), tmp_path / "run", reporter=reporter)
+    with pytest.raises(UsageError, match="would bend its learning rate after the fact"):
+        train(tiny(then=["1 lr=0.02"], **values), tmp_path / "run", reporter=reporter)
+    run = train(tiny(then=["1 lr=0.01"], **values), tmp_path / "run", reporter=reporter)
+    planned = train(tiny(then=["1 lr=0.01"], **values), tmp_path / "planned", reporter=reporter)
+    assert_same_tensors(run.last, planned.last)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "triangular"])
 @pytest.mark.parametrize(
     ("then", "asked", "mend"),

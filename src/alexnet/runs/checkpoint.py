@@ -132,11 +132,24 @@ def holds_steps(path: Path) -> bool:
     return _has_counted(path, "step", otherwise=True)
 
 
+def epochs_begun(path: Path) -> int | None:
+    """How many epochs had begun when a checkpoint was saved, going by its header alone; None where it does not say."""
+    try:
+        counters = _counters(path)
+        return int(counters["epoch"]) + bool(counters["epoch_step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _has_counted(path: Path, name: str, otherwise: bool) -> bool:
     try:
-        return bool(json.loads(_header(path) or "{}")["counters"][name])
+        return bool(_counters(path)[name])
     except (ValueError, KeyError, TypeError):
         return otherwise
+
+
+def _counters(path: Path) -> Any:
+    return json.loads(_header(path) or "{}")["counters"]
 
 
 def _header(path: Path) -> str | None:

@@ -7,6 +7,8 @@ training could be repeated with, tells of the run that was.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from alexnet.config import TrainConfig
@@ -14,8 +16,12 @@ from alexnet.config.values import flag
 from alexnet.errors import UsageError
 
 
-def check_legs(path: Path, old: TrainConfig, new: TrainConfig) -> None:
-    """Raise UsageError if the legs that a run has begun with are not the first of those that it should go on with."""
+def check_legs(path: Path, old: TrainConfig, new: TrainConfig, begun: int | None) -> None:
+    """Raise UsageError if the legs of a run whose epochs have `begun`, or all where that is not known, are not the
+    first of those that it should go on with. What is to come may be planned anew."""
+    starts = accumulate(leg.epochs for leg in old.legs)
+    then = (text for text, start in zip(old.then, starts, strict=False) if begun is None or start < begun)
+    old = replace(old, then=tuple(then))
     common = min(len(old.then), len(new.then))
     same_length = old.epochs == new.epochs or not (old.legs[0].has_horizon or old.then or new.then)
     if same_length and old.then[:common] == new.then[:common]:

@@ -13,6 +13,7 @@ from alexnet.config.values import dotted, flag, flatten, override
 from alexnet.data.sources import MEMORY
 from alexnet.errors import UsageError
 from alexnet.files import CLUTTER, LEFTOVERS, LOCK, holding, remove_leftovers
+from alexnet.runs.checkpoint import epochs_begun
 from alexnet.runs.folder import Run, has_config, load_config
 from alexnet.runs.legs import check_legs
 
@@ -124,7 +125,7 @@ def _check_same(run: Run, there: TrainConfig, config: TrainConfig) -> None:
             f"weights with --init {run.path}."
         )
     if run.last.exists() or run.previous.exists():
-        check_legs(run.path, there, config)
+        check_legs(run.path, there, config, epochs_begun(run.last))
 
 
 def _foreign(file: Path) -> bool:
