@@ -79,7 +79,7 @@ def _load(path: Path) -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
     except PermissionError:
         raise CheckpointError(f"{path} may not be read: its permissions forbid it.") from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as problem:
+    except (SafetensorError, OSError, ValueError, KeyError) as problem:
         raise CheckpointError(f"{path} is not a checkpoint or is damaged ({problem}).") from None
     if "alexnet" not in described:
         raise CheckpointError(f"{path} is a safetensors file but not a checkpoint of this program.")
