@@ -195,7 +195,7 @@ def test_an_attempt_does_not_look_at_the_test_split(tiny, tmp_path, reporter, mo
         train(tiny(epochs=2, test=False, **{"data.val_fraction": 0}), tmp_path / "none", reporter=reporter)
 
 
-@pytest.mark.slow  # where the processor has no bf16
+@pytest.mark.slow  # it is where the processor has no bf16
 def test_bf16_learns_as_float32_does(tiny, tmp_path, reporter):
     exact, short = (
         train(tiny(epochs=4, precision=form), tmp_path / form, reporter=reporter) for form in ("fp32", "bf16")

@@ -76,14 +76,18 @@ class Live:
         # Whole lines for a log, wrapped between words on a terminal; a path in brackets is no markup.
         if isinstance(text, str):  # a name of somebody's file may hold a terminal's commands
             text = "\n".join(map(printable, text.split("\n")))
-        try:
-            self.console.print(text, soft_wrap=not self.console.is_terminal, markup=False)
-        except OSError:  # the reader of a pipe has gone, or a log's disk is full: what is learned is worth more
-            self.console.quiet = True
+        _tell(self.console, text, soft_wrap=not self.console.is_terminal)
 
     def note(self, text: str) -> None:
         """Say something that is not progress."""
         self.say(Text.assemble(("note:", "yellow"), f" {printable(text)}"))
+
+
+def _tell(console: Console, text: str | Text, soft_wrap: bool) -> None:
+    try:
+        console.print(text, soft_wrap=soft_wrap, markup=False)
+    except OSError:  # the reader of a pipe has gone, or a log's disk is full: the work is worth more
+        console.quiet = True
 
 
 @contextmanager
@@ -115,10 +119,7 @@ def counting() -> Iterator[Callable[[str, int, int], None]]:
             start, before = begun[part]
             rate = (done - before) / max(now - start, 1e-9)
             left = duration((total - done) / rate) if rate else "?"
-            try:
-                console.print(f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
-            except OSError:  # as in `say`
-                console.quiet = True
+            _tell(console, f"{part}: {done} of {total} images, {rate:.0f} images/s, {left} left", soft_wrap=True)
 
     with bar:
         yield count

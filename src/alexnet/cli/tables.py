@@ -240,12 +240,11 @@ def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) 
 
 
 def show_family(runs: Sequence[Run]) -> None:
-    """The results of several runs, and their mean and standard deviation."""
+    """The results of several runs, which one that goes on after its end has none of, and their mean and spread."""
     from alexnet.config.values import flag
-    from alexnet.runs.opening import are_of_seeds, differing_settings
+    from alexnet.runs.opening import OF_SEEDS, differing_settings
     from alexnet.training.families import spread
 
-    # The result of a run that goes on and has not ended again is of its earlier end.
     ended = [(run, run.result if run.has_ended else None, run.status) for run in runs]
     rows = [
         (run.path.name, result["top1"], result["top5"], status.get("best_epoch", 0), status.get("elapsed", 0.0) / 60)
@@ -260,8 +259,8 @@ def show_family(runs: Sequence[Run]) -> None:
     for name, top1, top5, epoch, minutes in rows:
         table.add_row(markup(name), f"{top1:.2%}", f"{top5:.2%}", str(epoch), f"{minutes:.1f}")
     differing = differing_settings([run.config for run, result, _ in ended if result is not None])
-    comparable = are_of_seeds(differing)
-    if len(rows) > 1 and of and comparable:
+    others = [f"{flag(n)} {', '.join(map(str, values))}" for n, values in differing.items() if n not in OF_SEEDS]
+    if len(rows) > 1 and of and not others:
         top1, top5, _, minutes = (spread(column) for column in zip(*[row[1:] for row in rows], strict=True))
         shown = [f"{100 * s.mean:.2f} ± {100 * s.deviation:.2f} %" for s in (top1, top5)]
         table.add_row(f"mean of {len(rows)}", *shown, "", f"{minutes.mean:.1f}", style="bold")
@@ -269,8 +268,7 @@ def show_family(runs: Sequence[Run]) -> None:
     console.print(table)
     if splits:
         console.print(f"no mean: some were measured on {' and some on '.join(sorted(splits))}", soft_wrap=True)
-    elif not comparable:
-        others = [f"{flag(n)} {', '.join(map(str, v))}" for n, v in differing.items() if not are_of_seeds([n])]
+    elif others:
         console.print(markup(f"no mean: their settings differ ({'; '.join(others)})"), soft_wrap=True)
     for run, result, status in ended:
         if result is None:

@@ -26,7 +26,7 @@ from alexnet.models.summary import trace
 from alexnet.recipes import RECIPES
 from alexnet.report.measuring import Measured, Pair, describe_pair, measure, most_confused
 from alexnet.runs.folder import Run
-from alexnet.runs.opening import are_of_seeds, differing_settings
+from alexnet.runs.opening import OF_SEEDS, differing_settings
 from alexnet.training.facts import ledger_of_run
 from alexnet.training.families import Spread, spread
 
@@ -189,8 +189,8 @@ def compare_runs(runs: Sequence[RunContents]) -> Family | None:
     split = tested[0].split if tested else ""
     alike = [result for result in tested if result.split == split]
     differing = differing_settings([run.config for run in runs])
-    known = alike and are_of_seeds(differing)
-    spreads = {name: spread([getattr(r, name) for r in alike]) for name in FIGURES} if known else {}
+    has_mean = alike and differing.keys() <= OF_SEEDS
+    spreads = {name: spread([getattr(r, name) for r in alike]) for name in FIGURES} if has_mean else {}
     return Family(split, spreads, {flag(name): values for name, values in differing.items()})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ FREE = {
     *("name", "device", "columns", "accumulate", "log_every", "save_minutes", "score_train", "keep", "test"),
     *("data.root", "data.download", "data.workers", "data.cache", "data.max_bad"),
 }
+# What may differ between runs that have a mean: over other data or networks it means nothing.
+OF_SEEDS = (FREE - LENGTH - {"data.root"}) | {"seed"}
 
 
 def default_folder(name: str) -> Path:
@@ -67,11 +69,6 @@ def differing_settings(configs: Sequence[TrainConfig]) -> dict[str, list[Any]]:
     flat = [flatten(config) for config in configs]
     values = {name: [settings[name] for settings in flat] for name in flatten(TrainConfig())}
     return {name: those for name, those in values.items() if any(value != those[0] for value in those)}
-
-
-def are_of_seeds(differing: Iterable[str]) -> bool:
-    """Whether runs that differ in these settings may have a mean: over other data or networks it means nothing."""
-    return {*differing} <= (FREE - LENGTH - {"data.root"}) | {"seed"}
 
 
 @contextmanager
