@@ -25,7 +25,7 @@ from typing import Any
 import cyclopts
 import numpy as np
 
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.errors import AlexNetError
 from alexnet.files import write_atomically
@@ -35,11 +35,17 @@ from alexnet.runs.folder import Run
 from alexnet.training.families import Spread, family_configs, parse_seeds, spread, train_family
 from alexnet.training.signals import SignalGuard
 
-PLAIN = "cifar10"
+PLAIN = TrainConfig(
+    name="plain",
+    batch_size=128,
+    data=DataConfig(source="cifar10", val_fraction=0.2, pad=4, flip=True),
+    model=ModelConfig(variant="cifar"),
+    optim=OptimConfig(lr=0.05, schedule="one-cycle", nesterov=True, decay_biases=False),
+)
+"""Crops, flips, dropout of a half and one cycle of the rate. A fifth of the images validates."""
 EPOCHS = 8
 LENGTHS = (6, 8, 12, 16)
 """Epochs of plain training."""
-HELD_OUT = 0.2
 VIEWS = {"mirrored views in the test": 2, "mirrored and shifted views in the test": 10}
 """Levers that need no training of their own."""
 LEVERS: dict[str, dict[str, Any]] = {
@@ -137,9 +143,10 @@ def main(
     width: float = 1.0,
     toy: bool = False,
 ) -> None:
-    given = {"data.root": root, "model.width": width, "data.val_fraction": HELD_OUT, "test": False}
+    held_out = PLAIN.data.val_fraction
+    given = {"data.root": root, "model.width": width, "data.val_fraction": held_out, "test": False}
     given |= TOY if toy else {}
-    base = override(recipe(PLAIN), given)
+    base = override(PLAIN, given)
     lengths, epochs = ((2, 4), 2) if toy else (LENGTHS, EPOCHS)
     plain = {_plain(length): override(base, {"epochs": length}) for length in lengths}
     shorter = override(base, {"epochs": epochs})

@@ -25,7 +25,7 @@ from common import Row, in_turn, prepared_photos, show
 
 import alexnet
 from alexnet.compute import configure_process, resolve_compute
-from alexnet.config import DataConfig, TrainConfig
+from alexnet.config import DataConfig, ModelConfig, TrainConfig
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.sources import SOURCES, Source, load_dataset
@@ -103,8 +103,8 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
     width = 0.125 if toy else None
     rows = []
     with random_source(size * (steps + 1)):
-        net = replace(alexnet.recipe("cifar10").model, width=width)
-        config = alexnet.recipe("cifar10", data=SMALL, model=net, **fixed)
+        net = ModelConfig(variant="cifar", width=width)
+        config = TrainConfig(data=SMALL, model=net, **fixed)
         alone = bare(config, 32, steps)
 
         def with_checkpoints() -> float:
@@ -126,7 +126,7 @@ def measure(device: str = "auto", toy: bool = False, rounds: int = 3) -> list[Ro
         crop = 32 if toy else 224
         for workers in (1, 2):
             settings = replace(data, workers=workers, crop=crop)
-            config = alexnet.recipe("cifar10", data=settings, model=model, **fixed)
+            config = TrainConfig(data=settings, model=model, **fixed)
             alone = bare(config, crop, photo_steps)
             ours, step, ratio = in_turn(lambda c=config: loop(c, photo_steps)[0], alone, min(2, rounds))  # type: ignore[misc]
             detail = f"{ours * 1e3:.0f} against {step * 1e3:.0f} ms a step, {model.variant} net"

@@ -16,7 +16,7 @@ ORIGINS: dict[str, str] = {name: origin for module in _MODULES for name, origin 
 
 def recipe(name: str = "digits", **overrides: Any) -> TrainConfig:
     """The configuration called `name` with fields replaced, by dotted name or as nested dictionaries:
-    `recipe("cifar10", epochs=3, optim={"lr": 0.02}, **{"data.root": "/data"})`.
+    `recipe("cifar10", seed=3, optim={"lr": 0.02}, **{"data.root": "/data"})`.
 
     Raises UsageError for an unknown recipe or field.
     """

@@ -31,7 +31,8 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
     if config.grow_from is not None and config.grow_epochs >= config.end:
         said.append(
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
-            f"{config.end}: the network is evaluated at a size that it has not seen."
+            f"{config.end}: the network is evaluated at a size that it has not seen. Let them grow for fewer, such as "
+            f"{0.75 * config.end:g}."
         )
     life = max(0.0, config.end - config.ema_after) * ceil(len(dataset.train) / config.batch_size)
     if config.ema and 1 / (1 - config.ema) > (life + 10) / 9:  # as far as a young average remembers
