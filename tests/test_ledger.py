@@ -585,7 +585,8 @@ def test_modules_that_are_not_the_tables_speak_for_themselves():
 
 
 def test_weights_that_were_fitted_or_read_are_not_judged_by_the_scheme():
-    told = [rows_of("cifar10", **change)[3]["this"] for change in ({}, {"start": ("lsuv",)}, {"init": "w.pth"})]
+    starts = ({"start": ()}, {"start": ("lsuv",)}, {"start": (), "init": "w.pth"})
+    told = [rows_of("cifar10", **change)[3]["this"] for change in starts]
     assert "at its initial weights norm1 meets" in told[0]
     assert all("its weights decide" in line for line in told[1:])
 
