@@ -143,8 +143,7 @@ def main(
     width: float = 1.0,
     toy: bool = False,
 ) -> None:
-    held_out = PLAIN.data.val_fraction
-    given = {"data.root": root, "model.width": width, "data.val_fraction": held_out, "test": False}
+    given = {"data.root": root, "model.width": width, "data.val_fraction": PLAIN.data.val_fraction, "test": False}
     given |= TOY if toy else {}
     base = override(PLAIN, given)
     lengths, epochs = ((2, 4), 2) if toy else (LENGTHS, EPOCHS)

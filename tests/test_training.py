@@ -398,7 +398,8 @@ def test_constant_answers(confusion, loss, constant):
         ({"grow_epochs": 1.0}, "--grow-epochs is without effect without --grow-from: add that"),
         (
             {"grow_from": 16, "grow_epochs": 2.0},
-            "the images grow for 2 epochs (--grow-epochs), and training ends after 2",
+            "the images grow for 2 epochs (--grow-epochs), and training ends after 2: the network is evaluated at a "
+            "size that it has not seen. Let them grow for fewer, such as 1.5.",
         ),
         ({"replace_head": True}, "--replace-head is without effect without --init"),
         ({"data.alternate_flips": True, "data.flip": False}, "--data.alternate-flips is without effect without"),
