@@ -43,8 +43,9 @@ PLAIN = TrainConfig(
     optim=OptimConfig(lr=0.05, schedule="one-cycle", nesterov=True, decay_biases=False),
 )
 """Crops, flips, dropout of a half and one cycle of the rate. A fifth of the images validates."""
-EPOCHS = 8
-LENGTHS = (6, 8, 12, 16)
+EPOCHS = recipe("cifar10-fast").epochs
+"""Of every lever: what the recipe has that they were chosen for."""
+LENGTHS = (4, EPOCHS, 7, 10)
 """Epochs of plain training."""
 VIEWS = {"mirrored views in the test": 2, "mirrored and shifted views in the test": 10}
 """Levers that need no training of their own."""
@@ -60,8 +61,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "CutMix": {"cutmix": 1.0},
     "CutMix of every second image": {"cutmix": 1.0, "mix_probability": 0.5},
     "mixup": {"mixup": 0.2},
-    "images that grow from 24 pixels": {"grow_from": 24, "grow_epochs": 5},
-    "images that grow from 20 pixels": {"grow_from": 20, "grow_epochs": 5},
+    "images that grow from 24 pixels": {"grow_from": 24, "grow_epochs": 3.4},
+    "images that grow from 20 pixels": {"grow_from": 20, "grow_epochs": 3.4},
     "whitened first layer": {"start": ["whiten"]},
     "identities": {"start": ["identity"]},
     "LSUV": {"start": ["lsuv"]},
