@@ -229,6 +229,29 @@ except Exception as problem:
     told = getattr(problem, "told", None)
     (folder / f"raised-{rank}").write_text(json.dumps([type(problem).__name__, str(problem), told]))
 """
+# Both leave after they have shared a network, which is part of a cycle and of an error's frames; how many of Gloo's
+# threads stay is written down.
+LEAVE = """
+import os, sys, torch
+from pathlib import Path
+from alexnet.compute.distributed import join_world
+from alexnet.errors import AlexNetError, DataError, TrainingStopped
+
+def work(world, way):
+    network = world.wrap(torch.nn.Linear(2, 2))
+    network.itself = [network]
+    network(torch.ones(1, 2)).sum().backward()
+    if way != "ended":
+        raise TrainingStopped("stopped.") if way == "stopped" else DataError("no such data.")
+
+try:
+    with join_world("cpu") as (world, _):
+        work(world, sys.argv[2])
+except AlexNetError as problem:
+    kept = problem
+threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+Path(sys.argv[1], f"left-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in threads)))
+"""
 # Alone or together: each process ends with the exit code, and one line tells the user, by whoever came first.
 EXITS = """
 import os, sys
@@ -299,6 +322,7 @@ for folder, os.environ["MASTER_PORT"], *arguments in json.loads(sys.argv[1]):
     Path(folder, f"end-{rank}").write_text(str(end))
 sys.exit(end)
 """
+WAYS = ("ended", "stopped", "failed")
 # The last one ends with 2.
 REFUSALS = [
     (["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),
@@ -321,6 +345,8 @@ def in_turn(tmp_path_factory):
     Run(root).write_config(override(TINY, OVERRIDES))
     cases = {"agree": (AGREE, [])}
     cases |= {f"{kind}-{who}": (REFUSE, [who, kind]) for kind in ("refusal", "mistake") for who in (0, 1)}
+    if sys.platform == "linux":
+        cases |= {way: (LEAVE, [way]) for way in WAYS}
     for arguments, *_ in REFUSALS:
         name = arguments[0]
         cases[name] = EXITS, ["both", "train", root / "config.yaml", "--run", root / name / "run", *arguments]
@@ -345,6 +371,16 @@ def test_processes_agree(in_turn):
     folder, codes, said = in_turn[1]("agree")
     assert codes == ["0", "0"], said
     assert {f.name for f in folder.glob("done-*")} == {"done-0", "done-1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no names there")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", WAYS)
+def test_who_leaves_takes_the_threads_along(in_turn, way):
+    """One that lives on can abort the process at its end, when the work is done."""
+    folder, codes, said = in_turn[1](way)
+    assert codes == ["0", "0"], said
+    assert [(folder / f"left-{rank}").read_text() for rank in (0, 1)] == ["0", "0"]
 
 
 @pytest.mark.slow

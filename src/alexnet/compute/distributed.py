@@ -3,8 +3,10 @@ with one process all of it is the identity."""
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -244,7 +246,10 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
     before = torch.cuda.current_device() if on_gpu else None
     if on_gpu:
         torch.cuda.set_device(device)
-    from torch.distributed.rendezvous import rendezvous  # which some builds of torch for one machine lack
+    # Which some builds of torch for one machine lack. The first module's functions have the processes' group for a
+    # default: were it imported later, as by DistributedDataParallel, nothing could free the group any more.
+    from torch.distributed.nn import functional  # noqa: F401
+    from torch.distributed.rendezvous import rendezvous
 
     store, rank, size = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if on_gpu and dist.is_nccl_available() else "gloo"
@@ -255,16 +260,21 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
         yield world, device
         world.barrier()  # none tears down the connections that another still uses
     except TrainingStopped as stop:  # by all of them, at the same step
+        traceback.clear_frames(stop.__traceback__)
         stop.told = rank > 0
         world.barrier()  # torchrun ends those that are still saving once the first has left
         raise
     except Exception as problem:
         together = False
+        traceback.clear_frames(problem.__traceback__)
         first = world.first_error(problem)
         if first is problem:
             raise
         raise first from None
     finally:
+        # What holds the group (a wrapped network, perhaps in a cycle or in an error's frames) must be gone: while it
+        # lives so do Gloo's threads, and one that lets go of a tensor when Python has ended aborts the process.
+        gc.collect()
         if together or not on_gpu:  # NCCL takes leave of all of them at once: one alone would wait for ever
             dist.destroy_process_group()
         if before is not None:
