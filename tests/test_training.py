@@ -447,6 +447,14 @@ def test_cautions_come_before_training_and_once(tiny, tmp_path, reporter, finish
         assert said.index(expected) < said.index("epoch 1/")
 
 
+def test_what_a_recipe_has_for_a_lever_is_not_blamed_on_who_takes_the_lever_away(tiny):
+    dataset = load_dataset(tiny(**{"data.val_fraction": 0.1}).data)
+    away = {"cutmix": 0.0, "grow_from": None, "optim.schedule": "constant", "data.flip": False}
+    assert cautions(recipe("cifar10-fast", **away), dataset) == []
+    assert cautions(recipe("cifar10", **away), dataset) == []
+    assert "--mix-until is without" in "\n".join(cautions(recipe("cifar10", **away, mix_until=3), dataset))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_no_recipe_draws_a_caution_on_its_own_data(name):
     config = RECIPES[name]

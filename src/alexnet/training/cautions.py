@@ -8,11 +8,12 @@ from math import ceil
 import numpy as np
 
 from alexnet.config import DataConfig, OptimConfig, TrainConfig
-from alexnet.config.values import flag
+from alexnet.config.values import flag, flatten
 from alexnet.data.sources import SOURCES, holds_photographs
 from alexnet.data.splits import Dataset
 from alexnet.data.streamed import CROP, RESIZE
 from alexnet.errors import listed
+from alexnet.recipes import RECIPES
 
 _AREAS, _NOISE = "data.random_resized_crop", "data.colour_noise"
 
@@ -26,8 +27,10 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
                 f"the warm-up takes {leg.optim.warmup_epochs:g} of {leg.epochs} epochs, more than half: the learning "
                 f"rate hardly arrives at {leg.optim.lr:g} ({flag('optim.warmup_epochs')})."
             )
-    said += _idle(config)
-    said += _idle_in_schedules(config)
+    # Who takes CutMix away from a recipe has no need to hear of the other settings that it had for that.
+    own = flatten(RECIPES.get(config.name, TrainConfig()))
+    given = {name for name, value in flatten(config).items() if value != own[name]}
+    said += [sentence for name, sentence in (*_idle(config), *_idle_in_schedules(config)) if name in given]
     if config.grow_from is not None and config.grow_epochs >= config.end:
         said.append(
             f"the images grow for {config.grow_epochs:g} epochs ({flag('grow_epochs')}), and training ends after "
@@ -66,8 +69,8 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
     return said
 
 
-def _idle(config: TrainConfig) -> Iterator[str]:
-    """A sentence for each setting that was given and does nothing without another one."""
+def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Each setting that has a value and does nothing without another one, by its dotted name, and a sentence on it."""
     data, optim, mixes = config.data, config.optim, config.cutmix > 0 or config.mixup > 0
     needs = {
         "grow_epochs": (config.grow_epochs > 0 and config.grow_from is None, "grow_from"),
@@ -85,23 +88,26 @@ def _idle(config: TrainConfig) -> Iterator[str]:
     }
     for name, (idle, other) in needs.items():
         if idle:
-            yield f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
+            yield name, f"{flag(name)} is without effect without {flag(other)}: add that, or leave this out."
     if config.start and config.init is not None:
-        yield f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
+        yield "start", f"{flag('start')} is without effect with {flag('init')}, whose weights take its place."
     if data.source in SOURCES and SOURCES[data.source].photographs is False:  # what a program holds may be either
-        for name in ("orientation", "random_resized_crop", "workers", "cache", "max_bad"):
-            if getattr(data, name) != getattr(DataConfig, name):
-                yield f"{flag(f'data.{name}')} is without effect on {data.source}: it is for photographs."
+        for field in ("orientation", "random_resized_crop", "workers", "cache", "max_bad"):
+            if getattr(data, field) != getattr(DataConfig, field):
+                name = f"data.{field}"
+                yield name, f"{flag(name)} is without effect on {data.source}: it is for photographs."
     averaged = optim.name in ("adam", "adamw")
-    for name, idle in (("momentum", averaged), ("betas", not averaged)):
-        if idle and getattr(optim, name) != getattr(OptimConfig, name):
-            yield f"{flag(f'optim.{name}')} is without effect with {flag('optim.name')} {optim.name}."
+    for field, idle in (("momentum", averaged), ("betas", not averaged)):
+        if idle and getattr(optim, field) != getattr(OptimConfig, field):
+            name = f"optim.{field}"
+            yield name, f"{flag(name)} is without effect with {flag('optim.name')} {optim.name}."
     if beyond := [str(epoch) for epoch in config.kept_epochs if epoch > config.end]:
-        yield f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."
+        yield "keep", f"{flag('keep')} {listed(beyond)} is beyond the {config.end} epochs of this run."
     if config.early_stop is not None and config.legs[-1].has_horizon:
         yield (
+            "early_stop",
             f"{flag('early_stop')} is without effect in the schedule {config.legs[-1].optim.schedule}, whose rate "
-            f"falls until the end: {flag('stop_after')} ends a run sooner."
+            f"falls until the end: {flag('stop_after')} ends a run sooner.",
         )
 
 
@@ -116,17 +122,18 @@ _BELONGS = {
 """The settings that only some schedules read."""
 
 
-def _idle_in_schedules(config: TrainConfig) -> Iterator[str]:
-    """A sentence for each setting that no schedule reads which it was given to: those of --optim reach every leg, those
-    of a line of --then its own leg alone."""
+def _idle_in_schedules(config: TrainConfig) -> Iterator[tuple[str, str]]:
+    """Likewise each setting that no schedule reads which it was given to: those of --optim reach every leg, those of a
+    line of --then its own leg alone."""
     schedules = {leg.optim.schedule for leg in config.legs}
-    for name, where in _BELONGS.items():
-        given = flag(f"optim.{name}")
-        if getattr(config.optim, name) != getattr(OptimConfig, name) and not schedules & set(where):
-            yield f"{given} is without effect in the schedule {config.optim.schedule}: it is for {listed(where)}."
+    for field, where in _BELONGS.items():
+        name, here = f"optim.{field}", config.optim.schedule
+        if getattr(config.optim, field) != getattr(OptimConfig, field) and not schedules & set(where):
+            yield name, f"{flag(name)} is without effect in the schedule {here}: it is for {listed(where)}."
         for text, leg in zip(config.then, config.legs[1:], strict=True):
-            if getattr(leg.optim, name) != getattr(config.optim, name) and leg.optim.schedule not in where:
-                which = f'{name.replace("_", "-")} in {flag("then")} "{text}"'
-                yield f"{which} is without effect in the schedule {leg.optim.schedule}: it is for {listed(where)}."
+            if getattr(leg.optim, field) != getattr(config.optim, field) and leg.optim.schedule not in where:
+                which, there = f'{field.replace("_", "-")} in {flag("then")} "{text}"', leg.optim.schedule
+                yield "then", f"{which} is without effect in the schedule {there}: it is for {listed(where)}."
     if config.optim.drops and config.optim.step_epochs != OptimConfig.step_epochs:
-        yield f"{flag('optim.step_epochs')} is without effect with {flag('optim.drops')}, which say when it drops."
+        name = "optim.step_epochs"
+        yield name, f"{flag(name)} is without effect with {flag('optim.drops')}, which say when it drops."
