@@ -3,11 +3,11 @@ machine and of its folders.
 
     uv run python records/keep.py runs/cifar10-seed1 runs/cifar10-seed2 --out records/2026-11-28-cifar10
 
-A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself. Of one that has not ended
-the trainings that have are kept: it goes on in a copy of that record, with --run COPY, where its experiment measures
-run by run. What either printed is kept as log.txt where it was written to a file beside it with its name and the ending
-.log. To be called in the folder that the runs were started in. The README.md of a record, which says what was found, is
-written by hand.
+A run becomes a folder of its name in OUT; a folder of `alexnet reproduce` fills OUT itself, and so does one of families
+of runs with the table of them (benchmarks/levers.py). Of a reproduction that has not ended the trainings that have are
+kept: it goes on in a copy of that record, with --run COPY, where its experiment measures run by run. What any of them
+printed is kept as log.txt where it was written to a file beside it with its name and the ending .log. To be called in
+the folder that the runs were started in. The README.md of a record, which says what was found, is written by hand.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CONFUSIONS = ("test-confusion.png", "val-confusion.png")
 TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
 RUN = (*TRAINING, *RESULTS, *CONFUSIONS, "config.yaml", "curves.png", "metrics.csv", "killed.json")
 REPRODUCTION = ("figure.png", "result.json", "table.md")
-UNENDED = (*TRAINING, *RESULTS, "config.yaml")  # of each training that has ended, of a reproduction that has not
+PART = (*TRAINING, *RESULTS, "config.yaml")  # of each training of families, or of a reproduction that has not ended
 
 
 def keep(source: Path, out: Path) -> list[Path]:
     """Copy what a record keeps of one folder, and return the files made.
 
-    Raises UsageError for a folder that is neither a run nor a reproduction of which something has ended, and for a file
-    that is there already.
+    Raises UsageError for a folder that is neither a run nor families of them nor a reproduction of which something has
+    ended, and for a file that is there already.
     """
     copies: dict[Path, Path] = {}
     if (source / "experiment.json").is_file():
@@ -43,16 +43,22 @@ def keep(source: Path, out: Path) -> list[Path]:
             files = {source / name for name in REPRODUCTION} | {run.path / name for run in runs for name in TRAINING}
         else:
             runs = [run for run in runs if run.status.get("state") == "finished" or diverged(run).exists()]
-            files = {run.path / name for run in runs for name in UNENDED} | {diverged(run) for run in runs}
+            files = {run.path / name for run in runs for name in PART} | {diverged(run) for run in runs}
             files |= {source / "experiment.json", *(source / "measurements").glob("*.json")}
             if not runs:
                 raise UsageError(f"{source} has neither a result nor a training that has ended.")
+        copies = {out / file.relative_to(source): file for file in files}
+    elif (source / "table.md").is_file():
+        runs = [Run(config.parent) for config in sorted(source.glob("*/*/config.yaml"))]
+        files = {source / "table.md"} | {run.path / name for run in runs for name in PART}
         copies = {out / file.relative_to(source): file for file in files}
     elif (source / "status.json").is_file():
         runs, out = [Run(source)], out / source.name
         copies = {out / name: source / name for name in RUN}
     else:
-        raise UsageError(f"{source} is neither a run nor a folder of alexnet reproduce.")
+        raise UsageError(
+            f"{source} is neither a run nor a folder of alexnet reproduce or of families with their table.md."
+        )
     copies[out / "log.txt"] = source.with_name(f"{source.name}.log")
     copies = {to: file for to, file in copies.items() if file.is_file()}
     if there := sorted(to for to in copies if to.exists()):

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,6 +62,15 @@ def test_the_result_of_a_run_without_a_test_split_is_kept(without_test, tmp_path
     assert keep(without_test.path.name, "a") is None
     kept = {file.name for file in (tmp_path / "a" / without_test.path.name).iterdir()}
     assert {"val.json", "val-confusion.png"} <= kept
+
+
+def test_families_are_kept_with_their_table_without_pictures(without_test, tmp_path, keep):
+    shutil.copytree(without_test.path, tmp_path / "levers" / "plain,-5-epochs" / "seed-0")
+    (tmp_path / "levers" / "table.md").write_text("| what |")
+    assert keep("levers", "a") is None
+    kept = {str(file.relative_to(tmp_path / "a")) for file in (tmp_path / "a").rglob("*") if file.is_file()}
+    names = ("config.yaml", "metrics.jsonl", "sessions.jsonl", "status.json", "val.json")
+    assert kept == {"table.md"} | {f"plain,-5-epochs/seed-0/{name}" for name in names}
 
 
 def test_a_reproduction_of_which_nothing_has_ended_is_refused(tmp_path, keep):
