@@ -114,7 +114,7 @@ def test_configurations_under_records(path):
     config = load_config(path)
     said = yaml.safe_load(path.read_text())
     of_experiment = re.fullmatch(r"(.+-)?(seed|rate)[\d.]+", config.name)  # whose runs bear the names of arm and seed
-    assert of_experiment or config.name in RECIPES
+    assert of_experiment or config.name in (*RECIPES, "plain")  # by benchmarks/levers.py
     for group in ("data", "model", "optim"):
         for key, value in said[group].items():
             if (group, key) == ("model", "init"):  # whose words have changed: test_starts_of_earlier_formats
