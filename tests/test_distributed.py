@@ -237,17 +237,19 @@ from pathlib import Path
 from alexnet.compute.distributed import join_world
 from alexnet.errors import AlexNetError, DataError, TrainingStopped
 
+RAISED = {"stopped": TrainingStopped("stopped."), "failed": DataError("no such data."), "interrupted": KeyboardInterrupt()}
+
 def work(world, way):
     network = world.wrap(torch.nn.Linear(2, 2))
     network.itself = [network]
     network(torch.ones(1, 2)).sum().backward()
     if way != "ended":
-        raise TrainingStopped("stopped.") if way == "stopped" else DataError("no such data.")
+        raise RAISED[way]
 
 try:
     with join_world("cpu") as (world, _):
         work(world, sys.argv[2])
-except AlexNetError as problem:
+except (AlexNetError, KeyboardInterrupt) as problem:
     kept = problem
 threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
 Path(sys.argv[1], f"left-{os.environ['RANK']}").write_text(str(sum("gloo" in name for name in threads)))
@@ -322,7 +324,7 @@ for folder, os.environ["MASTER_PORT"], *arguments in json.loads(sys.argv[1]):
     Path(folder, f"end-{rank}").write_text(str(end))
 sys.exit(end)
 """
-WAYS = ("ended", "stopped", "failed")
+WAYS = ("ended", "stopped", "failed", "interrupted")
 # The last one ends with 2.
 REFUSALS = [
     (["--init", "missing.pth"], 4, "error: there is no run, checkpoint or weights file missing.pth"),

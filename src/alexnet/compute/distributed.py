@@ -264,9 +264,11 @@ def join_world(device: str) -> Iterator[tuple[World, str]]:
         stop.told = rank > 0
         world.barrier()  # torchrun ends those that are still saving once the first has left
         raise
-    except Exception as problem:
+    except BaseException as problem:
         together = False
         traceback.clear_frames(problem.__traceback__)
+        if not isinstance(problem, Exception):  # an interrupt, which torchrun sends to the others itself
+            raise
         first = world.first_error(problem)
         if first is problem:
             raise
