@@ -23,6 +23,7 @@ from alexnet.errors import AlexNetError, UsageError
 from alexnet.runs.folder import Run
 
 RESULTS = ("test.json", "val.json")  # of a run, which has one of them
+VIEWS = "test-*views*.json"  # what `evaluate --views` measured of it afterwards
 CONFUSIONS = ("test-confusion.png", "val-confusion.png")
 TRAINING = ("metrics.jsonl", "sessions.jsonl", "status.json")  # of each training of a reproduction
 RUN = (*TRAINING, *RESULTS, *CONFUSIONS, "config.yaml", "curves.png", "metrics.csv", "killed.json")
@@ -54,7 +55,7 @@ def keep(source: Path, out: Path) -> list[Path]:
         copies = {out / file.relative_to(source): file for file in files}
     elif (source / "status.json").is_file():
         runs, out = [Run(source)], out / source.name
-        copies = {out / name: source / name for name in RUN}
+        copies = {out / file.name: file for file in (*(source / name for name in RUN), *source.glob(VIEWS))}
     else:
         raise UsageError(
             f"{source} is neither a run nor a folder of alexnet reproduce or of families with their table.md."

@@ -75,6 +75,8 @@ def test_what_is_asked_of_a_run(finished, call, tmp_path):
     assert both["single"][0].keys() == result.keys()
     check("predict", told_by(call, "predict", finished.path, tmp_path / "pictures"))
     check("verify", told_by(call, "verify", finished.path, "--split", "test"))
-    check("figure", told_by(call, "figure", "kernels", finished.path, "--out", tmp_path / "kernels.png"))
+    for figure in ("errors", "kernels"):
+        told = told_by(call, "figure", figure, finished.path, "--out", tmp_path / f"{figure}.png")
+        check(f"figure {figure}", told)
     shared = [f"[].{field}" for field in documented("evaluate") if not field.startswith(("measured", "per_class"))]
     check("compare", told_by(call, "compare", "digits", finished.path), shared)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from alexnet import recipe, train
+from alexnet import evaluate, recipe, train
 from alexnet.errors import TrainingStopped
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
 from alexnet.runs.folder import Run
+from alexnet.runs.results import result_name, write_result
 from test_resume import strike
 from toy_experiment import TOY
 
@@ -41,10 +42,14 @@ def test_a_run_is_kept_without_weights_and_names_of_the_machine(tmp_path, keep):
     root = tmp_path / "somewhere"
     settings = {"epochs": 1, "data.fraction": 0.1, "data.root": f"{root}/", "model.width": 0.125}
     train(recipe("digits", **settings), tmp_path / "runs" / "one")
+    result = evaluate(tmp_path / "runs" / "one", views=10)
+    write_result(result, tmp_path / "runs" / "one", result_name(result))
     (tmp_path / "runs" / "one.log").write_text(f"on host7 (AMD EPYC): cpu\ndata: {root}/x, {tmp_path}/runs/one\n")
     assert keep("runs/one", "records/a") is None
     kept = tmp_path / "records" / "a" / "one"
     assert {"config.yaml", "metrics.jsonl", "sessions.jsonl", "test.json"} <= {file.name for file in kept.iterdir()}
+    (views,) = kept.glob("*10views*")
+    assert json.loads(views.read_text())["views"] == 10
     assert not list(kept.rglob("*.safetensors"))
     session = json.loads((kept / "sessions.jsonl").read_text().splitlines()[0])
     assert "host" not in session

@@ -208,9 +208,9 @@ def moved(run):
     ("spoil", "said", "asked"),
     [
         (lambda run: rolled(load_checkpoint(run.best).weights), "no better than chance", ["--split", "test"]),
-        (moved, "hardly trained", []),
+        (moved, "barely trained", []),
     ],
-    ids=["chance", "hardly"],
+    ids=["chance", "barely"],
 )
 def test_weights_that_nobody_should_use_end_with_4(call, finished, tmp_path, spoil, said, asked):
     save_checkpoint(tmp_path / "w.safetensors", Checkpoint(spoil(finished), {}, load_checkpoint(finished.best).meta))

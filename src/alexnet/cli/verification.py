@@ -94,7 +94,7 @@ def _refuse_untrained(origin: str, state: State, scored: Scored | None) -> None:
         raise CheckpointError(f"{origin} looks UNTRAINED: every layer is what initial weights are.")
     if state == "barely trained":
         raise CheckpointError(
-            f"{origin} looks hardly trained: biases have moved, but the weights of every layer are as initial ones."
+            f"{origin} looks barely trained: biases have moved, but the weights of every layer are as initial ones."
         )
     if scored is not None and not scored.above_chance:
         raise CheckpointError(

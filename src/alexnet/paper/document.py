@@ -77,8 +77,8 @@ alexnet ...` in a clone of the repository.
 
 The number format is the machine's: `--precision auto` computes in bf16 where the processor has instructions for it,
 and in float32 elsewhere, so the same command gives somewhat other numbers elsewhere; which it was stands with each
-result. The hours beside a command are those of two cores with such instructions (AVX512-BF16); with AVX2 alone, as S4
-and S5 had it, expect two to four times as many.
+result. The hours beside a command are those of two cores with such instructions (AVX512-BF16); with AVX2 alone, as S0,
+S4, S5 and photographs had it, expect two to four times as many.
 
 "The released code" is the authors' own, cuda-convnet, published by the Computer History Museum in 2025
 ([computerhistory/AlexNet-Source-Code](https://github.com/computerhistory/AlexNet-Source-Code)). Its layer files
