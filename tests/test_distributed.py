@@ -237,7 +237,7 @@ from pathlib import Path
 from alexnet.compute.distributed import join_world
 from alexnet.errors import AlexNetError, DataError, TrainingStopped
 
-RAISED = {"stopped": TrainingStopped("stopped."), "failed": DataError("no such data."), "interrupted": KeyboardInterrupt()}
+RAISED = {"stopped": TrainingStopped("stopped."), "failed": DataError("no data."), "interrupted": KeyboardInterrupt()}
 
 def work(world, way):
     network = world.wrap(torch.nn.Linear(2, 2))

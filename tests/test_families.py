@@ -87,6 +87,17 @@ def test_side_by_side_stopped_and_gone_on(tiny, tmp_path, reporter):
 
 
 @pytest.mark.usefixtures("no_figures", "no_processes")
+def test_a_lost_result_of_a_family_is_measured_again(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "seed-0")
+    run, lines = Run(tmp_path / "seed-0"), []
+    run.result_file.unlink()
+    for _ in range(2):
+        train_family({run.path: run.config}, 1, SignalGuard(), lines.append)
+    assert run.test["top1"] == finished.test["top1"]
+    assert lines == ["finished before and left as it was: seed-0"]
+
+
+@pytest.mark.usefixtures("no_figures", "no_processes")
 def test_the_command_shows_mean_and_spread(finished, call, tmp_path):
     config = finished.path / "config.yaml"
     code, said, error = call("train", config, "--epochs", "1", "--seeds", "0-1", "--run", tmp_path / "f")
@@ -111,7 +122,10 @@ def test_the_table_says_what_ended_a_run_early(finished, tmp_path, capsys):
 def test_validation_is_said_where_there_is_no_test_split(without_test, capsys):
     lines: list[str] = []
     train_family({without_test.path: without_test.config}, 2, SignalGuard(), lines.append)
-    assert lines[-1] == f"{without_test.path.name}: val accuracy 62.50%"
+    assert lines[-2:] == [
+        f"{without_test.path.name}: val accuracy 62.50%",
+        f"finished before and left as it was: {without_test.path.name}",
+    ]
     show_family([without_test])
     said = capsys.readouterr().out
     assert "62.50%" in said
@@ -231,9 +245,16 @@ def test_trainings_side_by_side_share_the_cores(tmp_path, monkeypatch):
 
 def test_a_diverged_seed_ends_with_5_after_the_table(call, tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet.training.families.train_family", lambda configs, *_: {p: Run(p) for p in configs})
+    mark = tmp_path / "family" / "jobs" / "seed-1.diverged"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
     code, _, error = call("train", "digits", "--seeds", "0-1", "--run", tmp_path / "family")
     assert code == 5
-    assert "the loss of seed-0, seed-1 diverged" in error
+    assert "the loss of seed-1 diverged" in error
+    mark.unlink()
+    code, _, error = call("train", "digits", "--seeds", "0-1", "--run", tmp_path / "family")
+    assert code == 1
+    assert "the result of seed-0, seed-1 could not be written: the same command measures it again." in error
 
 
 def test_a_family_is_found_in_its_folder(tmp_path):

@@ -552,6 +552,16 @@ def test_course_restores_at_any_epoch_and_by_a_leg_that_came_later(accuracies, a
     assert all(a == b for a, b in rates[at:])
 
 
+def test_the_drops_of_a_leg_outlive_the_leg_that_would_have_come():
+    """Of a run that was saved where a second leg would have begun, and goes on with a longer first one."""
+    optim = OptimConfig(schedule="plateau", patience=0)
+    planned, anew = Course([Leg(3, optim), Leg(2, optim)], 2), Course([Leg(9, optim)], 2)
+    for epoch in range(3):
+        planned.observe(0.5, 2 * epoch + 1)
+    anew.restore(planned.state(6), 6)
+    assert anew.lr(6) == planned.lr(5) < optim.lr
+
+
 def test_legs_of_a_configuration():
     config = TrainConfig(epochs=30, then=("10", "5 lr=1e-3 schedule=cosine warmup-epochs=1"), optim=OptimConfig(lr=0.5))
     first, second, third = config.legs

@@ -33,7 +33,17 @@ from alexnet.runs.rows import append_row
 from alexnet.training import saves, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
-from conftest import STEPS, TINY, assert_consistent, assert_same_run, assert_same_tensors, tensors, text, timeless
+from conftest import (
+    STEPS,
+    TINY,
+    assert_consistent,
+    assert_same_run,
+    assert_same_tensors,
+    figures,
+    tensors,
+    text,
+    timeless,
+)
 
 pytestmark = pytest.mark.usefixtures("no_figures", "no_fsync")
 CURVES = {"curves.png", "test-confusion.png"}
@@ -356,6 +366,41 @@ def test_stop_before_the_horizon_bends_nothing(tiny, tmp_path, reporter):
     assert timeless(run.metrics) == timeless(whole.metrics)
     assert_same_tensors(run.last, whole.last)
     assert_same_tensors(run.best, whole.best)
+
+
+def test_a_stop_in_a_leg_that_has_not_begun(tiny, tmp_path, reporter, monkeypatch):
+    config = tiny(epochs=2, then=["2"], stop_after=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(reporter, "line", lambda row: os.kill(os.getpid(), signal.SIGTERM) if row["step"] == 3 else None)
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "run", reporter=reporter)
+    run = train(config, tmp_path / "run", reporter=reporter)
+    assert (len(run.epochs), run.config) == (3, config)
+    assert_consistent(run)
+
+
+def test_a_result_that_was_lost_is_measured_again(finished, tmp_path, reporter):
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.result_file.unlink()
+    train(run.config, run.path, reporter=reporter)
+    assert figures(run.test) == figures(finished.test)
+    assert_same_tensors(run.best, finished.best)
+    train(run.config, run.path, reporter=reporter)
+    assert "stays as it is" in " ".join(text(reporter).split())
+
+
+def test_what_can_no_longer_be_kept_is_said(tiny, tmp_path, reporter):
+    run = train(tiny(epochs=1, keep="0"), tmp_path / "run", reporter=reporter)
+    assert "--keep" not in text(reporter)
+    train(tiny(epochs=2, keep="log"), run.path, reporter=reporter)
+    train(tiny(epochs=4, keep="log"), run.path, reporter=reporter)
+    assert "--keep:" not in text(reporter)
+    assert [file.name for file in run.milestones] == [f"epoch-{n:04}.safetensors" for n in (0, 1, 2, 4)]
+    train(tiny(epochs=5, keep="0,3"), run.path, reporter=reporter)
+    assert "--keep: the weights after 3 of the 4 epochs so far are not to be had again." in " ".join(
+        text(reporter).split()
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from alexnet.cli.command import (
 )
 from alexnet.cli.settings import RUN, Given, Settings
 from alexnet.config import TrainConfig
-from alexnet.errors import NumericsError, UsageError, listed
+from alexnet.errors import AlexNetError, NumericsError, UsageError, listed
 from alexnet.training.signals import SignalGuard
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def _train_seeds(
     from alexnet.cli.tables import show_family, show_notes
     from alexnet.runs.folder import has_config
     from alexnet.runs.opening import default_folder
-    from alexnet.training.families import family_configs, parse_seeds, train_family
+    from alexnet.training.families import beside, family_configs, parse_seeds, train_family
+    from alexnet.training.processes import has_diverged
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--seeds starts a process for every run: use --jobs in the place of torchrun.")
@@ -101,8 +102,10 @@ def _train_seeds(
     show_notes(notes)
     runs = list(train_family(configs, jobs, guard).values())
     show_family(runs)
+    if diverged := [run.path.name for run in runs if has_diverged(beside(run.path))]:
+        raise NumericsError(f"the loss of {listed(diverged)} diverged: lower --optim.lr, with a new --run.")
     if lost := [run.path.name for run in runs if not (run.has_ended and run.result)]:
-        raise NumericsError(f"the loss of {listed(lost)} diverged: lower --optim.lr, with a new --run.")
+        raise AlexNetError(f"the result of {listed(lost)} could not be written: the same command measures it again.")
 
 
 @app.command(group=TRAIN)

@@ -21,7 +21,7 @@ def check_legs(path: Path, old: TrainConfig, new: TrainConfig, begun: int | None
     first of those that it should go on with. What is to come may be planned anew."""
     starts = accumulate(leg.epochs for leg in old.legs)
     then = (text for text, start in zip(old.then, starts, strict=False) if begun is None or start < begun)
-    old = replace(old, then=tuple(then))
+    old = replace(old, then=tuple(then), stop_after=None)  # which may lie in a leg that has not begun
     common = min(len(old.then), len(new.then))
     same_length = old.epochs == new.epochs or not (old.legs[0].has_horizon or old.then or new.then)
     if same_length and old.then[:common] == new.then[:common]:

@@ -6,13 +6,14 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alexnet.compute import usable_cores
 from alexnet.config import TrainConfig
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, listed
 from alexnet.runs.folder import Run
 from alexnet.runs.opening import settled
 from alexnet.training.processes import GLANCE, SideBySide
@@ -55,8 +56,14 @@ def family_configs(
     return configs, notes
 
 
+def _say(text: str) -> None:
+    """Print a line, also into a file at once; trainings go on where nobody reads it any more."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
 def train_family(
-    configs: Mapping[Path, TrainConfig], jobs: int, guard: SignalGuard, say: Callable[[str], None] = print
+    configs: Mapping[Path, TrainConfig], jobs: int, guard: SignalGuard, say: Callable[[str], None] = _say
 ) -> dict[Path, Run]:
     """Train every configuration in its folder, or go on there, `jobs` at a time, each in a process of its own.
 
@@ -65,12 +72,13 @@ def train_family(
     and the error that a training ended with, in both cases after all of them have saved.
     """
     threads = None if jobs == 1 else max(1, usable_cores() // min(jobs, len(configs)))
-    waiting = list(configs)
+    waiting, runs = list(configs), {path: Run(path) for path in configs}
+    before = {path: run.status for path, run in runs.items()}
     with stoppable(), SideBySide(jobs, guard) as trainings:
         while waiting or trainings.running:
             while waiting and not trainings.is_full:
                 path = waiting.pop(0)
-                training = trainings.start(path, configs[path], path, path.parent / "jobs" / path.name, threads)
+                training = trainings.start(path, configs[path], path, beside(path), threads)
                 if threads is not None:
                     say(f"training {path.name}, which says more in {training.log}")
             for training in trainings.take_ended().values():
@@ -80,7 +88,14 @@ def train_family(
                 elif threads is not None and result:
                     say(f"{name}: {result['split']} accuracy {result['top1']:.2%}")
             time.sleep(GLANCE)
-    return {path: Run(path) for path in configs}
+    if idle := [path.name for path, run in runs.items() if run.has_ended and run.status == before[path]]:
+        say(f"finished before and left as it was: {listed(idle)}")
+    return runs
+
+
+def beside(run: Path) -> Path:
+    """Where the settings of a family's run lie, and what it said (`Training`)."""
+    return run.parent / "jobs" / run.name
 
 
 @dataclass(frozen=True)

@@ -284,8 +284,9 @@ class Course:
         self._at(step)[1].observe(accuracy)
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a run needs that is resumed before a step."""
-        return self._at(step)[1].state()
+        """What a run needs that goes on after so many steps: that of the leg of the last one, which may be lengthened
+        then in the place of the leg that would have come."""
+        return self._at(max(0, step - 1))[1].state()
 
     def restore(self, state: dict[str, Any], step: int) -> None:
         """Undo `state`, which may be that of a leg that was the last one then and has ended with it."""

@@ -54,7 +54,7 @@ class Training:
     @property
     def diverged(self) -> bool:
         """Whether its loss left the range of finite numbers: trying again would do the same."""
-        return _file(self._beside, "diverged").exists()
+        return has_diverged(self._beside)
 
     def _start(self) -> None:
         self._step = _steps_made(self.run)
@@ -189,6 +189,11 @@ def _file(beside: Path, kind: str) -> Path:
     return beside.with_name(f"{beside.name}.{kind}")
 
 
+def has_diverged(beside: Path) -> bool:
+    """Whether the loss of the training whose files lie there left the range of finite numbers."""
+    return _file(beside, "diverged").exists()
+
+
 def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
     """Whether a folder holds a training with these settings that is finished or has diverged (`Training`). Raises
     UsageError where it holds one with other settings that has learned something."""
@@ -199,11 +204,12 @@ def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
         if run.may_begin_anew:
             return False
         raise UsageError(f"{run.path} holds another training ({changed}); take another folder (--run DIR).")
-    if _file(beside, "diverged").exists():
+    if has_diverged(beside):
         return True
     measured = there.test or not config.test
     same = measured and all(getattr(there, name) == getattr(config, name) for name in LENGTH)
-    return same and run.has_ended
+    lost = run.result is None and run.last.exists()  # of what a record keeps of trainings both may be missing
+    return same and run.has_ended and not lost
 
 
 def _steps_made(run: Run) -> int:

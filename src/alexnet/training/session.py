@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from alexnet.compute import Compute, set_in_place
 from alexnet.compute.distributed import World
 from alexnet.config import TrainConfig
+from alexnet.config.values import flag
 from alexnet.data.batches import Steps
 from alexnet.data.loading import open_split
 from alexnet.data.seeds import mixed_seed
 from alexnet.data.sources import load_dataset
-from alexnet.errors import AlexNetError, DataError, NumericsError
+from alexnet.errors import AlexNetError, DataError, NumericsError, listed
 from alexnet.figures.curves import draw_curves
 from alexnet.inference.trained import build_for
 from alexnet.metrics import Result
@@ -177,11 +178,17 @@ class Session:
         self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
         self.scores = Scores(config, self.dataset, self.images, self.compute, self.world, self.faults)
         self.reporter.start(self.run.path, config, len(self.images), counters)
-        for caution in cautions(config, self.dataset):
+        for caution in (*cautions(config, self.dataset), *self._too_late(counters.epoch)):
             self.reporter.note_once(caution)
         self.learner = learner
         self._status("running")
         return learner
+
+    def _too_late(self, epoch: int) -> Iterator[str]:
+        """What is said of weights that are to be kept (--keep), but of epochs that are over without them."""
+        if gone := [str(e) for e in range(epoch) if self.config.keeps(e) and not self.run.milestone(e).exists()]:
+            past = f"{listed(gone)} of the {epoch} epochs so far"
+            yield f"{flag('keep')}: the weights after {past} are not to be had again."
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made; not all of them where the run ends before."""

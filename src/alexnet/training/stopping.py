@@ -42,8 +42,8 @@ def note_end(run: Run, config: TrainConfig, meta: Mapping[str, Any]) -> str | No
     status, counters = run.status, meta["counters"]
     same = all(getattr(run.config, name) == getattr(config, name) for name in LENGTH)
     ended_before = same and "stopped" in status and status.get("step") == counters["step"]
-    if config.test and not run.config.test:
-        return None  # an attempt, of which the test result is asked for now
+    if (config.test and not run.config.test) or run.result is None:
+        return None  # an attempt, of which the test result is asked for now, or a result that was lost
     if not run.has_ended or not (counters["epoch"] >= config.end or ended_before):
         return None
     return describe_end(run.path, run.config, counters["epoch"], status.get("stopped"))
