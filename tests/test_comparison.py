@@ -220,6 +220,7 @@ def test_only_validation_images_are_judged_by_published_figures(photos, theirs, 
     dataset = load_dataset(DataConfig(source="folder", root=str(photos)))
     monkeypatch.setattr(comparison, "load_dataset", lambda _: replace(dataset, classes=("x",) * 1000))
     monkeypatch.setattr(comparison, "check_classes", lambda *_: None)
+    monkeypatch.setattr(comparison, "fit_classes", lambda _, dataset: dataset)
     data = DataConfig(source="imagenet", root=str(photos))
     (line,) = compare(data, [theirs[1]], split=split, device="cpu")
     assert (line.published is not None) == judged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from alexnet.errors import AlexNetError, ExportError, UsageError
 from alexnet.inference.trained import Trained, open_trained
 from alexnet.models.network import build_model
 from alexnet.runs.checkpoint import load_checkpoint
-from alexnet.runs.folder import load_config
+from alexnet.runs.folder import Run, load_config
 
 ALONE = """
 import sys
@@ -138,6 +139,16 @@ def test_hub_folder_has_what_the_hub_reads(hub, finished):
     assert entry["dataset"] == {"type": "digits", "name": "digits", "split": "test"}
 
 
+@pytest.mark.parametrize(("device", "where"), [("cpu", "a processor"), ("cuda:0", "a GPU")])
+def test_model_card_names_what_the_network_was_trained_on(finished, tmp_path, device, where):
+    """A GPU that is there may not have been used."""
+    run = Run(shutil.copytree(finished.path, tmp_path / "run"))
+    session = run.sessions[0] | {"device": device, "gpu": "a GPU", "processor": "a processor"}
+    (run.path / "sessions.jsonl").write_text(json.dumps(session) + "\n")
+    card = (alexnet.export_hub(run, tmp_path / "hub") / "README.md").read_text()
+    assert f"{session['torch']} on {where}." in card
+
+
 def test_model_card_says_everything(hub, finished):
     card = (hub / "README.md").read_text()
     low, high = finished.test["top1_interval"]
@@ -228,10 +239,12 @@ def test_flags_that_would_do_nothing(flags, message, call, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnx(call, tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_without_onnx(call, tmp_path, monkeypatch, missing):
     """One line says what to install; other formats do without."""
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    monkeypatch.delitem(sys.modules, "alexnet.export.graph", raising=False)  # which an earlier test may have imported
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("graph", "integers", "onnx_file", "sessions"):  # which an earlier test may have imported
+        monkeypatch.delitem(sys.modules, f"alexnet.export.{name}", raising=False)
     code, _, err = call("export", "convnet-18pct", "--out", tmp_path / "x.onnx", "--to", "onnx")
     assert code == 2
     assert err == "error: ONNX files need onnx and onnxruntime: pip install 'alexnet[export]'\n"

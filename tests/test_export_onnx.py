@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from alexnet.config.values import override
 from alexnet.data.augment import Preprocessing
-from alexnet.errors import AlexNetError, ExportError, UsageError
+from alexnet.errors import AlexNetError, CheckpointError, ExportError, UsageError
 from alexnet.export import graph as graphs
 from alexnet.export import integers
 from alexnet.export.graph import Form, build_graph
@@ -217,6 +219,20 @@ def test_8_bits_and_what_they_cost(finished, tmp_path):
     assert told["top1_interval"]["int8"] == list(wilson_interval(hits, own.count))
     raw = export_onnx(finished, tmp_path / "raw.onnx", Form(raw=True), int8=Measurement())
     assert abs(raw.loss.int8.top1 - loss.int8.top1) < 0.02
+
+
+def test_8_bits_of_bare_weights_see_what_their_recipe_shows(finished, tmp_path, monkeypatch):
+    save_file(finished.model().state_dict(), tmp_path / "bare.safetensors")
+    config, own = finished.config, evaluate(finished, precision="fp32")
+    kind = {"model": config.model.variant, "int8": Measurement(config=config)}
+    # The table has a wider network of that name.
+    monkeypatch.setattr("alexnet.inference.trained.resolve", lambda name, **_: finished.model().variant)
+    written = export_onnx(tmp_path / "bare.safetensors", tmp_path / "bare.onnx", **kind)
+    assert written.loss.fp32.top1 == own.top1
+    kind["int8"] = Measurement(config=override(config, {"data.crop": 24}))
+    with pytest.raises(CheckpointError, match=r"images of \d+ pixels, and the recipe .* shows it"):
+        export_onnx(tmp_path / "bare.safetensors", tmp_path / "no.onnx", **kind)
+    assert not (tmp_path / "no.onnx").exists()
 
 
 def test_8_bits_need_to_know_the_data(tmp_path):

@@ -135,6 +135,17 @@ def test_images_in_hidden_folders_are_passed_over_as_in_training(tmp_path):
     assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["a.png", "in/f.png"]
 
 
+def test_a_pattern_names_every_image_once_and_nothing_else(tmp_path):
+    for name in ("a.png", "notes.txt", "in/b.png", "in/deeper/c.png", "empty/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for pattern in ("**", "**/*"):
+        found = [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path / pattern)]
+        assert sorted(found) == ["a.png", "in/b.png", "in/deeper/c.png"]
+    with pytest.raises(DataError, match=r"\*\.txt matches no images"):
+        find_images(tmp_path / "*.txt")
+
+
 def test_images_come_in_the_same_order_where_paths_ignore_case(tmp_path, monkeypatch):
     """Windows compares paths without regard to case."""
     for name in ("b.png", "A/z.png", "a/B.png", "a/a.png", "C.png"):

@@ -152,6 +152,12 @@ def test_any_folder_can_be_searched(finished, digits, tmp_path):
     assert [name for _, name in again.neighbours] == [name for _, name in retrieved.neighbours]
     with pytest.raises(DataError, match="broken"):
         retrieve(finished, [asked], neighbours=5, index=tmp_path, device="cpu")
+    queries = [tmp_path / "0"]
+    assert len(retrieve(finished, queries, neighbours=0, device="cpu", skip_bad=True)) == 2
+    with pytest.raises(DataError, match="broken"):
+        retrieve(finished, queries, neighbours=0, device="cpu")
+    with pytest.raises(DataError, match="none of the 1 images that were named can be read"):
+        retrieve(finished, [tmp_path / "0" / "broken.png"], neighbours=0, device="cpu", skip_bad=True)
     with pytest.raises(DataError, match="no image, folder or match for nowhere"):
         retrieve(finished, index="nowhere", device="cpu")
 

@@ -30,7 +30,7 @@ from alexnet.report import contents
 from alexnet.report.calibration import calibrate
 from alexnet.report.charts import Axis, Series, draw_confusion, draw_lines
 from alexnet.report.contents import compare_runs, gather, names_of
-from alexnet.report.document import by_accuracy, render, write_report
+from alexnet.report.document import again, by_accuracy, render, write_report
 from alexnet.report.measuring import MISTAKES, measure, most_confused
 from alexnet.runs.folder import Run
 
@@ -375,3 +375,11 @@ def test_a_report_is_of_what_was_asked_for(finished, call, tmp_path):
         gather(finished, "a", "test", data=elsewhere)
     assert call("report", finished.path, "--split", "val", "--out", tmp_path / "p.html")[0] == 0
     assert json.loads((tmp_path / "p.json").read_text())["runs"][0]["result"]["split"] == "val"
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_the_commands_measure_what_the_report_says(finished, split):
+    """Of a run that was ended with --no-test the test split is not to be looked at."""
+    commands = dict(again(gather(finished, "a", split)))
+    for name in ("its accuracy measured again", "this report"):
+        assert ("--split val" in commands[name]) == (split == "val")

@@ -81,3 +81,24 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="another --out"):
         write_samples(DataConfig(), tmp_path / "file", 1)
+
+
+def test_nothing_that_is_there_is_replaced(tmp_path):
+    """Photographs are called by numbers often, as rows are."""
+    root = tmp_path / "data"
+    for number in range(8):
+        file = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (number, 0, 0)).save(file)
+    before = {file: file.read_bytes() for file in root.rglob("*.png")}
+    data = DataConfig(source="folder", root=str(root))
+    for out in (root, root / "samples"):
+        with pytest.raises(UsageError, match=r"lies inside .*, among the photographs"):
+            write_samples(data, out, split="train")
+    files = write_samples(data, tmp_path / "out", split="train")
+    assert write_samples(data, tmp_path / "out", split="train") == files
+    files[0].write_bytes(b"mine")
+    with pytest.raises(UsageError, match="is there already, and is another image"):
+        write_samples(data, tmp_path / "out", split="train")
+    assert files[0].read_bytes() == b"mine"
+    assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before

@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 import alexnet
+from alexnet import evaluate, recipe
 from alexnet.config import DataConfig
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
 
+TINY_CONFIG = {"epochs": 1, "batch_size": 8, "model.width": 0.0625, "model.variant": "cifar", "precision": "fp32"}
 NAMES = ("a, b", 'the "best"', "plain")
 
 
@@ -201,3 +203,36 @@ def test_a_table_with_other_columns_is_measured_too(photos, tmp_path, call, tiny
     code, _, error = call("evaluate", run.path, "--data.root", new)
     assert code == 3
     assert "--data.path-column names another" in error
+
+
+def test_numbered_classes_may_stand_in_another_order(tmp_path, call):
+    """Folders come as text is sorted, a table's labels by number: both are the network's own classes."""
+    rng, rows = np.random.default_rng(0), []
+    for label in ("0", "1", "10", "2"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for number in range(6):
+            pixels = (rng.integers(0, 60, (40, 44, 3)) + 15 * int(label)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "in" / label / f"{number}.png")
+            rows.append((f"in/{label}/{number}.png", label, "test"))
+    folder = {"source": "folder", "root": str(tmp_path / "in"), "resize": 36, "crop": 32, "workers": 1}
+    settings = TINY_CONFIG | {f"data.{name}": value for name, value in folder.items()}
+    run = train(recipe("folder", **settings), tmp_path / "run", reporter=Reporter(quiet=True))
+    assert run.path.is_dir()
+    table = write(tmp_path / "all.csv", ("path", "label", "split"), rows)
+    whole = evaluate(run, data={"source": "table", "root": table})
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "in").rename(tmp_path / "moved" / "test")
+    (tmp_path / "moved" / "train").symlink_to(tmp_path / "moved" / "test")
+    same = evaluate(run, data={"root": str(tmp_path / "moved")})
+    assert whole.classes == same.classes == ("0", "1", "10", "2")
+    assert np.array_equal(whole.confusion, same.confusion)
+    assert np.array_equal(whole.confusion.sum(axis=1), [6, 6, 6, 6])
+
+
+@pytest.mark.parametrize("settings", [{"orientation": "ignore"}, {"resize": 320, "crop": 280}])
+def test_what_the_note_prepares_is_what_these_settings_need(photos, settings):
+    root = write(photos / "noted.csv", ("path", "label"), rows_of(photos))
+    note = load_dataset(DataConfig(source="table", root=root, **settings)).note
+    asked = {"orientation": " --data.orientation ignore ", "resize": " --side 320 "}
+    for name, flag in asked.items():
+        assert (flag in note) == (name in settings)

@@ -84,7 +84,7 @@ def test_a_flipped_bit_anywhere_changes_nothing_silently(done, copy):
     said: list[str] = []
     for at in places.tolist():
         flip(path, at, int(rng.integers(8)))
-        whole = not any(v.damaged for v in verify_prepared(copy))
+        whole = not any(v.damaged or v.unfit for v in verify_prepared(copy))
         try:
             assert everything(copy) == wanted, at
         except DataError as problem:
@@ -177,7 +177,12 @@ def test_verify_says_what_else_is_wrong(copy, tmp_path, call):
     (val, folder) = verify_prepared(copy)
     assert not val.damaged
     assert folder.path == copy
-    assert "train is missing" in folder.damaged[0]
+    assert not folder.damaged
+    assert "train is missing" in folder.unfit
+    code, said, error = call("verify", copy)
+    assert (code, said) == (3, f"{copy / 'val.arrow'}: 4 images, whole\n")
+    assert "run alexnet prepare again; it goes on from where it was" in error
+    assert "delete" not in error
     code, _, err = call("verify", tmp_path)
     assert code == 3
     assert "holds no prepared photographs" in err
@@ -216,6 +221,15 @@ def test_a_source_that_a_later_version_knows_can_be_verified(copy):
         described = PackedStore(path).meta | {"source": "of-2030"}
         rewrite(path, alexnet=json.dumps(described).encode())
     assert [(v.images, v.damaged, v.unknown) for v in verify_prepared(copy)] == [(11, (), None), (4, (), None)]
+
+
+def test_a_file_of_a_later_version_is_not_called_damaged(copy, call):
+    described = PackedStore(copy / "train.arrow").meta | {"format": 9}
+    rewrite(copy / "train.arrow", alexnet=json.dumps(described).encode())
+    code, said, error = call("verify", copy)
+    assert (code, said) == (3, f"{copy / 'val.arrow'}: 4 images, whole\n")
+    assert "has format 9, this version reads up to 2: upgrade" in error
+    assert "delete" not in error
 
 
 @pytest.mark.parametrize("checksums", [b"[]", b"7", b"null", b'"text"'])

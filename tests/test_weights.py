@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import struct
 import warnings
 import zipfile
@@ -609,6 +610,26 @@ def test_bare_weights_that_claim_many_classes(tmp_path, outputs):
     torch.save(state, tmp_path / "many.pth")
     with pytest.raises(CheckpointError, match=r"many\.pth"):
         open_trained(tmp_path / "many.pth")
+
+
+@pytest.mark.parametrize("name", ["convnet-13pct", "convnet-18pct"])
+def test_bare_weights_whose_head_is_not_the_last_by_name(tmp_path, name):
+    """safetensors sorts names: fc5 stands before local4."""
+    model = build_model(name, num_classes=7)
+    save_file(model.state_dict(), tmp_path / "bare.safetensors")
+    opened = open_trained(tmp_path / "bare.safetensors", name)
+    assert len(opened.names) == 7
+    assert all(torch.equal(a, b) for a, b in zip(opened.model.parameters(), model.parameters(), strict=True))
+
+
+def test_a_folder_that_is_no_run_is_called_so(tmp_path, finished, call):
+    (tmp_path / "photos").mkdir()
+    shutil.copytree(finished.path, tmp_path / "family" / "seed-0")
+    for folder, message in (("photos", "it has no config.yaml"), ("family", "but it holds the runs seed-0")):
+        code, _, error = call("predict", tmp_path / folder, "x.png")
+        assert code == 2
+        assert "is not a run folder" in " ".join(error.split())
+        assert message in " ".join(error.split())
 
 
 def test_whole_network_of_one_number_a_tensor(tmp_path):

@@ -164,6 +164,12 @@ def holding(folder: Path, doing: str, otherwise: str, unwritable: type[AlexNetEr
         lock.release()
 
 
+def check_outside(out: Path, root: str) -> None:
+    """Raise UsageError if a folder to write to lies in the one that a data set is read from, however it is named."""
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(os.path.expanduser(root))):
+        raise UsageError(f"--out {out} lies inside {root}, among the photographs: choose a folder outside.")
+
+
 def verify(path: Path, name: str, **digest: str) -> None:
     """Check a file against a published checksum, `md5=` or `sha256=`, of which only the first digits may be known.
 

@@ -85,12 +85,16 @@ def prepare(
     workers
         Threads; without it one a core, at most 16.
     """
-    from alexnet.cli.tables import show_preparation
+    from alexnet.cli.tables import show_notes, show_preparation
     from alexnet.data.packing import prepare as pack
 
+    notes: list[str] = []
     with SignalGuard(), stoppable("preparing"), counting() as on_progress:
         config = DataConfig(source=source, root=root, orientation=orientation, **asdict(columns))
-        report = pack(config, out, side=side, quality=quality, workers=workers, on_progress=on_progress)
+        report = pack(
+            config, out, side=side, quality=quality, workers=workers, on_progress=on_progress, on_note=notes.append
+        )
+    show_notes(notes)
     show_preparation(report, source, out, side)
 
 

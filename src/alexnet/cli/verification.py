@@ -173,12 +173,17 @@ def _verify_prepared(prepared: Path) -> None:
     with suppress(BrokenPipeError):
         _show_verdicts(verdicts)
     damaged = [str(verdict.path) for verdict in verdicts if verdict.damaged]
+    wrong = [verdict.unfit for verdict in verdicts if verdict.unfit]
     if damaged:
-        raise DataError(f"{', '.join(damaged)} damaged: delete what is damaged and run alexnet prepare again.")
+        wrong.insert(0, f"{', '.join(damaged)} damaged: delete what is damaged and run alexnet prepare again.")
+    if wrong:
+        raise DataError(" ".join(wrong))
 
 
 def _show_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
+        if verdict.unfit:  # which the error says that ends the command
+            continue
         count = f"{verdict.images:,} images" if verdict.images else "unreadable"
         state = f"{len(verdict.damaged):,} damaged" if verdict.damaged else verdict.unknown or "whole"
         print(printable(f"{verdict.path}: {count}, {state}"))

@@ -10,6 +10,7 @@ from alexnet.config.values import coerce_fields, flag
 from alexnet.errors import UsageError
 
 LARGEST_SIDE = 4096  # pixels
+RESIZE, CROP = 256, 224  # pixels of photographs, unless configured (section 2, section 4.1)
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,13 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     for name in [names] if isinstance(names, str | Path) else names:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
-            found += _images_under(path)
+            if not (inside := _images_under(path)):
+                raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
+            found += inside
         elif os.path.exists(path):
             found.append(path)
         elif matches := sorted(glob.glob(str(path), recursive=True)):
-            for match in map(Path, matches):
-                found += _images_under(match) if match.is_dir() else [match]
+            found += _images_among([Path(match) for match in matches], name)
         else:
             raise DataError(f"there is no image, folder or match for {name}.")
     if not found:
@@ -68,8 +69,17 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     return found
 
 
+def _images_among(matches: list[Path], pattern: str | Path) -> list[Path]:
+    """The images that a pattern names, each once, though it matches the folder that holds it, too."""
+    found = [path for match in matches for path in (_images_under(match) if match.is_dir() else [match])]
+    images = [path for path in dict.fromkeys(found) if _may_be_image(path)]
+    if not images:
+        raise DataError(f"{pattern} matches no images ({', '.join(EXTENSIONS)}).")
+    return images
+
+
 def _images_under(folder: Path) -> list[Path]:
-    """All images under a folder, sorted, those in linked folders too. Raises DataError where there is none."""
+    """All images under a folder, sorted, those in linked folders too."""
     inside: list[Path] = []
     for place, folders, files in os.walk(folder, followlinks=True):
         above = [path for path in Path(place).parents if path.is_relative_to(folder)]
@@ -78,8 +88,6 @@ def _images_under(folder: Path) -> list[Path]:
             continue
         inside += [path for path in map(Path(place).joinpath, files) if _may_be_image(path)]
     inside = [path for path in inside if not _is_hidden(path.relative_to(folder))]
-    if not inside:
-        raise DataError(f"the folder {folder} holds no images ({', '.join(EXTENSIONS)}).")
     return sorted(inside, key=lambda path: path.parts)  # Windows would sort paths without regard to case
 
 

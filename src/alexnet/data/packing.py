@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections import deque
@@ -32,7 +31,7 @@ from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, holds_photographs, read_published, turned_upright
 from alexnet.data.splits import Published
 from alexnet.errors import DataError, UsageError, listed
-from alexnet.files import holding, remove_leftovers, replacing, write_atomically
+from alexnet.files import check_outside, holding, remove_leftovers, replacing, write_atomically
 
 _REPORT = "report.json"
 CHUNK = 256  # images a part: some 8 MB and a second of work
@@ -46,10 +45,12 @@ def prepare(
     quality: int = 90,
     workers: int | None = None,
     on_progress: Callable[[str, int, int], None] = lambda part, done, total: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> dict[str, Any]:
     """Prepare a source's photographs in the folder `out`; the same call goes on after a kill.
 
-    `on_progress` is called with the split's name, images done and images in all. Returns the report that is also
+    `on_progress` is called with the split's name, images done and images in all; `on_note` with what should be known of
+    the photographs, such as that some were passed over. Returns the report that is also
     written to report.json: images, bytes, what was left out and what was converted, by split. Whether photographs are
     turned upright is said by `config` or their source (`turned_upright`). Raises UsageError and DataError.
     """
@@ -68,9 +69,10 @@ def prepare(
         raise UsageError(f"--out {str(out)!r} is no path: it holds a NUL.")
     if is_prepared(config.root):
         raise UsageError(f"{config.root} is prepared already: --data.root names the original photographs.")
-    if out.resolve().is_relative_to(Path(os.path.expanduser(config.root)).resolve()):
-        raise UsageError(f"--out {out} lies inside {config.root}, among the photographs: choose a folder outside.")
+    check_outside(out, config.root)
     published = read_published(config)
+    if published.note:
+        on_note(published.note)
     with holding(out, "preparing", "choose another --out", unwritable=DataError):
         try:
             remove_leftovers(out, _REPORT, *(f"{part}.arrow" for part in PARTS))

@@ -219,6 +219,10 @@ class Photos:
         """A split of the same photographs with other labels."""
         return Photos(self.store, self.rows, labels)
 
+    def renumber(self, numbers: Labels) -> Photos:
+        """A split of the same photographs with number `numbers[i]`, different for each, for the class that was i."""
+        return self.relabel(numbers[self.labels])
+
     def place(self, row: int) -> str:
         """Where the photograph of a row comes from."""
         return self.store.place(int(self.rows[row]))

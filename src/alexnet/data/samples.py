@@ -13,19 +13,22 @@ from alexnet.data.photos import Photos
 from alexnet.data.sources import load_dataset
 from alexnet.data.splits import draw_rows
 from alexnet.errors import DataError, UsageError
-from alexnet.files import write_atomically, writing
+from alexnet.files import check_outside, write_atomically, writing
 
 
 def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None = None, seed: int = 0) -> list[Path]:
     """Write `count` images of a split, drawn by a seed, into class folders: OUT/CLASS/ROW.png, photographs byte by byte
     as they are with their own endings. Without a name the split is test, or val where there is no test split.
 
-    Returns the files. Raises UsageError if they cannot be written, and DataError.
+    Returns the files. Raises UsageError if they cannot be written, or would lie among the photographs or in the place
+    of other files, and DataError.
     """
     dataset = load_dataset(data)
     name, chosen = dataset.split(split)
     if not len(chosen):
         raise UsageError(f"--split {name} has no images.")
+    if isinstance(chosen, Photos):
+        check_outside(out, data.root)
     rows = draw_rows(len(chosen), count, seed)
     files = []
     for row in rows.tolist():
@@ -43,6 +46,8 @@ def write_samples(data: DataConfig, out: Path, count: int = 8, split: str | None
             Image.fromarray(pixels[..., 0] if chosen.channels == 1 else pixels).save(png, "PNG")
             content = png.getvalue()
         with writing(file, "--out"):
+            if file.exists() and file.read_bytes() != bytes(content):
+                raise UsageError(f"{file} is there already, and is another image: choose another --out.")
             write_atomically(file, content)
         files.append(file)
     return files

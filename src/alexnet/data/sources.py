@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from alexnet.config import DataConfig
+from alexnet.config.data import RESIZE
 from alexnet.config.values import flag
 from alexnet.data.splits import Dataset, Published, Split, stratify
 from alexnet.errors import DataError, UsageError, unknown
@@ -25,7 +26,7 @@ if TYPE_CHECKING:  # `alexnet list` shows the names below and does not wait for 
 MEMORY = "memory"  # the source of a run whose data was handed over
 PREPARED_NOTE = (
     "reading the original photographs, which is slower than a prepared copy: "
-    "alexnet prepare {source} --data.root {root}{columns} --out DIR, then --data.root DIR in a new run"
+    "alexnet prepare {source} --data.root {root}{settings} --out DIR, then --data.root DIR in a new run"
 )
 
 COLUMNS = ("path_column", "label_column", "split_column")  # of source table
@@ -97,6 +98,8 @@ def load_dataset(config: DataConfig, data: object = None, classes: Sequence[str]
     """
     if data is None:
         published = read_published(config)
+        if holds_photographs(config.source) and not _is_prepared(config):
+            published = replace(published, note="; ".join(filter(None, (published.note, _prepared_note(config)))))
     else:
         from alexnet.data.arrays import read_given
 
@@ -153,18 +156,27 @@ def _read(source: Source, config: DataConfig) -> Published:
                 f"not for {config.source}."
             )
         return source.read(config)
-    from alexnet.data.packed import is_prepared, read_prepared
+    if _is_prepared(config):
+        from alexnet.data.packed import read_prepared
 
-    if is_prepared(config.root):
         return read_prepared(config)
-    published = source.read(config)
-    return replace(published, note="; ".join(filter(None, (published.note, _prepared_note(config)))))
+    return source.read(config)
 
 
 def _prepared_note(config: DataConfig) -> str:
-    columns = {name: getattr(config, name) for name in COLUMNS if getattr(config, name) != getattr(DataConfig, name)}
-    given = "".join(f" {flag(f'data.{name}')} {shlex.quote(value)}" for name, value in columns.items())
-    return PREPARED_NOTE.format(source=config.source, root=shlex.quote(config.root), columns=given)
+    """What preparing the photographs would bring, with the command for the copy that these settings can be used on."""
+    named = {name: getattr(config, name) for name in (*COLUMNS, "orientation")}
+    given = [(flag(f"data.{name}"), text) for name, text in named.items() if text != getattr(DataConfig, name)]
+    if config.resize is not None and config.resize > RESIZE:
+        given.append(("--side", str(config.resize)))
+    settings = "".join(f" {name} {shlex.quote(text)}" for name, text in given)
+    return PREPARED_NOTE.format(source=config.source, root=shlex.quote(config.root), settings=settings)
+
+
+def _is_prepared(config: DataConfig) -> bool:
+    from alexnet.data.packed import is_prepared
+
+    return is_prepared(config.root)
 
 
 def _for_photographs(config: DataConfig) -> bool:

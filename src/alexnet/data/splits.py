@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alexnet.errors import DataError, UsageError, unknown
@@ -49,6 +49,13 @@ class Split:
     def relabel(self, labels: Labels) -> Split:
         """A split of the same images with other labels."""
         return Split(self.images, labels, self.sources)
+
+    def renumber(self, numbers: Labels) -> Split:
+        """A split of the same images with number `numbers[i]`, different for each, for the class that was i."""
+        import numpy as np
+
+        targets = None if self.targets is None else self.targets[:, np.argsort(numbers)]
+        return Split(self.images, numbers[self.labels], self.sources, targets)
 
     def places(self, rows: Rows) -> list[int | str]:
         """Where the images of these rows come from: their numbers in the published files."""
@@ -116,6 +123,17 @@ class Dataset:
             }[name]
             raise UsageError(f"the {name} split is empty; {mend}.")
         return name, split
+
+    def in_order(self, classes: tuple[str, ...]) -> Dataset:
+        """The same data with its classes in another order."""
+        import numpy as np
+
+        if classes == self.classes:
+            return self
+        numbers = np.array([classes.index(name) for name in self.classes])
+        splits = {name: getattr(self, name).renumber(numbers) for name in ("train", "val", "test")}
+        names = tuple(self.names[i] for i in np.argsort(numbers)) if self.names else ()
+        return replace(self, classes=classes, names=names, **splits)
 
     def check_trained_on(self, fingerprint: object, what: object, mend: str) -> None:
         """Raise DataError, which says how to `mend` it, unless this is the data of the given fingerprint, which `what`

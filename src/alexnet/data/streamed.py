@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from alexnet.compute import usable_cores
 from alexnet.config import DataConfig
 from alexnet.config.colours import IMAGENET
+from alexnet.config.data import CROP, RESIZE
 from alexnet.data.augment import (
     ColourNoise,
     Preprocessing,
@@ -30,7 +31,6 @@ from alexnet.data.seeds import mixed_seed
 from alexnet.data.sources import turned_upright
 from alexnet.errors import DataError, UsageError
 
-RESIZE, CROP = 256, 224  # pixels, unless configured (section 2, section 4.1)
 AHEAD = 2  # batches decoded before they are asked for, at least
 PIECE = 8  # images a thread takes at a time
 

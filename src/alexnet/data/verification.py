@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet.config import DataConfig
-from alexnet.data.packed import AGAIN, PARTS, PackedStore, checksums, kept_checksums, read_prepared
+from alexnet.data.packed import AGAIN, PARTS, DamagedError, PackedStore, checksums, kept_checksums, read_prepared
 from alexnet.errors import DataError
 
 STEP = 256  # images between two reports of progress
@@ -24,6 +24,8 @@ class Verdict:
     """What is not as it was written, a sentence each; empty where nothing was found."""
     unknown: str | None = None
     """What cannot be known, and why."""
+    unfit: str | None = None
+    """Why it is of no use as it is, though no byte is known to be damaged; a sentence, which says what mends it."""
 
 
 def verify_prepared(
@@ -42,17 +44,19 @@ def verify_prepared(
     for path in found:
         try:
             store = PackedStore(path)
-        except DataError as problem:
+        except DamagedError as problem:
             verdicts.append(Verdict(path, damaged=(str(problem),)))
+        except DataError as problem:  # another program's, or a later version's
+            verdicts.append(Verdict(path, unfit=str(problem)))
         else:
             source = store.meta["source"]
             verdicts.append(_verify(store, on_progress))
-    if source is not None and not any(verdict.damaged for verdict in verdicts):
+    if source is not None and not any(verdict.damaged or verdict.unfit for verdict in verdicts):
         try:
             # How photographs lie is a matter of their source, which this version need not know to compare bytes.
             read_prepared(DataConfig(source=source, root=str(root), orientation="ignore"))
         except DataError as problem:
-            verdicts.append(Verdict(root, damaged=(str(problem),)))
+            verdicts.append(Verdict(root, unfit=str(problem)))
     return verdicts
 
 

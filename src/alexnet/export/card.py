@@ -158,9 +158,11 @@ def _training(facts: Facts) -> Iterator[str]:
         "`alexnet train recipe.yaml --data.root DIR` repeats it."
     )
     if session:
+        used = str(session.get("device", "cuda")).startswith("cuda")  # else one that is there was not
+        gpu = session.get("gpu") if used else None
         yield (
             f"Trained with alexnet {session.get('alexnet')} and torch {session.get('torch')} on "
-            f"{_text(str(session.get('gpu') or session.get('processor')))}."
+            f"{_text(str(gpu or session.get('processor')))}."
         )
 
 

@@ -27,6 +27,7 @@ from alexnet.models.table import Norm, Pool
 
 try:
     import onnx
+    import onnxruntime  # noqa: F401 (checks every file that is written)
     from onnx import TensorProto, helper, numpy_helper
 except ImportError:
     raise UsageError("ONNX files need onnx and onnxruntime: pip install 'alexnet[export]'") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,14 +21,15 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
 from alexnet.compute import Compute
-from alexnet.config import TrainConfig
+from alexnet.config import DataConfig, TrainConfig
 from alexnet.config.values import override
 from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import load_dataset
-from alexnet.errors import UsageError
+from alexnet.data.splits import Dataset
+from alexnet.errors import CheckpointError, UsageError
 from alexnet.export.graph import Form
 from alexnet.export.sessions import feed, open_session
-from alexnet.inference.evaluation import TYPICAL, check_classes, score
+from alexnet.inference.evaluation import TYPICAL, fit_classes, score
 from alexnet.inference.trained import Trained
 from alexnet.metrics import Result
 from alexnet.models.onednn import has_vnni
@@ -78,10 +79,9 @@ class Loss:
         }
 
 
-def quantise(
-    model: onnx.ModelProto, trained: Trained, form: Form, measurement: Measurement
-) -> tuple[onnx.ModelProto, Loss]:
-    """The model in 8 bits, and what that costs. Raises UsageError, DataError or CheckpointError for the data."""
+def open_measured(trained: Trained, measurement: Measurement) -> tuple[Trained, DataConfig, Dataset]:
+    """The data that 8 bits are measured on, and the network with the preprocessing that it was trained with, which bare
+    weights do not say: it is that of their recipe. Raises UsageError, DataError or CheckpointError."""
     if trained.config is not None and measurement.config is not None:
         raise UsageError(f"{trained.origin} says what it was trained on: leave the recipe out (--recipe, config=).")
     config = trained.config or measurement.config
@@ -90,13 +90,27 @@ def quantise(
             "--int8 needs images of the training split, and these weights do not say what they were trained on: name a "
             "recipe (--recipe, config=)."
         )
-    config = override(config, {"data": measurement.data})
-    dataset = load_dataset(config.data)
-    check_classes(trained, dataset)
-    name, split = dataset.split(measurement.split)
+    data = override(config, {"data": measurement.data}).data
+    dataset = fit_classes(trained, load_dataset(data))
+    if trained.config is None:
+        prep = open_split(dataset.train, torch.device("cpu"), data).prep
+        if prep.size != (size := trained.model.variant.input_size):
+            raise CheckpointError(
+                f"{trained.origin} is of a network for images of {size} pixels, and the recipe {config.name} shows it "
+                f"{prep.size}: name the recipe that it was trained with (--recipe, config=)."
+            )
+        trained = replace(trained, preprocessing=prep)
+    return trained, data, dataset
+
+
+def quantise(
+    model: onnx.ModelProto, trained: Trained, form: Form, data: DataConfig, dataset: Dataset, split: str | None
+) -> tuple[onnx.ModelProto, Loss]:
+    """The model in 8 bits, and what that costs on a split of the data (`open_measured`)."""
+    name, chosen = dataset.split(split)
     own = trained.preprocessing
     seen = own if form.raw else own.raw()
-    images = typical_images(dataset.train, config.data, seen, TYPICAL)
+    images = typical_images(dataset.train, data, seen, TYPICAL)
     reduced = sums_saturate()
     with TemporaryDirectory() as folder:
         add_pre_process_metadata(model)  # its shapes are inferred; without this the root logger warns that they are not
@@ -114,7 +128,7 @@ def quantise(
         quantised = onnx.load(Path(folder) / "int8.onnx")
     compute = Compute(torch.device("cpu"), torch.float32)
     fp32, eight = (
-        score(network, open_split(split, compute.device, config.data, prep), compute, name=name, classes=dataset.names)
+        score(network, open_split(chosen, compute.device, data, prep), compute, name=name, classes=dataset.names)
         for network, prep in ((trained.model, own), (open_session(quantised, form), seen))
     )
     return quantised, Loss(fp32, eight, len(images), dataset.fingerprint, reduced)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from alexnet.export.graph import Form, build_graph  # says what to install where onnx is missing
-from alexnet.export.integers import Loss, Measurement, quantise
+from alexnet.export.integers import Loss, Measurement, open_measured, quantise
 from alexnet.export.origin import Target, check_out, check_parity, identify, open_network, write_file
 from alexnet.export.sessions import open_session
 
@@ -59,12 +59,14 @@ def export_onnx(
     out = Path(out)
     check_out(out, "onnx", ".onnx")
     trained = open_network(target, model)
+    if int8 is not None:
+        trained, data, dataset = open_measured(trained, int8)
     graph = build_graph(trained, form)
     difference = check_parity(trained, _logits(graph, trained.preprocessing.normalise, form), "onnxruntime")
     told = {**identify(trained), "input": asdict(form), "parity": difference}
     loss: Loss | None = None
     if int8 is not None:
-        graph, loss = quantise(graph, trained, form, int8)
+        graph, loss = quantise(graph, trained, form, data, dataset, int8.split)
         told |= {"int8": loss.to_dict()}
     _describe(graph, told)
     write_file(out, graph.SerializeToString())

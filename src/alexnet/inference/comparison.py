@@ -17,7 +17,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import make_ready, replacing, writing
-from alexnet.inference.evaluation import Subject, check_classes
+from alexnet.inference.evaluation import Subject, check_classes, fit_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
@@ -114,16 +114,17 @@ def compare(
     cuts = [_cut_of(theirs, split) for theirs in trained_on if theirs.source == data.source]
     if cuts and _cut_of(data, split) == _cut_of(DataConfig(), split):
         data = replace(data, **cuts[0])
-    dataset = load_dataset(data)
+    dataset = fit_classes(opened[0], load_dataset(data))
     name, chosen = dataset.split(split)
     if name in dataset.drawn and any(cut != cuts[0] for cut in cuts):
         raise UsageError(
             f"these runs held out different images (settings such as --data.split-seed differ), so that the {name} "
             "split of one is what another was trained on: compare runs of the same."
         )
+    compute = resolve_compute(device, precision)
     for trained in opened:
         check_classes(trained, dataset)
-    compute = resolve_compute(device, precision)
+        open_split(chosen, compute.device, data, trained.preprocessing)  # prepared photographs may not fit
     compared: list[Compared] = []
     arrays: dict[str, Any] = {}
     for number, trained in enumerate(opened):

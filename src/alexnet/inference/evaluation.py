@@ -209,7 +209,7 @@ def open_subject(
     model: nn.Module
     if trained is not None:
         model, prep = trained.model, trained.preprocessing
-        check_classes(trained, dataset)
+        dataset = fit_classes(trained, dataset)
     else:
         _check_training_images(dataset, "the normalisation of a bare network's images")
         prep = open_split(dataset.train, torch.device("cpu"), config.data).prep
@@ -291,6 +291,15 @@ def view_notes(loader: Loader, trained: Trained | None, views: int) -> list[str]
             "--views 1 has none."
         )
     return notes
+
+
+def fit_classes(trained: Trained, dataset: Dataset) -> Dataset:
+    """A data set with its classes in the order of a network's: tables and folders order numbers differently. Raises
+    CheckpointError as `check_classes`."""
+    if trained.classes is not None and sorted(trained.classes) == sorted(dataset.classes):
+        dataset = dataset.in_order(trained.classes)
+    check_classes(trained, dataset)
+    return dataset
 
 
 def check_classes(trained: Trained, dataset: Dataset) -> None:

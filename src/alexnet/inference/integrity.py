@@ -9,7 +9,7 @@ from typing import Any
 from alexnet.compute import resolve_compute
 from alexnet.data.loading import open_split
 from alexnet.errors import AlexNetError, CheckpointError
-from alexnet.inference.evaluation import check_classes, score
+from alexnet.inference.evaluation import fit_classes, score
 from alexnet.inference.pictures import open_data
 from alexnet.inference.trained import Trained, read_weights
 from alexnet.metrics import Result
@@ -91,7 +91,7 @@ def score_weights(
     """The accuracy of weights on a split of the data that they were trained on, or of other data with their classes
     ({"source": ..., "root": ...}). Raises UsageError, DataError or CheckpointError."""
     config, dataset = open_data(trained, data)
-    check_classes(trained, dataset)
+    dataset = fit_classes(trained, dataset)
     name, chosen = dataset.split(split)
     compute = resolve_compute(device, "fp32")
     loader = open_split(chosen, compute.device, config.data, trained.preprocessing)

@@ -71,7 +71,11 @@ def retrieve(
     assert isinstance(subject.model, AlexNet)
     names = subject.dataset.names
     known: _Known = _Files(subject, files, skip_bad) if files else _Rows(subject, skip_bad)
-    asked = _read_files(subject, paths) if paths else _draw(subject, split, queries or QUERIES, seed or 0, skip_bad)
+    asked = (
+        _read_files(subject, paths, skip_bad)
+        if paths
+        else _draw(subject, split, queries or QUERIES, seed or 0, skip_bad)
+    )
     hidden, output = hidden_layer(subject.model), list(dict(subject.model.named_children()))[-1]
     with torch.inference_mode(), subject.compute.settings():
         found = list(layer_outputs(subject.model, asked.batch.split(BATCH), [hidden, output], subject.compute))
@@ -196,11 +200,20 @@ class _Files:
         return shown
 
 
-def _read_files(subject: Subject, paths: Sequence[Path]) -> _Queries:
-    """Files, whose folders may bear the names of classes."""
+def _read_files(subject: Subject, paths: Sequence[Path], skip_bad: bool) -> _Queries:
+    """Files, whose folders may bear the names of classes; with `skip_bad` without those that cannot be read. Raises
+    DataError at one, and where none is left."""
     prep, trained = subject.loader.prep, subject.trained
     channels = subject.dataset.train.channels
-    pictures = [read_picture(path, channels) for path in paths]
+    pictures = []
+    for path in paths:
+        try:
+            pictures.append(read_picture(path, channels))
+        except DataError:
+            if not skip_bad:
+                raise
+    if not pictures:
+        raise DataError(f"none of the {len(paths)} images that were named can be read.")
     folders = [picture.path.absolute().parent.name for picture in pictures]
     return _Queries(
         torch.stack([as_views(picture, prep)[0] for picture in pictures]),

@@ -21,10 +21,11 @@ from alexnet.errors import CheckpointError, DataError, UsageError, listed
 from alexnet.files import download, file_digest, read_settled, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
+from alexnet.models.summary import parameter_shapes
 from alexnet.models.table import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign, rename
 from alexnet.runs.checkpoint import completed_epochs, is_checkpoint, load_checkpoint
-from alexnet.runs.folder import Run
+from alexnet.runs.folder import Run, load_run
 from alexnet.runs.restoring import preprocessing_of, restore
 from alexnet.terminal import printable
 
@@ -104,8 +105,8 @@ def _open(path: Path, model: str | None) -> Trained:
     if model is None and (alike := _ALIKE.get(name)):
         said = f"{printable(str(path))} is taken for {alike[0]}, whose shapes are the same, is --model {alike[1]}."
         print(f"note: {said}", file=sys.stderr)
-    # The head goes by its place: another network's last layer may bear another name.
-    outputs = weights.get("fc8.bias", list(weights.values())[-1]).shape[:1].numel()
+    head = list(parameter_shapes(resolve(name)))[-1]  # which another network's file calls otherwise, but has last
+    outputs = weights.get(head, list(weights.values())[-1]).shape[:1].numel()
     network = build_from(resolve(name, num_classes=max(1, outputs)), weights, str(path))
     known = published_names() if outputs == 1000 else None
     names = tuple(known) if known else tuple(f"class {i}" for i in range(outputs))
@@ -182,7 +183,13 @@ def weights_file(target: Run | str | Path) -> Path:
         return target.checkpoint()
     path = Path(target)
     if os.path.isdir(path):
-        return path / HUB_WEIGHTS if is_hub_folder(path) else Run(path).checkpoint()
+        if is_hub_folder(path):
+            return path / HUB_WEIGHTS
+        try:
+            return Run(path).checkpoint()
+        except CheckpointError:
+            load_run(path)  # says where it is none, and what else it may be
+            raise
     if str(target) not in PUBLISHED or os.path.exists(path):
         _require_file(path)
         return path

@@ -18,7 +18,7 @@ from alexnet.data.loading import open_split
 from alexnet.data.splits import draw_rows
 from alexnet.figures.bitmaps import thumbnail
 from alexnet.files import write_atomically
-from alexnet.inference.evaluation import check_classes
+from alexnet.inference.evaluation import fit_classes
 from alexnet.inference.neighbours import find_nearest, split_features, split_pixels
 from alexnet.inference.pictures import open_data
 from alexnet.page.viewer import Viewer
@@ -40,7 +40,7 @@ class Index:
     def __init__(self, run: Run, viewer: Viewer, root: str | None = None) -> None:
         """Open the run's data. Raises UsageError, DataError or CheckpointError where it is not to be had."""
         config, dataset = open_data(viewer.trained, {"root": root} if root is not None else None)
-        check_classes(viewer.trained, dataset)
+        dataset = fit_classes(viewer.trained, dataset)
         self._viewer, self._data = viewer, config.data
         self.total = len(dataset.train)
         rows = draw_rows(self.total, MOST)

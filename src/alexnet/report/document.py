@@ -149,12 +149,13 @@ def again(run: RunContents) -> list[tuple[str, str]]:
     """What to type to do it again: what each command is for, and the command."""
     folder = str(run.run.path)
     settings = str(run.run.path / "config.yaml")
+    split = ["--split", run.result.split] if run.result and run.result.split != "test" else []  # that is what they take
     typed = [str(run.sessions[0]["command"])] if run.sessions and "command" in run.sessions[0] else []
     return [
         *(("as it was typed", command) for command in typed),
         ("the same training once more", shlex.join(["alexnet", "train", settings, "--run", f"{folder}-again"])),
-        ("its accuracy measured again", shlex.join(["alexnet", "evaluate", folder])),
-        ("this report", shlex.join(["alexnet", "report", folder])),
+        ("its accuracy measured again", shlex.join(["alexnet", "evaluate", folder, *split])),
+        ("this report", shlex.join(["alexnet", "report", folder, *split])),
     ]
 
 

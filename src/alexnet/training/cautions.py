@@ -8,10 +8,10 @@ from math import ceil
 import numpy as np
 
 from alexnet.config import DataConfig, OptimConfig, TrainConfig
+from alexnet.config.data import CROP, RESIZE
 from alexnet.config.values import flag, flatten
 from alexnet.data.sources import SOURCES, holds_photographs
 from alexnet.data.splits import Dataset
-from alexnet.data.streamed import CROP, RESIZE
 from alexnet.errors import listed
 from alexnet.recipes import RECIPES
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from alexnet.config import TrainConfig
+from alexnet.config.data import CROP, RESIZE
 from alexnet.data.augment import Preprocessing
 from alexnet.data.batches import Loader
 from alexnet.data.resident import ResidentSplit
 from alexnet.data.sources import holds_photographs
-from alexnet.data.streamed import CROP, RESIZE
 from alexnet.ledger import Pixels, Stage, Training, as_rows, examine
 from alexnet.ledger.built import facts_of_model
 from alexnet.models.columns import ColumnNetwork
