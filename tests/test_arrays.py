@@ -149,6 +149,13 @@ def hostile(images=None, labels=None, **more):
     return (x if images is None else images(x), y if labels is None else labels(y))
 
 
+def named_twice():
+    """As ImageNet's classes by their first words."""
+    x, y = pictures()
+    items = type("Named", (list,), {"classes": ["crane", "crane", "ox"]})
+    return items(zip(x, y.tolist(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -177,6 +184,7 @@ def hostile(images=None, labels=None, **more):
         ({"classes": ["a"]}, "holds no split"),
         ({"train": hostile(), "classes": ["a", "b"]}, "run from 0 to 2, but there are 2 classes"),
         ({"train": hostile(), "classes": ["a", "b", "b"]}, "not a list of different names"),
+        (named_twice(), "not a list of different names"),
         ({"train": hostile(), "classes": "abc"}, "not a list of different names"),
         ({"train": hostile(labels=lambda y: np.array(["a", "b", "c"])[y]), "classes": ["a", "b"]}, "name c, none of"),
         ({"train": hostile(), "test": pictures(shape=(12, 12, 2))}, "2 and 3 channels"),

@@ -250,6 +250,8 @@ def test_did_you_mean(call, tmp_path, monkeypatch, arguments, hint):
         (["train", "--data.mean", ".5", "x"], "--data.mean"),
         (["info", "paper", "--input-size", "20"], "the smallest that works is"),
         (["info", "paper", "--model.groups", "3"], "groups"),
+        (["info", "--model.variant", "owt"], "the network is named first: alexnet info owt"),
+        (["info", "--model.freeze-to", "conv5"], "--model.freeze-to is for training"),
         (["info", "paper", "--batch-size", "many"], "--batch-size"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -563,6 +565,19 @@ def hostile(tmp_path_factory):
     model = {"variant": "cifar", "width": 0.0625}
     config = recipe("folder", epochs=1, batch_size=8, device="cpu", data=data, model=model)
     return loop.train(config, root / "run", reporter=Reporter(quiet=True)), root / "data"
+
+
+@pytest.mark.parametrize("word", ["true", "Yes", "1"])
+def test_json_may_be_asked_for_in_words(run_cli, word):
+    ended = run_cli("--quiet", "info", "cifar", f"--json={word}")
+    assert json.loads(ended.stdout)["model"] == "cifar"
+
+
+def test_no_picture_takes_the_place_of_a_name(capsys):
+    from alexnet.terminal import Terminal, markup
+
+    Terminal().print(markup("animal:cat:persian [x]"))
+    assert capsys.readouterr().out == "animal:cat:persian [x]\n"
 
 
 def test_training_on_hostile_names_leaves_everything(hostile):

@@ -182,6 +182,14 @@ def test_command(run_cli, photos, theirs):
     assert "nothing.pth" in missing.stderr
 
 
+def test_a_name_for_bare_weights_is_for_those_alone(photos, theirs, small):
+    data = DataConfig(source="folder", root=str(photos))
+    lines = compare(data, [small, theirs[1]], model="torchvision", device="cpu")
+    assert [line.network for line in lines] == ["owt", "torchvision"]
+    with pytest.raises(UsageError, match="--model torchvision is for bare weights"):
+        compare(data, [small], model="torchvision", device="cpu")
+
+
 def test_networks_of_grey_images_are_not_asked_about_colours(photos, finished):
     trained, dataset = open_trained(finished), load_dataset(DataConfig(source="folder", root=str(photos)))
     with pytest.raises(CheckpointError, match="takes images of 1 channel"):

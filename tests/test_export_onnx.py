@@ -221,6 +221,12 @@ def test_8_bits_and_what_they_cost(finished, tmp_path):
     assert abs(raw.loss.int8.top1 - loss.int8.top1) < 0.02
 
 
+@pytest.mark.parametrize("fields", [{"layout": "NHWC"}, {"lrn": "decompose"}, {"raw": True, "layout": "nhwc"}], ids=str)
+def test_forms_that_are_none(fields):
+    with pytest.raises(UsageError, match=r"of an ONNX file|--layout is for pixels"):
+        Form(**fields)
+
+
 def test_8_bits_of_bare_weights_see_what_their_recipe_shows(finished, tmp_path, monkeypatch):
     save_file(finished.model().state_dict(), tmp_path / "bare.safetensors")
     config, own = finished.config, evaluate(finished, precision="fp32")

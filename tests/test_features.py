@@ -149,6 +149,10 @@ def test_training_mode_is_restored(tiny_model, training):
     assert all(module.training is training for module in model.modules())
     with pytest.raises(ValueError, match="takes images"):
         extract_features(model, torch.randn(1, 5, 32, 32), ["fc8"], device="cpu")
+    with pytest.raises(ValueError, match="uint8 are pixels, and what goes in here is normalised"):
+        extract_features(model, batch.byte(), ["fc8"], device="cpu")
+    with pytest.raises(UsageError, match="not a ndarray: torch"):
+        extract_features(model, batch.numpy(), ["fc8"], device="cpu")
     assert all(module.training is training for module in model.modules())
 
 

@@ -25,6 +25,7 @@ from alexnet.training import scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
+from alexnet.training.signals import SignalGuard
 from conftest import STEPS, TINY, Blank, assert_consistent, assert_same_run, leftovers, text, without_figures
 
 OVERRIDES = {
@@ -192,6 +193,16 @@ def test_signal_while_the_process_imports(whole, tmp_path, number):
 PLACES = ["load_dataset", "build_for", "write_config", "train_step", "validation", "training split"]
 PLACES += ["save_checkpoint", "test"]
 PLACES += [pytest.param(place, marks=pytest.mark.slow) for place in ("apply_step", "epoch's end", "write_result")]
+
+
+def test_a_handler_of_the_program_around_python_is_left_alone(monkeypatch):
+    """Python cannot put it back."""
+    own = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGTERM else signal.SIG_DFL)
+    with SignalGuard():
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
 
 
 def strike(monkeypatch, place, number=signal.SIGTERM, at=2):

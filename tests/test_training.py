@@ -408,6 +408,11 @@ def test_constant_answers(confusion, loss, constant):
         ({"keep": "0,1,5,900"}, "--keep 5, 900 is beyond the 2 epochs of this run"),
         ({"keep": "0,1,2", "stop_after": 1}, "--keep 2 is beyond the 1 epochs of this run"),
         ({"mix_until": 1}, "--mix-until is without effect without --cutmix"),
+        (
+            {"data.test_fraction": 0.3},
+            "--data.test-fraction is without effect: this data comes with a test split of its",
+        ),
+        ({"data.path_column": "file"}, "--data.path-column is without effect on digits: it is for table."),
         ({"ema_after": 1.0}, "--ema-after is without effect without --ema"),
         ({"ema": 0.999}, "--ema 0.999 asks to remember 1,000 steps"),
         ({"ema": 0.1}, None),

@@ -22,7 +22,13 @@ class Terminal(Console):
 
     def __init__(self, quiet: bool = False) -> None:
         notebook = type(sys.stdout).__module__.startswith("ipykernel")  # which says that it is a terminal
-        super().__init__(highlight=False, quiet=quiet, force_jupyter=False, force_terminal=False if notebook else None)
+        super().__init__(
+            highlight=False,
+            emoji=False,  # or a class called a:cat:b would get a picture in the middle
+            quiet=quiet,
+            force_jupyter=False,
+            force_terminal=False if notebook else None,
+        )
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug, quiet = "--debug" in arguments, "--quiet" in arguments
     arguments = [a for a in arguments if a not in ("--debug", "--quiet")]
+    arguments = ["--json" if re.fullmatch("--json=(true|yes|y|t|1)", a, re.IGNORECASE) else a for a in arguments]
     try:
         with ExitStack() as stack:
             if quiet and "--json" not in arguments:

@@ -44,6 +44,10 @@ def info(
     from alexnet.models.summary import smallest_input
 
     fields = given_values(config)
+    if "variant" in fields:
+        raise UsageError(f"the network is named first: alexnet info {fields['variant']}, without --model.variant.")
+    if "freeze_to" in fields:
+        raise UsageError("--model.freeze-to is for training and changes no layer: leave it out.")
     fields |= {"input_size": input_size} if input_size else {}
     if input_size and input_size < (least := smallest_input(resolve(model, **fields))):
         raise UsageError(

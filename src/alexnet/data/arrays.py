@@ -71,7 +71,9 @@ def read_given(data: Any, classes: Sequence[str] | None = None, *, photographs: 
     _check_same_classes([part for part in found.values() if part.classes])
     if names is None:
         names = next((part.classes for part in found.values() if part.classes), None)
-    elif isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+    if names is not None and (
+        isinstance(names, str) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names)
+    ):
         raise DataError(f'"classes" in the data that was given is {names!r:.80}, not a list of different names.')
     known, numbers = _number_classes(found, names, classes)
     return Published(known, _splits(found, numbers, photographs))

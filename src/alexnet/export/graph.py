@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet.errors import UsageError
+from alexnet.errors import UsageError, unknown
 from alexnet.export.origin import pixel_constants
 from alexnet.inference.trained import Trained
 from alexnet.models.summary import Layer, trace
@@ -48,6 +48,13 @@ class Form:
     lrn: Literal["op", "decomposed"] = "op"
     """Normalisation over channels as ONNX's operator LRN, for each column where the table has columns, or as a pooling
     over channels with elementary operators around it, which more compilers know."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("layout", self.layout), ("lrn", self.lrn)):
+            if value not in (known := get_args(get_type_hints(Form)[name])):
+                raise UsageError(unknown(f"{name} of an ONNX file", str(value), known))
+        if self.raw and self.layout != "nchw":
+            raise UsageError("--layout is for pixels, and --raw takes normalised images: leave one of them out.")
 
     @property
     def outputs(self) -> list[str]:

@@ -18,7 +18,7 @@ from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.files import make_ready, replacing, writing
 from alexnet.inference.evaluation import Subject, check_classes, fit_classes
-from alexnet.inference.trained import open_trained
+from alexnet.inference.trained import names_its_network, open_trained
 from alexnet.metrics import Result
 from alexnet.models.summary import trace
 from alexnet.runs.folder import Run
@@ -109,7 +109,13 @@ def compare(
         make_ready(logits, "--logits")
     if isinstance(targets, str):
         targets = [targets]
-    opened = [open_trained(target, model) for target in targets]  # all errors before the first long evaluation
+    bare = [not names_its_network(target) for target in targets]
+    if model is not None and not any(bare):
+        raise UsageError(
+            f"--model {model} is for bare weights, and these say which networks they are of: leave it out."
+        )
+    # All errors before the first long evaluation.
+    opened = [open_trained(target, model if of_any else None) for target, of_any in zip(targets, bare, strict=True)]
     trained_on = [trained.config.data for trained in opened if trained.config is not None]
     cuts = [_cut_of(theirs, split) for theirs in trained_on if theirs.source == data.source]
     if cuts and _cut_of(data, split) == _cut_of(DataConfig(), split):

@@ -47,6 +47,8 @@ def extract_features(
     features are the same to the bit whichever images come with it. Raises UsageError, DataError or CheckpointError, and
     ValueError for a tensor that does not fit the network.
     """
+    if hasattr(images, "shape") and not isinstance(images, Tensor):
+        raise UsageError(f"images are files or a tensor, not a {type(images).__name__}: torch.from_numpy makes one.")
     if isinstance(target, AlexNet):
         if not isinstance(images, Tensor):
             raise UsageError("a network alone does not say how images are prepared: give a tensor, or a checkpoint.")
@@ -108,6 +110,11 @@ def answers(
     def full() -> Iterator[Tensor]:
         for batch in batches:
             check_images(batch, network.variant)
+            if not batch.is_floating_point():
+                raise ValueError(
+                    f"images of {batch.dtype} are pixels, and what goes in here is normalised: run.preprocessing() "
+                    "makes it of them."
+                )
             counts.append(len(batch))
             yield torch.cat([batch, batch.new_zeros(BATCH - len(batch), *batch.shape[1:])])
 

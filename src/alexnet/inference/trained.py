@@ -205,6 +205,13 @@ def weights_file(target: Run | str | Path) -> Path:
     return path
 
 
+def names_its_network(target: Run | str | Path) -> bool:
+    """Whether `open_trained` knows the network without being told: bare weights leave it to their shapes. Raises
+    CheckpointError."""
+    published = str(target) in PUBLISHED and not os.path.exists(str(target))
+    return published or is_checkpoint(weights_file(target))
+
+
 def is_hub_folder(path: str | Path) -> bool:
     """Whether `alexnet export --to hub` wrote a folder."""
     return os.path.isfile(os.path.join(path, HUB_WEIGHTS))

@@ -10,7 +10,7 @@ import numpy as np
 from alexnet.config import DataConfig, OptimConfig, TrainConfig
 from alexnet.config.data import CROP, RESIZE
 from alexnet.config.values import flag, flatten
-from alexnet.data.sources import SOURCES, holds_photographs
+from alexnet.data.sources import COLUMNS, SOURCES, holds_photographs
 from alexnet.data.splits import Dataset
 from alexnet.errors import listed
 from alexnet.recipes import RECIPES
@@ -43,6 +43,9 @@ def cautions(config: TrainConfig, dataset: Dataset) -> list[str]:
             f"{flag('ema')} {config.ema:g} asks to remember {1 / (1 - config.ema):,.0f} steps, and an average "
             f"remembers no more than a ninth of its life, here of {life:,.0f} steps: a smaller one does the same."
         )
+    for split, field in (("val", "data.val_fraction"), ("test", "data.test_fraction")):
+        if field in given and split not in dataset.drawn and len(getattr(dataset, split)):
+            said.append(f"{flag(field)} is without effect: this data comes with a {split} split of its own.")
     data, photographs = config.data, holds_photographs(config.data.source)
     if photographs and (part := (data.crop or CROP) / (data.resize or RESIZE)) < 0.8:
         said.append(
@@ -96,6 +99,9 @@ def _idle(config: TrainConfig) -> Iterator[tuple[str, str]]:
             if getattr(data, field) != getattr(DataConfig, field):
                 name = f"data.{field}"
                 yield name, f"{flag(name)} is without effect on {data.source}: it is for photographs."
+    for field in COLUMNS if data.source != "table" else ():
+        if getattr(data, field) != getattr(DataConfig, field):
+            yield f"data.{field}", f"{flag(f'data.{field}')} is without effect on {data.source}: it is for table."
     averaged = optim.name in ("adam", "adamw")
     for field, idle in (("momentum", averaged), ("betas", not averaged)):
         if idle and getattr(optim, field) != getattr(OptimConfig, field):

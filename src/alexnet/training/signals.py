@@ -36,6 +36,8 @@ class SignalGuard:
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():
             for number in _HEARD:
+                if signal.getsignal(number) is None:  # its handler, of the program around Python, could not be restored
+                    continue
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
