@@ -86,6 +86,15 @@ def test_no_compiler(examine, monkeypatch):
     assert examine()["kernel in C"].mend == "sudo dnf install gcc, or set CC"
 
 
+def test_a_kernel_on_one_thread(examine, monkeypatch):
+    if native.library() is None:
+        pytest.skip("no C compiler")
+    monkeypatch.setattr(native, "is_parallel", lambda: False)
+    kernel = examine()["kernel in C"]
+    assert (kernel.state, kernel.found) == ("missing", "compiled without OpenMP: on one thread")
+    assert "libomp" in kernel.mend
+
+
 def test_a_gpu_without_triton(monkeypatch):
     card = SimpleNamespace(name="H200", total_memory=139 * doctor.GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

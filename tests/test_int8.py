@@ -242,6 +242,7 @@ class Shifted(nn.ReLU):
         ("conv3", nn.Conv2d(32, 48, 3, padding=1, padding_mode="circular")),
         ("conv3", nn.Conv2d(32, 48, (3, 1), padding=(1, 0))),
         ("pool1", nn.MaxPool2d(3, 2, dilation=1, padding=1)),
+        ("pool1", nn.MaxPool2d(3, (2, 2))),
         ("norm2", nn.BatchNorm2d(32)),
     ],
     ids=str,
@@ -251,6 +252,13 @@ def test_unknown_layers_are_refused(name, module):
     setattr(model, name, module)
     with pytest.raises(UsageError, match=f"does not know the layer {name}, {type(module).__name__}"):
         quantize(model.eval(), images(model))
+
+
+def test_a_border_on_another_side_is_refused():
+    model = build_model("paper", width=0.125, num_classes=5)
+    model.pad1 = nn.ZeroPad2d(3)
+    with pytest.raises(UsageError, match="does not know the layer pad1, ZeroPad2d"):
+        quantize(model.eval(), torch.zeros(2, 3, 224, 224))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,8 @@ from alexnet.data.augment import Preprocessing
 from alexnet.data.sources import load_dataset
 from alexnet.errors import CheckpointError, DataError, UsageError
 from alexnet.models.network import build_model
+from alexnet.models.table import Linear
+from alexnet.models.variants import VARIANTS
 from alexnet.models.weights import torchvision_weights
 from conftest import tensors, text
 
@@ -298,6 +302,18 @@ def test_reset_classifier_gives_other_classes_and_leaves_the_rest(small):
     alexnet.load_weights(fresh, {name: value.float() for name, value in model.state_dict().items()})
     with pytest.raises(UsageError, match="num_classes = 0"):
         model.reset_classifier(0)
+
+
+def test_the_classifier_need_not_be_the_last_layer():
+    """As in ports with a ReLU behind fc8."""
+    table = replace(VARIANTS["cifar"], output=Linear(10, then=("relu",), positive_bias=False))
+    model = build_model(table, width=0.125)
+    model.reset_classifier(4)
+    x = torch.randn(2, 3, 32, 32)
+    assert model.eval()(x).shape == (2, 4)
+    assert model.get_classifier().out_features == 4
+    hidden = model.forward_head(model.forward_features(x), pre_logits=True)
+    assert hidden.shape == (2, model.head_hidden_size) == (2, model.get_classifier().in_features)
 
 
 # Sources of one's own.

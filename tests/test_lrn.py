@@ -525,6 +525,31 @@ def test_what_others_can_write_is_made_anew(copied, cache):
 
 
 @in_c
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags are others there")
+def test_a_compiler_that_has_got_openmp_since_is_asked_again(cache, monkeypatch):
+    """Without it the kernels run on one thread, which is not to last for ever."""
+    monkeypatch.setattr(native, "FLAGS", QUICKLY)
+    run, refused, sources = subprocess.run, {"-fopenmp"}, []
+
+    def compiler(command, **options):
+        sources.append(options["input"])
+        if refused & {*command}:
+            raise subprocess.CalledProcessError(1, command, stderr=b"cannot find -lomp")
+        return run(command, **options)
+
+    monkeypatch.setattr(native.subprocess, "run", compiler)
+    assert native.library()
+    assert not native.is_parallel()
+    native._found.cache_clear()
+    assert native.library()  # kept, and the compiler asked with a line whether it knows better
+    assert (len(sources), len(sources[-1]) < 100, len(list(cache.iterdir()))) == (3, True, 1)
+    refused.clear()
+    native._found.cache_clear()
+    assert native.library()
+    assert native.is_parallel()
+
+
+@in_c
 @pytest.mark.parametrize("content", [b"", b"no library" * 1000], ids=["empty", "text"])
 def test_a_broken_file_in_the_cache_is_made_again(content, copied, cache, launches):
     file = native._compiled(native._compiler())

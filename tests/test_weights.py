@@ -126,12 +126,14 @@ BLOBS = {
 @pytest.mark.parametrize("style", BLOBS)
 @pytest.mark.parametrize("bias_shape", [(-1,), (1, 1, 1, -1)], ids=["flat", "four"])
 def test_caffe_blobs(trained, tmp_path, style, bias_shape):
-    """BGR first kernels, old four-dimensional biases, grouped kernels of half the inputs."""
+    """BGR first kernels, old four-dimensional biases and fully connected weights, grouped kernels of half the
+    inputs."""
     arrays = {}
     for layer in TORCHVISION_NAMES:
         module, (weight, bias) = trained.get_submodule(layer), BLOBS[style]
         kernels = module.weight.detach().numpy()
-        arrays[weight.format(layer)] = kernels[:, ::-1] if layer == "conv1" else kernels
+        old = layer.startswith("fc") and len(bias_shape) == 4
+        arrays[weight.format(layer)] = kernels[:, ::-1] if layer == "conv1" else kernels[None, None] if old else kernels
         arrays[bias.format(layer)] = module.bias.detach().numpy().reshape(bias_shape)
     assert arrays[BLOBS[style][0].format("conv2")].shape[1] == trained.conv1.out_channels // 2
     path = tmp_path / "caffe.npz"

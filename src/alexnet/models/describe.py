@@ -27,7 +27,8 @@ def describe(name: str | Variant = "paper", batch_size: int = 128, **fields: Any
 
     Shapes are without the batch. "memory" is how many bytes of float32 training keeps at a layer for a batch's backward
     pass, beyond what is kept for the layers before it, with ReLUs in place; dropout on a GPU keeps a quarter of what
-    is said. The totals add the memory of training: that, weights, gradients and momentum. Raises UsageError.
+    is said, and where max pooling is the kernel in C (on a CPU) it keeps 2 bytes a maximum alone. The totals add the
+    memory of training: that, weights, gradients and momentum. Raises UsageError.
     """
     layers = trace(resolve(name, **fields))
     rows = [_row(layer, batch_size * kept) for layer, kept in zip(layers, _kept(layers), strict=True)]

@@ -115,7 +115,11 @@ def _is_known(module: nn.Module) -> bool:
         return type(module) in (nn.Conv2d, Conv2d) and plain and square
     if isinstance(module, nn.MaxPool2d):
         plain = (module.padding, module.dilation, module.return_indices) == (0, 1, False)
-        return type(module) in (nn.MaxPool2d, pooling.MaxPool2d) and plain and isinstance(module.kernel_size, int)
+        whole = isinstance(module.kernel_size, int) and isinstance(module.stride, int)
+        return type(module) in (nn.MaxPool2d, pooling.MaxPool2d) and plain and whole
+    if isinstance(module, nn.ZeroPad2d):  # on the right and below, as the paper's
+        left, right, above, below = module.padding
+        return type(module) is nn.ZeroPad2d and (left, above) == (0, 0) and right == below
     return type(module) in _KNOWN  # one derived from these may compute something else
 
 

@@ -47,23 +47,23 @@ class AlexNet(nn.Sequential):
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """What the fully connected layers make of the maps of `forward_features`: logits [N, num_classes], or with
         `pre_logits` what goes into the last of them, [N, head_hidden_size]."""
-        for module in list(self.children())[self._head : -1 if pre_logits else None]:
+        for module in list(self.children())[self._head : self._output if pre_logits else None]:
             features = module(features)
         return features
 
     def get_classifier(self) -> nn.Module:
         """The last layer, which tells the classes apart."""
-        return self[-1]  # type: ignore[no-any-return]
+        return self[self._output]  # type: ignore[no-any-return]
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new last layer for other classes, with initial weights by the network's scheme, in the place of the old
         one; all other weights stay. An optimiser must be made afterwards. Raises UsageError for no classes at all:
         `forward_head(features, pre_logits=True)` is the network without its last layer."""
-        variant = resolve(self.variant, num_classes=num_classes)
-        layer, old = trace(variant)[-1], next(self[-1].parameters())
+        variant, place = resolve(self.variant, num_classes=num_classes), self._output
+        layer, old = trace(variant)[place], next(self[place].parameters())
         head = build_layer(layer)
         initialise_layer(head, layer, variant.init, variant.positive_bias)
-        self[len(self) - 1] = head.to(old.device, old.dtype).train(self.training)
+        self[place] = head.to(old.device, old.dtype).train(self.training)
         self.variant = variant
 
     @property
@@ -79,12 +79,17 @@ class AlexNet(nn.Sequential):
     @property
     def head_hidden_size(self) -> int:
         """Values that go into the last layer."""
-        return prod(trace(self.variant)[-1].in_shape)
+        return prod(trace(self.variant)[self._output].in_shape)
 
     @property
     def _head(self) -> int:
         """The place of the first layer behind the convolutional ones."""
         return next(i for i, name in enumerate(self._modules) if name in ("avgpool", "flatten"))
+
+    @property
+    def _output(self) -> int:
+        """The place of the layer that gives the logits, behind which a table of one's own may have others."""
+        return next(i for i, layer in enumerate(trace(self.variant)) if layer.role == "output")
 
     def __getitem__(self, index: int | slice) -> Any:
         """A layer; for a slice, those layers as a plain Sequential, since a part of the network has no table."""

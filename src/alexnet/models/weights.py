@@ -290,6 +290,8 @@ def _from_caffe(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {name} holds {array.dtype}, not numbers of a network.")
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
             tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        if name.startswith("fc") and tensor.shape[:2] == (1, 1) and tensor.dim() == 4:  # of Caffe's first format
+            tensor = tensor[0, 0]
         weights[name] = tensor.flatten() if name.endswith(".bias") else tensor
     if weights.get("conv1.weight", torch.empty(0)).dim() == 4:
         weights["conv1.weight"] = weights["conv1.weight"].flip(1)

@@ -287,7 +287,7 @@ def _kernel() -> Finding:
     from torch.nn import functional as F
 
     from alexnet.models.lrn import local_response_norm, missing_kernel
-    from alexnet.models.native import cache_folder
+    from alexnet.models.native import cache_folder, is_parallel
     from alexnet.models.winograd import Conv2d
 
     if (lack := missing_kernel("cpu")) is not None:
@@ -301,7 +301,10 @@ def _kernel() -> Finding:
         shortened, direct = conv(many), F.conv2d(many, conv.weight, conv.bias, padding=1)
     away = max((ours - theirs).abs().max().item(), (shortened - direct).abs().max().item() / 50)
     if away < 1e-4:
-        return Finding("kernel in C", "ok", "compiled, gives what torch's own layers give")
+        if is_parallel():
+            return Finding("kernel in C", "ok", "compiled, gives what torch's own layers give")
+        mend = "install gcc, or your compiler's OpenMP (libomp)"
+        return Finding("kernel in C", "missing", "compiled without OpenMP: on one thread", "all of them", mend)
     mend = f"delete {cache_folder()}, or set CC"
     return Finding("kernel in C", "broken", f"differs from torch's own layers by {away:.2g}", mend=mend)
 

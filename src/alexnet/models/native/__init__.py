@@ -12,6 +12,7 @@ import sys
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -106,19 +107,49 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alexnet"
 
 
+def is_parallel() -> bool:
+    """Whether the `library` shares its work between threads: where the compiler has no OpenMP it does not."""
+    found, openmp = library(), {*_openmp()}
+    if found is None or not openmp:
+        return False
+    return any(str(path) == found._name and openmp <= {*extras} for extras, path in _ways(_compiler()))
+
+
+def _source() -> bytes:
+    folder = files("alexnet.models.native")
+    return b"".join(folder.joinpath(name).read_bytes() for name in SOURCES)
+
+
+def _ways(compiler: list[str]) -> list[tuple[list[str], Path]]:
+    """Additional flags, the best first, and the file of the library that is compiled with them."""
+    ways, source = [], _source()
+    for extras in _extras():
+        # A home directory may be shared by machines with other processors.
+        told = " ".join([*compiler, *FLAGS, *extras, _processor()])
+        key = hashlib.sha256(source + told.encode()).hexdigest()[:16]
+        ways.append((extras, cache_folder() / f"kernels-{key}.so"))
+    return ways
+
+
 def _compiled(compiler: list[str]) -> Path:
     """The library's file, made if it is not there yet; of two processes that make it, the last one's stays."""
-    folder = files("alexnet.models.native")
-    source = b"".join(folder.joinpath(name).read_bytes() for name in SOURCES)
-    # A home directory may be shared by machines with other processors.
-    flags = [*FLAGS, *(flag for extras in _extras() for flag in extras)]
-    key = hashlib.sha256(source + " ".join([*compiler, *flags, _processor()]).encode()).hexdigest()[:16]
-    path = cache_folder() / f"kernels-{key}.so"
-    if not _is_ours(path):
+    ways = _ways(compiler)
+    kept = any(_is_ours(path) for _, path in ways)
+    for extras, path in ways:
+        if _is_ours(path):
+            break
+        # Where only a lesser one is kept, the compiler did not do better; it may have what it lacked since.
+        if kept and not _understood(compiler, extras):
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
-            _compile(compiler, source, made)
-            made.chmod(0o755)
+        try:
+            with replacing(path) as made:  # a file cut short by a crash would end the process that loads it
+                _compile(compiler, extras, _source(), made)
+                made.chmod(0o755)
+            break
+        except subprocess.CalledProcessError:
+            if not extras:
+                raise
     return path
 
 
@@ -131,15 +162,19 @@ def _is_ours(path: Path) -> bool:
     return found.st_uid in (os.getuid(), 0) and not found.st_mode & 0o022
 
 
-def _compile(compiler: list[str], source: bytes, made: Path) -> None:
-    for extras in _extras():
-        command = [*compiler, *FLAGS, *extras, "-x", "c", "-", "-o", str(made), "-lm"]
+def _compile(compiler: list[str], extras: list[str], source: bytes, made: Path) -> None:
+    command = [*compiler, *FLAGS, *extras, "-x", "c", "-", "-o", str(made), "-lm"]
+    subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
+
+
+def _understood(compiler: list[str], extras: list[str]) -> bool:
+    """Whether a compiler knows flags, and finds the library of theirs; it takes a moment."""
+    with TemporaryDirectory() as folder:
         try:
-            subprocess.run(command, input=source, check=True, capture_output=True, timeout=60)
-            return
+            _compile(compiler, extras, b"int nothing;", Path(folder) / "nothing.so")
         except subprocess.CalledProcessError:
-            if not extras:
-                raise
+            return False
+    return True
 
 
 def _extras() -> list[list[str]]:
