@@ -321,7 +321,7 @@ def show_description(description: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"\ntraining a batch of {batch} in float32 needs about {description['training_bytes'] / 2**30:.2f} GiB "
-        "(what the backward pass needs, weights, gradients, momentum; less on a CPU, whose kernels pool with less)"
+        "(what the backward pass needs, weights, gradients, momentum; on a CPU pooling keeps less)"
     )
     name = description["model"]
     if name in ("paper", "net145") and resolve(name, **description["fields"]) == VARIANTS[name]:
