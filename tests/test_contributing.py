@@ -26,6 +26,8 @@ def copied(tmp_path_factory):
 def test_each_touches_one_file_and_its_test():
     assert len(DIFFS) == 3
     for diff in DIFFS:
+        made = re.findall(r"^--- /dev/null\n\+\+\+ b/(\S+)$", diff, re.M)
+        assert not [file for file in made if (ROOT / file).exists()]
         files = re.findall(r"^\+\+\+ b/(\S+)$", diff, re.M)
         assert [file.partition("/")[0] for file in files] == ["src", "tests"]
 

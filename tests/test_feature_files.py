@@ -89,7 +89,7 @@ def test_description_says_what_it_is(finished, whole):
     assert described["weights"]["sha256"] == test["measured"]["sha256"]
     assert described["images"]["fingerprint"] == test["measured"]["data"]["fingerprint"]
     assert (described["images"]["split"], described["dtype"], described["unreadable"]) == ("test", "float32", {})
-    assert described["preprocessing"]["size"] == finished.config.data.crop or described["preprocessing"]["size"] > 0
+    assert described["preprocessing"]["size"] == open_trained(finished).preprocessing.size
 
 
 def test_same_bits_as_in_memory_and_one_by_one(finished, whole):

@@ -54,10 +54,10 @@ def told_by(call, *arguments):
 def check(verb, told, more=()):
     found = set(paths(told))
     known = [*documented(verb), *optional(verb), *more]
-    empty = [path for path in found if any(field.startswith(path) for field in known)]
+    empty = [path for path in found if any(is_in(field, path) for field in known)]
     assert not [path for path in found - {*empty} if not any(is_in(path, field) for field in known)]
     missing = [field for field in documented(verb) if not any(is_in(path, field) for path in found)]
-    assert not [field for field in missing if not any(field.startswith(path) for path in empty)]
+    assert not [field for field in missing if not any(is_in(field, path) for path in empty)]
 
 
 @pytest.mark.parametrize("verb", ["info", "ledger", "claims", "doctor"])

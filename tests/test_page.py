@@ -251,7 +251,7 @@ REFUSED = {
     "html": ("/answer", b"<!doctype html><p>no picture", {}, 415),
     "nothing": ("/answer", b"", {}, 415),
     "truncated": ("/answer", picture()[:-200], {}, 415),
-    "pickle": ("/nearest", b"\x80\x04\x95evil.", {}, 415),
+    "pickle": ("/answer", b"\x80\x04\x95evil.", {}, 415),
     "60 megapixels": ("/answer", bomb(), {}, 413),
     "60 megapixels, maps": ("/maps/conv1", bomb(), {}, 413),
     "11 MB": ("/answer", bytes(11 * 2**20), {}, 413),

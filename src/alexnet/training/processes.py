@@ -23,6 +23,7 @@ from alexnet.training.signals import SignalGuard
 
 GLANCE = 0.2  # seconds between two looks at the trainings
 _PATIENCE = 60.0  # seconds for a training to save and leave
+_KILL = 9  # how systems end what takes too much memory
 _TRIES = 3  # deaths in a row without any progress in between
 # Ctrl-C is ours alone to hear: we tell the trainings.
 _APART: dict[str, Any]
@@ -114,6 +115,8 @@ class Training:
         name, kinds = self.run.path.name, {k.exit_code: k for k in (UsageError, DataError, CheckpointError)}
         if code < 0:
             said = f"was killed {_TRIES} times without getting on (signal {-code})."
+            if code == -_KILL:
+                said += " The system may have run out of memory: fewer --jobs, a smaller --batch-size or --accumulate."
         elif self.threads is None:
             said = "ended as it says above."
         else:
