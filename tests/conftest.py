@@ -5,7 +5,7 @@ import os
 # Before torch: equal thread counts here and in processes started here, and threads that take no time to wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# On a machine with a GPU too, what is compared to the bit is computed on the CPU; CUDA_VISIBLE_DEVICES=0 adds its tests.
+# What is compared to the bit is computed on the CPU, on a machine with a GPU too; CUDA_VISIBLE_DEVICES=0 tests that.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import functools
