@@ -190,9 +190,7 @@ def test_an_error_stops_the_others_and_a_divergence_does_not(tmp_path, monkeypat
 def test_a_training_that_is_killed_starts_again_three_times(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(Training, "_open", lambda self, _: opened.append(self) or Process(-9))
-    with pytest.raises(
-        AlexNetError, match=r"run: was killed 3 times .*\(signal 9\)\. .* memory: fewer --jobs"
-    ):
+    with pytest.raises(AlexNetError, match=r"run: was killed 3 times .*\(signal 9\)\. .* memory: fewer --jobs"):
         train_family({tmp_path / "run": TrainConfig()}, 1, SignalGuard())
     assert len(opened) == 3
 
