@@ -23,7 +23,7 @@ from alexnet.inference.comparison import Compared, compare
 from alexnet.inference.evaluation import check_classes
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import wilson_interval
-from alexnet.runs.checkpoint import Checkpoint, save_checkpoint
+from alexnet.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet.training.loop import train
 from alexnet.training.progress import Reporter
 
@@ -180,6 +180,20 @@ def test_command(run_cli, photos, theirs):
     missing = run_cli("compare", "folder", "nothing.pth", "--data.root", photos)
     assert missing.returncode == 4
     assert "nothing.pth" in missing.stderr
+
+
+def test_photographs_that_do_not_fit_one_network_are_told_before_the_first_is_measured(photos, small, tmp_path):
+    """It would be found after hours."""
+    data = DataConfig(source="folder", root=str(photos))
+    prepare(data, tmp_path / "prepared", side=256, workers=1)
+    checkpoint = load_checkpoint(small)
+    seen = checkpoint.meta["preprocessing"] | {"resize": 300}
+    larger = tmp_path / "larger.safetensors"
+    save_checkpoint(larger, replace(checkpoint, meta=checkpoint.meta | {"preprocessing": seen}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison.Subject, "score", lambda *_, **__: pytest.fail("one was measured"))
+        with pytest.raises(UsageError, match="sees photographs of 300 pixels"):
+            compare(replace(data, root=str(tmp_path / "prepared")), [small, larger], device="cpu")
 
 
 def test_a_name_for_bare_weights_is_for_those_alone(photos, theirs, small):

@@ -823,3 +823,23 @@ def test_parts_behind_a_link_are_not_deleted(original, tmp_path):
     with pytest.raises(UsageError, match="is a link"):
         pack(original, out)
     assert (elsewhere / "thesis").is_dir()
+
+
+def test_what_is_passed_over_is_told(tmp_path, call):
+    """Training on the prepared copy could not say it any more."""
+    fill(tmp_path / "in", cat=4, dog=4)
+    (tmp_path / "in" / "cat" / "more.heic").write_bytes(b"heic")
+    line = ["prepare", "folder", "--data.root", tmp_path / "in", "--out", tmp_path / "out"]
+    code, said, error = call(*line, "--side", 36, "--workers", 1)
+    assert code == 0, error
+    assert "note: " in said
+    assert ".heic" in said
+    assert "slower than a prepared copy" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are for administrators there")
+def test_a_link_to_itself_is_no_folder(tmp_path, call):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    code, _, error = call("prepare", "folder", "--data.root", tmp_path / "loop", "--out", tmp_path / "out")
+    assert code == 3
+    assert "there is no folder" in error
