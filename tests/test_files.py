@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLock
 
 from alexnet import files
-from alexnet.data.images import find_images
-from alexnet.errors import DataError, UsageError
+from alexnet.data.images import find_images, read_picture
+from alexnet.errors import DataError, UsageError, differing
 from alexnet.files import LOCK, holding, keep_as, replacing, write_atomically
 
 HOLD = """
@@ -165,6 +166,69 @@ def test_images_in_linked_folders_are_found_and_circles_are_left(tmp_path):
     (folder / "a" / "up").symlink_to(folder)
     expected = [folder / "a" / "1.png", folder / "b" / "1.png"]
     assert find_images(folder) == find_images(str(folder / "*")) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are for administrators there")
+def test_broken_links_are_refused_when_they_are_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    gone = tmp_path / "in" / "gone.jpg"
+    gone.symlink_to(tmp_path / "nowhere.jpg")
+    for named in (gone, tmp_path, tmp_path / "in" / "*.jpg"):
+        assert find_images([named]) == [gone]
+    with pytest.raises(DataError, match=r"there is no image .*gone\.jpg"):
+        read_picture(gone)
+
+
+def test_folders_of_images_that_cannot_be_read_are_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for named in (tmp_path, tmp_path / "secret"):
+        with pytest.raises(DataError, match=f"cannot read {tmp_path / 'secret'}: Permission denied"):
+            find_images([named])
+
+
+def test_photographs_that_are_not_read_are_told_of(tmp_path, capsys):
+    (tmp_path / "1.HEIC").touch()
+    with pytest.raises(
+        DataError, match=r"holds no images \(.*\); photographs .* passed over \(1 \.heic\): convert them"
+    ):
+        find_images([tmp_path])
+    (tmp_path / "2.jpg").touch()
+    assert find_images([tmp_path]) == [tmp_path / "2.jpg"]
+    assert capsys.readouterr().err.startswith(f"note: {tmp_path}: photographs that are not read were passed over (1 .h")
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "said"),
+    [
+        ("abc", "bca", "in another order"),
+        ("abcdefgh", "abcdefgx", "missing h, more x"),
+        ("ab", "abc", "missing none, more c"),
+        (["Cafe\u0301", "x"], ["Caf\xe9", "x"], r"missing 'Cafe\u0301', more 'Caf\xe9'"),
+        (["cat", "dog"], ["cat ", "Dog", "eel"], "missing 'cat', 'dog', more 'Dog', 'cat ', eel"),
+    ],
+)
+def test_how_names_differ(expected, found, said):
+    assert differing(expected, found) == said
+
+
+def test_a_lock_that_a_killed_process_left_where_there_are_none(tmp_path, monkeypatch):
+    """A file system without locks has files in their place, which stay when their process is killed elsewhere."""
+    monkeypatch.setattr("alexnet.files.FileLock", SoftFileLock)
+    with (
+        SoftFileLock(tmp_path / LOCK),
+        pytest.raises(UsageError, match=f"or use --run DIR, or, where that was killed, delete {tmp_path / LOCK}"),
+        holding(tmp_path, "training in", "use --run DIR"),
+    ):
+        pytest.fail("two processes hold it")
 
 
 def test_on_windows_a_file_that_somebody_reads_is_replaced_a_moment_later(tmp_path, monkeypatch):

@@ -95,6 +95,16 @@ def test_a_current_folder_that_was_deleted(call, finished, tmp_path, monkeypatch
     assert (code, err) == (2, "error: the current folder was deleted: change to one that exists.\n")
 
 
+def test_no_folder_for_temporary_files(call, tmp_path, monkeypatch):
+    def nowhere(*_, **__):
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")  # as tempfile does
+
+    monkeypatch.setattr("alexnet.inference.evaluation.evaluate", nowhere)
+    code, _, err = call("evaluate", tmp_path)
+    said = "error: No usable temporary directory found in ['/tmp']: name a folder that can be written with TMPDIR.\n"
+    assert (code, err) == (1, said)
+
+
 def test_configurations_are_utf8_whatever_the_locale(tmp_path, run_cli):
     (tmp_path / "c.yaml").write_bytes("\ufeffname: für\nepochs: 0\n".encode())
     plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}

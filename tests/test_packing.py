@@ -274,6 +274,10 @@ def test_name_that_is_not_utf8(tmp_path):
     data = load_dataset(config(tmp_path / "out"))
     assert "000.jpg" in data.train.place(0)
     assert "b" in data.train.place(1)
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    assert pack(root, odd)["all"] == report
+    assert pack(root, odd)["all"] == report
+    assert load_dataset(config(odd)).fingerprint == data.fingerprint
 
 
 def test_workers_and_parts_do_not_change_a_byte(original, done, tmp_path):

@@ -130,6 +130,37 @@ def test_trained_and_resumed(photos, tiny, tmp_path, reporter, no_figures):
         alexnet.train(longer, run.path, reporter=reporter)
 
 
+@pytest.mark.parametrize(
+    ("header", "change", "message"),
+    [
+        (("path", "label"), lambda rows: [("./in//" + rows[0][0][3:], rows[0][1])], "twice, and splits are drawn"),
+        (("path", "label"), lambda rows: [(rows[0][0], "other")], "with the labels a, b and other: keep one"),
+        (("path", "label", "split"), lambda rows: [(*rows[0][:2], "train")], "twice, and splits are drawn"),
+        (("path", "label", "split"), lambda rows: [(*rows[0][:2], "test")], "in the splits train and test: keep one"),
+    ],
+)
+def test_a_photograph_that_could_be_trained_and_measured_on_is_refused(photos, header, change, message):
+    rows = rows_of(photos, None if len(header) == 2 else lambda _: "train")
+    root = write(photos / "repeated.csv", header, rows + change(rows))
+    with pytest.raises(DataError, match=message):
+        load_dataset(config(root))
+
+
+def test_a_photograph_may_count_twice_within_a_split(photos):
+    rows = rows_of(photos, lambda number: ("train", "val", "test")[number // 3 % 3])
+    data = load_dataset(config(write(photos / "twice.csv", ("path", "label", "split"), [*rows, rows[0]])))
+    assert len(data.train) == len([row for row in rows if row[2] == "train"]) + 1
+
+
+def test_spaces_around_labels_and_splits_are_none_of_theirs(photos):
+    rows = rows_of(photos, lambda number: ("train", "val", "test")[number // 3 % 3])
+    plain = load_dataset(config(write(photos / "plain4.csv", ("path", "label", "split"), rows)))
+    spaced = [(path, f" {label}" + " " * (number % 2), f"{split} ") for number, (path, label, split) in enumerate(rows)]
+    found = load_dataset(config(write(photos / "spaced.csv", ("path ", " label", " split"), spaced)))
+    assert found.classes == plain.classes
+    assert listed(found.test) == listed(plain.test)
+
+
 HEADER = "path,label\n"
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alexnet.errors import CheckpointError
+from alexnet.inference.integrity import verify_weights
 from alexnet.inference.trained import load_weights, open_trained, read_weights, weights_file
 from alexnet.models import weights as weights_module
 from alexnet.models.network import build_model
@@ -404,6 +405,8 @@ def test_tensors_of_other_kinds(trained, tmp_path, odd):
     model, before = network(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError, match=said):
         load_weights(model, tmp_path / "odd.pth")
+    if odd not in ("scalar", "empty"):  # which are wrong for this network only
+        assert said in str(verify_weights(tmp_path / "odd.pth").damaged)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # KiB
     assert model.fc7.weight.isfinite().all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -58,6 +59,21 @@ def unknown(kind: str, name: str, known: Iterable[str], listed_by: str | None = 
     hint = f" Did you mean {near[0]!r}?" if near else ""
     rest = f"Known: {', '.join(known)}." if listed_by is None else f"{listed_by} lists all {len(known)}."
     return f"unknown {kind} {name!r}.{hint} {rest}"
+
+
+def differing(expected: Iterable[str], found: Iterable[str]) -> str:
+    """In what names differ from those that were expected: which are missing, which are more, or that they are the same
+    in another order. Names of both kinds that read alike (other case, spaces, composed accents) are spelt in ASCII."""
+    expected, found = set(expected), set(found)
+    missing, more = sorted(expected - found), sorted(found - expected)
+    alike = {_read(name) for name in missing} & {_read(name) for name in more}
+    parts = [listed([ascii(name) if _read(name) in alike else name for name in names]) for names in (missing, more)]
+    return f"missing {parts[0] or 'none'}, more {parts[1] or 'none'}" if missing or more else "in another order"
+
+
+def _read(name: str) -> str:
+    """What is read of a name."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def listed(names: Sequence[str]) -> str:

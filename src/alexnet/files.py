@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from alexnet.errors import AlexNetError, DataError, UsageError
 
@@ -152,7 +152,9 @@ def holding(folder: Path, doing: str, otherwise: str, unwritable: type[AlexNetEr
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise UsageError(f"another process is {doing} {folder}; wait for it or {otherwise}.") from None
+        # What filelock takes where the file system has no locks: a file that a killed process leaves there.
+        left = f", or, where that was killed, delete {folder / LOCK}" if isinstance(lock, SoftFileLock) else ""
+        raise UsageError(f"another process is {doing} {folder}; wait for it or {otherwise}{left}.") from None
     except OSError as problem:
         raise unwritable(f"cannot write to {folder}: {problem.strerror}; {otherwise}.") from None
     try:

@@ -77,8 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         _drop_output()
-        if isinstance(problem, FileNotFoundError) and problem.filename is None:  # os.getcwd
-            _fail("the current folder was deleted: change to one that exists.", 2)
+        if isinstance(problem, FileNotFoundError) and problem.filename is None:
+            if "temporary" in str(problem):  # tempfile's, which tries several
+                _fail(f"{problem.strerror}: name a folder that can be written with TMPDIR.", 1)
+            _fail("the current folder was deleted: change to one that exists.", 2)  # os.getcwd
         _fail(f"{problem.filename or 'output'}: {problem.strerror or problem}.", 1)
     except (MemoryError, RuntimeError) as problem:
         out_of_memory = isinstance(problem, MemoryError) or "allocate memory" in str(problem)

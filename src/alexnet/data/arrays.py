@@ -22,7 +22,7 @@ from alexnet.data.folders import SPLITS
 from alexnet.data.photos import Photos
 from alexnet.data.pixels import as_array, as_pixels, as_uint8, channels_last, in_channels
 from alexnet.data.splits import Published, Split, order_classes
-from alexnet.errors import DataError, listed, unknown
+from alexnet.errors import DataError, differing, listed, unknown
 
 if TYPE_CHECKING:
     from alexnet.data.splits import Labels, Targets
@@ -102,8 +102,7 @@ def _check_same_classes(parts: Sequence[_Part]) -> None:
     for part in parts[1:]:
         first, other = parts[0].classes or (), part.classes or ()
         if other != first:
-            missing, more = (listed(sorted(set(a) - set(b))) for a, b in ((first, other), (other, first)))
-            how = f"missing {missing or 'none'}, more {more or 'none'}" if missing or more else "in another order"
+            how = differing(first, other)
             raise DataError(f"the classes of {part.what} are not those of {parts[0].what}: {how}.")
 
 

@@ -10,7 +10,7 @@ from alexnet.config import DataConfig
 from alexnet.data.photos import FileStore, Photos, file_size
 from alexnet.data.splits import Published
 from alexnet.data.wnids import are_wnids, matlab_reader, readable_names
-from alexnet.errors import DataError, listed
+from alexnet.errors import DataError, differing, listed
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".psd")
@@ -39,7 +39,7 @@ def read_folder(config: DataConfig) -> Published:
     if not found:
         _refuse_others(root, folders)
         classes, photos = read_classes(root)
-        return Published(classes, {"all": photos}, _names(root, classes), _unread_note(root))
+        return Published(classes, {"all": photos}, _names(root, classes), unread_note(root))
     others = [name for name in folders if root / name not in found.values() and _holds_images(root / name)]
     parts: dict[str, Photos] = {}
     expected: tuple[str, ...] | None = None
@@ -48,7 +48,7 @@ def read_folder(config: DataConfig) -> Published:
             expected, parts[name] = read_classes(found[name], expected)
     assert expected is not None
     whole = parts.keys() == {"train"}
-    note = _unread_note(root)
+    note = unread_note(root)
     if others:
         splits = listed([path.name for path in found.values()])
         beside = (
@@ -85,7 +85,7 @@ def _refuse_others(root: Path, folders: list[str]) -> None:
             )
 
 
-def _unread_note(root: Path) -> str | None:
+def unread_note(root: Path) -> str | None:
     """A sentence on photographs that lie there and are not read."""
     counts = Counter(
         ending
@@ -177,11 +177,7 @@ def read_classes(folder: Path, expected: tuple[str, ...] | None = None) -> tuple
             f"{', or call it otherwise where it is a class itself' if not expected and loose else ''}."
         )
     if expected is not None and classes != expected:
-        raise DataError(
-            f"the classes of {folder} are not those of training: "
-            f"missing {listed(sorted(set(expected) - set(classes))) or 'none'}; "
-            f"not in training: {listed(sorted(set(classes) - set(expected))) or 'none'}."
-        )
+        raise DataError(f"the classes of {folder} are not those of training: {differing(expected, classes)}.")
     names: list[str] = []
     sizes: list[int] = []
     labels: list[int] = []

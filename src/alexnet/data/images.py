@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,11 @@ from alexnet.data.decode import (
     orientation,
     turned,
 )
-from alexnet.data.folders import EXTENSIONS
+from alexnet.data.folders import EXTENSIONS, unread_note
 from alexnet.data.photos import file_size
 from alexnet.data.pixels import as_pixels, in_channels
 from alexnet.errors import DataError
+from alexnet.terminal import printable
 
 LARGEST = 50_000_000  # pixels
 TURNED = "turned upright (EXIF orientation)"
@@ -55,8 +57,12 @@ def find_images(names: Sequence[str | Path] | str | Path) -> list[Path]:
     for name in [names] if isinstance(names, str | Path) else names:
         path = Path(os.path.expanduser(name))
         if os.path.isdir(path):  # not Path.is_dir, which raises for names of more than 255 bytes
-            if not (inside := _images_under(path)):
-                raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}).")
+            inside, unread = _images_under(path), unread_note(path)
+            if not inside:
+                more = f"; {unread}" if unread else ""
+                raise DataError(f"the folder {path} holds no images ({', '.join(EXTENSIONS)}){more}.")
+            if unread:
+                print(f"note: {printable(str(path))}: {unread}", file=sys.stderr)
             found += inside
         elif os.path.exists(path):
             found.append(path)
@@ -79,9 +85,14 @@ def _images_among(matches: list[Path], pattern: str | Path) -> list[Path]:
 
 
 def _images_under(folder: Path) -> list[Path]:
-    """All images under a folder, sorted, those in linked folders too."""
+    """All images under a folder, sorted, those in linked folders too, and broken links with an image's name, which are
+    refused when they are read. Raises DataError for a folder that cannot be read."""
+
+    def refuse(problem: OSError) -> None:
+        raise DataError(f"cannot read {problem.filename}: {problem.strerror}.") from None
+
     inside: list[Path] = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         above = [path for path in Path(place).parents if path.is_relative_to(folder)]
         if os.path.realpath(place) in map(os.path.realpath, above):  # a link to a folder that it lies in
             folders.clear()
@@ -97,8 +108,9 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _may_be_image(path: Path) -> bool:
-    """Whether a path has an image's name. A pipe that has one is refused when it is read, not passed over."""
-    return path.suffix.lower() in EXTENSIONS and os.path.exists(path) and not os.path.isdir(path)
+    """Whether a path has an image's name. A pipe or a broken link that has one is refused when it is read, not passed
+    over."""
+    return path.suffix.lower() in EXTENSIONS and not os.path.isdir(path)
 
 
 def read_picture(path: Path, channels: int = 3) -> Picture:

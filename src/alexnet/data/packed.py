@@ -46,6 +46,11 @@ def arrow() -> Any:
     return pyarrow
 
 
+def arrow_path(path: Path) -> str | bytes:
+    """A path as pyarrow opens it: it would write a name that is not UTF-8 as UTF-8, and leaves bytes as they are."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
+
+
 def schema(metadata: dict[bytes, bytes], format: int = FORMAT) -> pyarrow.Schema:
     """The columns of a prepared file, as pyarrow describes them, with metadata."""
     pa = arrow()
@@ -133,7 +138,7 @@ class PackedStore:
         pa = arrow()
         self.path = path
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(pa.memory_map(arrow_path(path)))
             metadata = reader.schema.metadata or {}
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             for batch in self.batches:  # Arrow trusts a file's counts, and would read beyond it

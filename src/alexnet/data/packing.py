@@ -26,7 +26,7 @@ from alexnet.config.data import LARGEST_SIDE
 from alexnet.config.ranges import Range
 from alexnet.data.augment import principal_axes
 from alexnet.data.encoding import Encoded, encode
-from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, is_prepared, schema, signed
+from alexnet.data.packed import FORMAT, PARTS, DamagedError, PackedStore, arrow, arrow_path, is_prepared, schema, signed
 from alexnet.data.photos import Photos
 from alexnet.data.sources import SOURCES, holds_photographs, read_published, turned_upright
 from alexnet.data.splits import Published
@@ -206,7 +206,7 @@ class _Packing:
 
     def _batch(self, number: int) -> Any:
         pa = arrow()
-        return pa.ipc.open_file(pa.memory_map(str(self._part(number)))).get_batch(0)
+        return pa.ipc.open_file(pa.memory_map(arrow_path(self._part(number)))).get_batch(0)
 
     def _rows(self, number: int) -> range:
         return range(number * CHUNK, min((number + 1) * CHUNK, len(self.photos)))
@@ -266,7 +266,7 @@ class _Packing:
         products = np.zeros((3, 3), dtype=np.int64)
         report: dict[str, Any] = {"images": 0, "bytes": 0, "bad": [], "converted": []}
         for n in numbers:
-            part = pa.ipc.open_file(pa.memory_map(str(self._part(n))))
+            part = pa.ipc.open_file(pa.memory_map(arrow_path(self._part(n))))
             metadata, batch = part.schema.metadata, part.get_batch(0)
             mean_image += np.frombuffer(metadata[b"sums"], dtype=np.int64).reshape(mean_image.shape)
             products += np.frombuffer(metadata[b"products"], dtype=np.int64).reshape(3, 3)
@@ -292,7 +292,7 @@ class _Packing:
         )
         with (
             replacing(self.path) as partial,
-            pa.OSFile(str(partial), "wb") as sink,
+            pa.OSFile(arrow_path(partial), "wb") as sink,
             pa.ipc.new_file(sink, schema(metadata)) as writer,
         ):
             for n in numbers:

@@ -22,9 +22,10 @@ def read_table(config: DataConfig) -> Published:
     """Read the photographs that a CSV file, `config.root`, names with their labels; .tsv files have tabs for commas.
 
     The columns are called as `config.path_column`, `config.label_column` and `config.split_column` say; without a
-    column of splits the photographs are split anew. Paths are absolute, or relative to the file's folder. Raises
-    DataError for a table that cannot be read, columns that it does not have, rows that are not whole, and photographs
-    that are not there.
+    column of splits the photographs are split anew. Paths are absolute, or relative to the file's folder; spaces around
+    labels, splits and columns' names are none of theirs. Raises DataError for a table that cannot be read, columns that
+    it does not have, rows that are not whole, photographs that are not there, and one that has two labels, or may be
+    trained on and measured on too: in two splits, or twice where splits are drawn.
     """
     table = Path(os.path.expanduser(config.root))
     rows: dict[str, list[tuple[str, str]]] = {}
@@ -51,6 +52,7 @@ def read_table(config: DataConfig) -> Published:
         )
     if not rows:
         raise DataError(f"{table} has no rows below its column names.")
+    _refuse_repeated(table, rows)
     classes = order_classes(label for part in rows.values() for _, label in part)
     numbers = {name: number for number, name in enumerate(classes)}
     if "train" in rows and (untaught := sorted({*numbers} - {label for _, label in rows["train"]})):
@@ -65,12 +67,33 @@ def read_table(config: DataConfig) -> Published:
     return Published(classes, dict(parts))
 
 
+def _refuse_repeated(table: Path, rows: dict[str, list[tuple[str, str]]]) -> None:
+    """Raise DataError for a photograph that has two labels, or that may be trained on and measured on too: it is in two
+    splits, or there twice where splits are drawn. Within a split that is given it may be repeated, to count more."""
+    drawn = rows.keys() <= {"all", "train"}
+    seen: dict[str, tuple[str, str]] = {}
+    for name, part in rows.items():
+        for path, label in part:
+            place = os.path.normpath(path)
+            if (before := seen.get(place)) is None:
+                seen[place] = name, label
+            elif before[1] != label:
+                raise DataError(f"{table} names {path} with the labels {before[1]} and {label}: keep one of the rows.")
+            elif before[0] != name:
+                raise DataError(f"{table} names {path} in the splits {before[0]} and {name}: keep one of the rows.")
+            elif drawn:
+                raise DataError(
+                    f"{table} names {path} twice, and splits are drawn: the same photograph could be trained on and "
+                    f"measured on. Remove a row, or say in a column {SPLIT_COLUMN} where each photograph belongs."
+                )
+
+
 def _read_rows(table: Path, config: DataConfig) -> Iterator[tuple[int, str, str, str | None]]:
     """The line, path, label and split of every row."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter="\t" if table.suffix == ".tsv" else ",", strict=True)
-            header = next(reader, [])
+            header = [name.strip() for name in next(reader, [])]
             places = []
             for field in COLUMNS:
                 name = getattr(config, field)
@@ -93,7 +116,7 @@ def _read_rows(table: Path, config: DataConfig) -> Iterator[tuple[int, str, str,
                         f"{table}, line {reader.line_num}: {len(row)} values for {len(header)} columns (a comma in a "
                         'value? "quote it").'
                     )
-                yield reader.line_num, row[path], row[label], None if split is None else row[split]
+                yield reader.line_num, row[path], row[label].strip(), None if split is None else row[split].strip()
     except OSError as problem:
         raise DataError(
             f"cannot read the table {table}: {problem.strerror}; point --data.root to the .csv file."

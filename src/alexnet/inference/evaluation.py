@@ -21,7 +21,7 @@ from alexnet.data.batches import Loader
 from alexnet.data.loading import open_split, typical_images
 from alexnet.data.sources import MEMORY, load_dataset
 from alexnet.data.splits import Dataset
-from alexnet.errors import CheckpointError, DataError, UsageError, listed
+from alexnet.errors import CheckpointError, DataError, UsageError, differing, listed
 from alexnet.files import file_digest, read_settled
 from alexnet.inference.forward import split_logits
 from alexnet.inference.trained import (
@@ -308,7 +308,8 @@ def check_classes(trained: Trained, dataset: Dataset) -> None:
     if trained.classes is not None and trained.classes != dataset.classes:
         raise CheckpointError(
             f"{trained.origin} was trained on the classes {listed(trained.classes)}, {dataset.name} has "
-            f"{listed(dataset.classes)}: measure it on data of its own classes."
+            f"{listed(dataset.classes)} ({differing(trained.classes, dataset.classes)}): measure it on data of its own "
+            "classes."
         )
     if trained.model.variant.num_classes != len(dataset.classes):
         raise CheckpointError(

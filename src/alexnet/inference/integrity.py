@@ -13,6 +13,7 @@ from alexnet.inference.evaluation import fit_classes, score
 from alexnet.inference.pictures import open_data
 from alexnet.inference.trained import Trained, read_weights
 from alexnet.metrics import Result
+from alexnet.models.weights import unusable
 from alexnet.runs.checkpoint import is_checkpoint, load_checkpoint
 from alexnet.runs.folder import Run
 from alexnet.runs.rows import read_rows
@@ -44,8 +45,8 @@ def verify_weights(file: Path) -> FileState:
     except CheckpointError as problem:
         return FileState(file, str(problem))
     for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            return FileState(file, f"{file} is of no use: {name} holds values that are not finite (nan, inf).")
+        if problem_ := unusable(tensor):
+            return FileState(file, f"{file} is of no use: {name} {problem_}.")
     return FileState(file, known=f"{len(weights)} tensors, all finite; it has no checksum that would tell more")
 
 

@@ -17,7 +17,7 @@ from alexnet.config.values import flatten
 from alexnet.data.augment import Preprocessing
 from alexnet.data.splits import Dataset
 from alexnet.data.wnids import published_names
-from alexnet.errors import CheckpointError, DataError, UsageError, listed
+from alexnet.errors import CheckpointError, DataError, UsageError, differing, listed
 from alexnet.files import download, file_digest, read_settled, verify
 from alexnet.models.ablations import resolve
 from alexnet.models.network import AlexNet, blank_model, build_model
@@ -151,10 +151,10 @@ def load_weights(
     if meta is not None and classes is not None and not replace_head:
         theirs = meta.get("classes")
         if theirs != list(classes):
-            shown = listed([str(name) for name in theirs]) if isinstance(theirs, list) else repr(theirs)
+            known = [str(name) for name in theirs] if isinstance(theirs, list) else [repr(theirs)]
             raise CheckpointError(
-                f"{origin} was trained on the classes {shown}, the data has {listed(classes)}: --replace-head "
-                "starts the last layer afresh."
+                f"{origin} was trained on the classes {listed(known)}, the data has {listed(classes)} "
+                f"({differing(known, classes)}): --replace-head starts the last layer afresh."
             )
     apply_weights(model, weights, origin, replace_head)
 

@@ -144,7 +144,7 @@ def check_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, Shape], or
                 "here (variant, groups or width differ)."
             )
     for name in shapes:
-        if problem := _unusable(weights[name]):
+        if problem := unusable(weights[name]):
             raise CheckpointError(f"{origin} cannot be used: {name} {problem}.")
 
 
@@ -158,7 +158,7 @@ def _names(names: list[str]) -> str:
     return listed([repr(name) for name in names])
 
 
-def _unusable(tensor: Tensor) -> str | None:
+def unusable(tensor: Tensor) -> str | None:
     """Why a tensor cannot be weights, if it cannot."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu":
         return f"is no plain tensor ({tensor.layout}, {tensor.device.type})"
