@@ -560,6 +560,11 @@ def test_the_drops_of_a_leg_outlive_the_leg_that_would_have_come():
         planned.observe(0.5, 2 * epoch + 1)
     anew.restore(planned.state(6), 6)
     assert anew.lr(6) == planned.lr(5) < optim.lr
+    resumed, anew = Course([Leg(3, optim), Leg(2, optim)], 2), Course([Leg(9, optim)], 2)
+    resumed.restore(planned.state(6), 6)  # by a session that was stopped before the second leg's first step
+    assert resumed.lr(6) == optim.lr
+    anew.restore(resumed.state(6), 6)
+    assert anew.lr(6) == planned.lr(5)
 
 
 def test_legs_of_a_configuration():

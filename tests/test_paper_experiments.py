@@ -185,6 +185,26 @@ def test_construction_sees_what_is_wrong(monkeypatch, name, spoil, request):
         assert construction.CHECKS[name]() > 1e-4
 
 
+def test_every_count_must_be_the_released_one():
+    check = {"kind": "check", "what": "a computation", "difference": 1e-16}
+    rows = [check] + [
+        {"kind": kind, "what": what, "ours": 9, "released": 9, "difference": 0}
+        for kind, what in [
+            ("parameters", "net 145"),
+            ("neurons", "net 145"),
+            ("maps", "c"),
+            ("parameters", "net 145-half"),
+        ]
+    ]
+    assert {verdict.state for verdict in construction.judge(rows).values()} == {"reproduced"}
+    rows[2] = rows[2] | {"ours": 8, "difference": 1}
+    found = construction.judge(rows)
+    assert {verdict.state for verdict in found.values()} == {"not reproduced"}
+    assert "9, as released" in found[1].sentence
+    assert "8, not as released" in found[2].sentence
+    assert all(verdict.sentence.endswith("; not as released: neurons of net 145.") for verdict in found.values())
+
+
 def test_studies_name_what_exists():
     for number, study in STUDIES.items():
         assert {arm.recipe for arm in study.arms.values()} <= set(RECIPES)
@@ -247,6 +267,13 @@ def test_verdicts_on_imagenet():
     assert judged(20, of=epochs).state == "reproduced"
     slightly = epochs | {("without", imagenet.EPOCHS): [55.0, 57.0, 58.0]}
     assert judged(20, of=slightly).state == "direction only", "longer, and not twice as long"
+    late = {("with", imagenet.EPOCHS): [62.0, 61.0, 69.0], ("without", imagenet.EPOCHS): [63.0, 62.0, 64.0]}
+    assert judged(20, of=late).state == "inconclusive", "90 epochs cannot hold 1.5 times as many"
+    gaps = {("with", imagenet.GAP): norm, ("without", imagenet.GAP): none}
+    assert judged(21, of=gaps).state == "direction only", "less than two points"
+    assert judged(21, of=gaps | {("without", imagenet.GAP): [42.6, 42.8, 43.0]}).state == "reproduced"
+    assert judged(21, of=gaps | {("without", imagenet.GAP): [40.6, 40.8, 40.9]}).state == "not reproduced"
+    assert judged(21, of=gaps | {("without", imagenet.GAP): [39.0, 42.0, 44.0]}).state == "inconclusive"
     colours = [[0.1, 0.2, 0.15] * 8 + [0.7, 0.8, 0.75] * 8] * 5
     assert judged(30, of={("net145", imagenet.COLOUR): colours}).state == "reproduced"
     assert judged(30, of={("net145", imagenet.COLOUR): colours[:3]}).state == "inconclusive"

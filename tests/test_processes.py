@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 
 import pytest
@@ -11,6 +12,7 @@ from alexnet.config.values import override
 from alexnet.errors import DataError, UsageError
 from alexnet.files import holding
 from alexnet.recipes import recipe
+from alexnet.runs.folder import Run
 from alexnet.training.processes import Training, has_ended
 
 
@@ -94,6 +96,22 @@ def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
         one = training(tmp_path, [0], monkeypatch)
         assert not one.poll()
     assert (one.poll(), one.poll()) == (False, True)
+
+
+def test_another_family_that_was_there_sooner_is_waited_for(tmp_path, monkeypatch):
+    """A training that was started holds its folder only seconds later, when it has been imported."""
+    one = training(tmp_path, [2, 0], monkeypatch)
+    with holding(one.run.path, "x", "y"):
+        assert (one.poll(), one.poll()) == (False, False)
+    assert (one.poll(), one.poll()) == (False, True)
+
+
+def test_one_whose_last_weights_could_not_be_saved_has_not_ended(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert has_ended(run, run.config, tmp_path / "jobs" / "a")
+    run.write_status(**run.status | {"saved": run.status["step"] - 1})
+    assert not has_ended(run, run.config, tmp_path / "jobs" / "a")
 
 
 def test_a_training_has_the_threads_it_was_given(tmp_path, monkeypatch):

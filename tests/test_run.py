@@ -33,6 +33,7 @@ from alexnet.runs.rows import append_row
 from alexnet.training import saves, scoring, session
 from alexnet.training.learner import Learner
 from alexnet.training.loop import train
+from alexnet.training.signals import Interrupt
 from conftest import (
     STEPS,
     TINY,
@@ -398,9 +399,41 @@ def test_what_can_no_longer_be_kept_is_said(tiny, tmp_path, reporter):
     assert "--keep:" not in text(reporter)
     assert [file.name for file in run.milestones] == [f"epoch-{n:04}.safetensors" for n in (0, 1, 2, 4)]
     train(tiny(epochs=5, keep="0,3"), run.path, reporter=reporter)
-    assert "--keep: the weights after 3 of the 4 epochs so far are not to be had again." in " ".join(
-        text(reporter).split()
-    )
+    said = "--keep: training is past epoch 3, whose weights are not to be had again."
+    assert said in " ".join(text(reporter).split())
+
+
+def test_what_can_no_longer_be_kept_within_an_epoch(tiny, tmp_path, reporter, monkeypatch):
+    end = Learner.apply_step
+
+    def stop(self, *arguments):
+        end(self, *arguments)
+        raise Interrupt("SIGTERM")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "apply_step", stop)
+        with pytest.raises(TrainingStopped):
+            train(tiny(epochs=1), tmp_path / "run", reporter=reporter)
+    train(tiny(epochs=1, keep="0"), tmp_path / "run", reporter=reporter)
+    said = "--keep: training is past epoch 0, whose weights are not to be had again."
+    assert said in " ".join(text(reporter).split())
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_longer_run_that_is_stopped_before_its_first_step_goes_on(tiny, tmp_path, reporter, monkeypatch, problem):
+    run = train(tiny(epochs=3, stop_after=1), tmp_path / "run", reporter=reporter)
+
+    def strike(*_):
+        raise problem
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet.runs.recorder.RunLog", strike)
+        with pytest.raises((KeyboardInterrupt, TrainingStopped, UsageError)):
+            train(tiny(epochs=3, stop_after=2), run.path, reporter=reporter)
+    assert not run.has_ended
+    run = train(tiny(epochs=3, stop_after=2), run.path, reporter=reporter)
+    assert (len(run.epochs), run.has_ended) == (2, True)
+    assert_consistent(run)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ RATIO = (
     'only" if it lies above 1 elsewhere; if it reaches down to 1, "inconclusive" if it reaches up to 1.5 and "not '
     'reproduced" otherwise.'
 )
+SUBSTANTIAL = 2.0
+"""Points from which on a difference is what the paper calls substantial, without a figure."""
 CEILING = (
     'Where the epochs at the constant rate are fewer than 1.5 times that median without dropout, "roughly doubles" '
     'could not have been seen, and what would be "not reproduced" is "inconclusive" (added after S5 had been run; '
@@ -73,9 +75,10 @@ def judge_effect(more: Sequence[float], less: Sequence[float], least: float, wha
     return Verdict("inconclusive" if weak else "not reproduced", sentence, numbers)
 
 
-def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool = False) -> Verdict:
+def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool = False, least: float = 0.0) -> Verdict:
     """The verdict on a difference that the paper says to be above 0, and `claimed` (0 where it gives no figure) or,
-    with `or_more`, more than that, by the rule `DIFFERENCE`.
+    with `or_more`, more than that, by the rule `DIFFERENCE`. Without a figure of the paper's a difference of `least` is
+    the smallest that would matter.
 
     `what` says what the difference is of and of how many runs, as in "top-1 error without normalisation less that with
     it, points, 5 seeds each".
@@ -86,10 +89,11 @@ def judge_difference(found: Estimate, claimed: float, what: str, or_more: bool =
         numbers["p"] = found.p
     if not isfinite(found.high - found.low) or found.low == found.high:
         return Verdict("inconclusive", f"{what}: {found.value:.2f}, without a spread to judge it by.", numbers)
+    reaches = found.high >= (claimed or least)
     if found.low > 0:
-        within = found.high >= claimed and (or_more or not claimed or found.low <= claimed)
+        within = reaches and (or_more or not claimed or found.low <= claimed)
         return Verdict("reproduced" if within else "direction only", sentence, numbers)
-    return Verdict("inconclusive" if found.high >= claimed else "not reproduced", sentence, numbers)
+    return Verdict("inconclusive" if reaches else "not reproduced", sentence, numbers)
 
 
 def judge_ratio(slow: Sample, fast: Sample, longest: float = inf) -> Verdict:

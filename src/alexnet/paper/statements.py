@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from alexnet.paper.experiment import Row, Verdict
 from alexnet.paper.experiments.averages import ALIKE, judge_neighbours
 from alexnet.paper.experiments.specialisation import COLUMNS, judge_columns
-from alexnet.paper.rules import DIFFERENCE, LEVEL, RATIO, judge_difference, judge_level, judge_ratio
+from alexnet.paper.rules import DIFFERENCE, LEVEL, RATIO, SUBSTANTIAL, judge_difference, judge_level, judge_ratio
 from alexnet.paper.statistics import paired_t, welch
 
 Side = tuple[str, str]
@@ -63,6 +63,8 @@ class Difference(_OfTwo):
     claimed: float = 0.0
     or_more: bool = False
     """Whether the claim says more than that."""
+    least: ClassVar[float] = 0.0
+    """The smallest difference that matters, where the paper gives none."""
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
         more, less = values_of(rows, self.more), values_of(rows, self.less)
@@ -70,17 +72,32 @@ class Difference(_OfTwo):
             return Verdict("inconclusive", f"{self.more[0]}: fewer than two runs to compare.")
         found = paired_t(more, less) if self.more[0] == self.less[0] else welch(more, less)
         what = f"{self.more[1]} of {self.more[0]} less {self.less[1]} of {self.less[0]}, {len(less)} seeds"
-        return judge_difference(found, self.claimed, what, self.or_more)
+        return judge_difference(found, self.claimed, what, self.or_more, self.least)
+
+
+class Substantial(Difference):
+    """The first figure is substantially larger than the second."""
+
+    rule: ClassVar[str] = (
+        f'{DIFFERENCE} Here it says "substantially", for which we take {SUBSTANTIAL:g} points: "direction only" if the '
+        'interval lies above 0 and does not reach them, "inconclusive" if it reaches from 0 or below to them.'
+    )
+    least: ClassVar[float] = SUBSTANTIAL
 
 
 @dataclass(frozen=True)
 class Doubling(_OfTwo):
-    """The first figure is about twice the second (claim 20)."""
+    """The first figure is about twice the second (claim 20), of runs of so many epochs."""
 
-    rule: ClassVar[str] = f"Epochs until the validation error stays within a point of its last value. {RATIO}"
+    rule: ClassVar[str] = (
+        f"Epochs until the validation error stays within a point of its last value. {RATIO} Where a run has fewer than "
+        '1.5 times the epochs of that median without dropout, "roughly doubles" could not be seen, and what would be '
+        '"not reproduced" is "inconclusive".'
+    )
+    longest: float
 
     def judge(self, rows: Sequence[Row]) -> Verdict:
-        return judge_ratio(values_of(rows, self.more), values_of(rows, self.less))
+        return judge_ratio(values_of(rows, self.more), values_of(rows, self.less), self.longest)
 
 
 @dataclass(frozen=True)

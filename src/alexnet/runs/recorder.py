@@ -45,6 +45,9 @@ class Recorder:
     def _open(self, config: TrainConfig, step: int, epoch: int, scored: int) -> None:
         metrics = self.run.path / "metrics.jsonl"
         try:
+            if self.run.has_ended:  # or, stopped before its first step, it would seem to have ended as it was asked now
+                status = {name: value for name, value in self.run.status.items() if name != "stopped"}
+                self.run.write_status(**status | {"state": "running"})
             self.run.write_config(config)
             if (self.run.path / "status.json").exists() and not self.run.status:
                 self._say(f"{self.run.path / 'status.json'} is damaged; it is written anew.")

@@ -289,10 +289,8 @@ class Course:
         return self._at(max(0, step - 1))[1].state()
 
     def restore(self, state: dict[str, Any], step: int) -> None:
-        """Undo `state`, which may be that of a leg that was the last one then and has ended with it."""
-        start, schedule = self._at(step)
-        if step > start:
-            schedule.restore(state)
+        """Undo `state`."""
+        self._at(max(0, step - 1))[1].restore(state)
 
 
 def _cosine(start: float, end: float, at: float) -> float:

@@ -107,6 +107,9 @@ class Training:
                 raise self._error(code)
             self._start()
             return False
+        elif code == UsageError.exit_code and _is_held(self.run.path):  # another family's training was there sooner
+            self._process = None
+            return False
         elif code != 0:
             raise self._error(code)
         return True
@@ -211,8 +214,11 @@ def has_ended(run: Run, config: TrainConfig, beside: Path) -> bool:
         return True
     measured = there.test or not config.test
     same = measured and all(getattr(there, name) == getattr(config, name) for name in LENGTH)
-    lost = run.result is None and run.last.exists()  # of what a record keeps of trainings both may be missing
-    return same and run.has_ended and not lost
+    if run.last.exists():  # of what a record keeps of trainings the result may be missing too
+        status = run.status
+        if run.result is None or status.get("saved", status.get("step")) != status.get("step"):
+            return False
+    return same and run.has_ended
 
 
 def _steps_made(run: Run) -> int:

@@ -178,17 +178,16 @@ class Session:
         self.faults = Faults(self.record, self.reporter, config.data.max_bad, self.world)
         self.scores = Scores(config, self.dataset, self.images, self.compute, self.world, self.faults)
         self.reporter.start(self.run.path, config, len(self.images), counters)
-        for caution in (*cautions(config, self.dataset), *self._too_late(counters.epoch)):
+        for caution in (*cautions(config, self.dataset), *self._too_late(counters.epoch + (counters.epoch_step > 0))):
             self.reporter.note_once(caution)
         self.learner = learner
         self._status("running")
         return learner
 
-    def _too_late(self, epoch: int) -> Iterator[str]:
-        """What is said of weights that are to be kept (--keep), but of epochs that are over without them."""
-        if gone := [str(e) for e in range(epoch) if self.config.keeps(e) and not self.run.milestone(e).exists()]:
-            past = f"{listed(gone)} of the {epoch} epochs so far"
-            yield f"{flag('keep')}: the weights after {past} are not to be had again."
+    def _too_late(self, begun: int) -> Iterator[str]:
+        """What is said of weights that are to be kept (--keep) and are not there, though a later epoch has begun."""
+        if gone := [str(e) for e in range(begun) if self.config.keeps(e) and not self.run.milestone(e).exists()]:
+            yield f"{flag('keep')}: training is past epoch {listed(gone)}, whose weights are not to be had again."
 
     def _train_epoch(self, learner: Learner) -> None:
         """The steps of the current epoch that are still to be made; not all of them where the run ends before."""

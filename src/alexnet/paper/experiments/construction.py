@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from alexnet.errors import listed
 from alexnet.figures import new_figure
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 
@@ -247,9 +248,11 @@ def _judge(rows: Sequence[Row], kind: str, what: str | None) -> Verdict:
         return Verdict("not yet run", "No rows.")
     largest = max(row["difference"] for row in checks)
     figures = ", ".join(f"{row['what']} {row['ours']:,}" for row in counted)
-    same = largest < LARGEST and all(row["difference"] == 0 for row in counted)
-    sentence = f"{kind} of the network as built: {figures}, {'as' if same else 'not as'} released; of {len(checks)} "
-    sentence += f"computations the largest difference is {largest:.1g}."
+    wrong = [f"{row['kind']} of {row['what']}" for row in rows if row["kind"] != "check" and row["difference"]]
+    same = largest < LARGEST and not wrong
+    sentence = f"{kind} of the network as built: {figures}, {'not ' * any(row['difference'] for row in counted)}as "
+    sentence += f"released; of {len(checks)} computations the largest difference is {largest:.1g}"
+    sentence += f"; not as released: {listed(wrong)}." if wrong else "."
     return Verdict("reproduced" if same else "not reproduced", sentence.capitalize(), {"largest": largest})
 
 

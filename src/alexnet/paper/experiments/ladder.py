@@ -201,11 +201,11 @@ EXPERIMENT = Experiment(
     title="from 2012 to today, one change at a time",
     claims=(),
     method=f"The paper's network for 32x32 images at a quarter of its width, trained for {EPOCHS} epochs as the paper "
-    "says: pixels of 0 to 255 less the mean image, crops of images enlarged to 36x36 (9/8 of the crop, as 256 are of "
-    "224) and reflections, momentum and weight decay of section 5, the rate divided by ten after 9 and after 11 "
-    "epochs, dropout, response normalisation, biases of one; the initial weights are the released code's (0.03 in "
-    "conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, whether it "
-    f"helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Two rungs hold two changes: "
+    "says: pixels of 0 to 255 less the mean image, crops of images enlarged to 36x36 (9/8 of the crop, where the "
+    "paper's 256 are 8/7 of 224) and reflections, momentum and weight decay of section 5, the rate divided by ten "
+    "after 9 and after 11 epochs, dropout, response normalisation, biases of one; the initial weights are the released "
+    "code's (0.03 in conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, "
+    f"whether it helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Two rungs hold two changes: "
     "inputs and weights, of which neither learned without the other at the paper's rate, and the one cycle with "
     "Nesterov's momentum, which usually come together. Four rungs choose their rate: the best of three on the "
     f"validation images, or of up to {MOST_RATES} while it lies at an end of those tried, of one run each with a seed "

@@ -13,7 +13,7 @@ from alexnet.figures import new_figure
 from alexnet.paper.arms import WHERE10, Arms, error, paired, table_of, values, with_gap
 from alexnet.paper.experiment import Experiment, Recall, Row, Table, Verdict
 from alexnet.paper.plots import COLOURS, draw_curves, strips, tidy
-from alexnet.paper.rules import CEILING, EFFECT, RATIO, judge_effect, judge_ratio
+from alexnet.paper.rules import CEILING, EFFECT, RATIO, SUBSTANTIAL, judge_effect, judge_ratio
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 BOTH, CROPS, DROPOUT = "crops-and-dropout", "crops", "dropout"
 CONSTANT = 80  # epochs at the first rate, which convergence is read from
-SUBSTANTIAL = 2.0  # points
 NEAR, WINDOW = 1.0, 5  # points and epochs
 _CROPS = {"data.pad": 4, "data.flip": True}
 ARMS = Arms(
