@@ -98,10 +98,10 @@ def compare(
 ) -> list[Compared]:
     """Evaluate runs, checkpoints, weights files or "torchvision" on a split of `data`, each with its own preprocessing.
 
-    What `data` does not say of how images are held out is as the runs among them were trained: a split that is drawn
-    must not hold what they have learned from. `model` names the network of bare weights whose shapes do not tell it.
-    `logits` is a .npz file that receives every network's logits [N, V, K] as "0", "1" ... and "labels" [N]; it is
-    written when `on_result` has received every network's line, each as soon as its network has ended. Raises
+    Where `data` does not say how images are held out, they are held out as in the runs that are compared, so that a
+    split that is drawn holds nothing that they were trained on. `model` names the network of bare weights whose shapes
+    do not tell it. `logits` is a .npz file that receives every network's logits [N, V, K] as "0", "1" ... and "labels"
+    [N]; it is written when `on_result` has received every network's line, each as soon as its network has ended. Raises
     UsageError, DataError or CheckpointError.
     """
     logits = None if logits is None else Path(logits)

@@ -157,8 +157,8 @@ def evaluate(
     was trained on.
 
     `data` replaces single settings, as a dictionary of their names ({"root": "/elsewhere"}), or is the data itself, as
-    `train` takes it: with a part to train on it must be what the network was trained on, by its fingerprint, and is
-    cut as it was then; {"test": (images, labels)} alone may be any other data of the same classes.
+    `train` takes it. Data with a part to train on must be what the network was trained on (fingerprints are compared),
+    and is split as it was then; {"test": (images, labels)} alone may be any other data of the same classes.
 
     Without `precision` it is computed in the number format that it was trained in, or where nothing says that in the
     recipe's ("auto": bf16 where the machine has it); "int8" in 8 bits (`quantize`), with scales from images of the

@@ -37,9 +37,9 @@ def extract_features(
     model: str | None = None,
     device: str = "auto",
 ) -> Features:
-    """Outputs of layers in evaluation mode, float32 [N, ...] by layer name, for image files (folders, patterns) or a
-    tensor of images [N, C, H, W] that are normalised already. All are held in memory; `alexnet features` writes those
-    of whole data sets.
+    """Outputs of layers in evaluation mode, NumPy arrays float32 [N, ...] by layer name, for image files (folders,
+    patterns) or a tensor of images [N, C, H, W] that are normalised already. All are held in memory; `alexnet features`
+    writes those of whole data sets.
 
     `target` is a run, a checkpoint, a weights file, "torchvision", or a network (with a tensor). A layer goes by our
     name (conv5, relu5, pool5, fc7 ...: each what that layer itself gives) or by torchvision's (features.10,

@@ -39,8 +39,9 @@ def train(
 
     `data` takes the place of the configured source: a pair (images, labels) of NumPy arrays or tensors, a dataset of
     torch or of Hugging Face, or a dictionary of these by split (`alexnet.data.arrays.read_given`); to go on, hand it
-    over again. With `given`, settings by dotted name that a user asked for, `config` is but the recipe: a run of it
-    that is there already goes on with its own configuration, changed by these alone, and says what differs.
+    over again. `given` are the settings, by dotted name, that a user asked for. With it `config` counts as the recipe
+    only: a run that is there already goes on with its own configuration, changed by `given` alone, and says what
+    differs.
 
     Kill it at any time: the same call ends with the same weights, to the bit (CPU, same machine and thread count).
     Under torchrun the batch is shared among the processes. Raises UsageError, DataError, CheckpointError, NumericsError

@@ -205,9 +205,9 @@ EXPERIMENT = Experiment(
     "paper's 256 are 8/7 of 224) and reflections, momentum and weight decay of section 5, the rate divided by ten "
     "after 9 and after 11 epochs, dropout, response normalisation, biases of one; the initial weights are the released "
     "code's (0.03 in conv3 to conv5, where the text has 0.01). Then one later change after another is added and stays, "
-    f"whether it helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Two rungs hold two changes: "
-    "inputs and weights, of which neither learned without the other at the paper's rate, and the one cycle with "
-    "Nesterov's momentum, which usually come together. Four rungs choose their rate: the best of three on the "
+    f"whether it helps or not, at the same size and number of epochs, with {SEEDS} seeds each. Two rungs hold two "
+    "changes: inputs and weights, of which neither learned without the other at the paper's rate, and the one cycle "
+    "with Nesterov's momentum, which usually come together. Four rungs choose their rate: the best of three on the "
     f"validation images, or of up to {MOST_RATES} while it lies at an end of those tried, of one run each with a seed "
     "of its own; all others keep the rate of the rung before. The weights with the lowest validation error are tested.",
     rule="The effect of a rung is its mean test error less that of the rung before, with a 95 % interval from the "
