@@ -180,6 +180,19 @@ def test_settings_hold_in_the_block_alone(settings_kept, names, end):
     assert codes[names, end] == 0, said
 
 
+@pytest.mark.usefixtures("user_flags")
+def test_settings_of_threads_that_overlap_hold_for_all_of_them():
+    before, gpu = flags(), Compute(torch.device("cuda"), torch.float32)
+    first, second = gpu.settings(), gpu.settings()
+    first.__enter__()
+    exact = flags()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert flags() == exact == (False, True, before[2], False)
+    second.__exit__(None, None, None)
+    assert flags() == before
+
+
 @pytest.mark.parametrize("compute", [FP32, BF16, Compute(torch.device("cuda"), torch.bfloat16)], ids=str)
 def test_elsewhere_settings_change_nothing(compute):
     before = flags()
@@ -225,6 +238,18 @@ def test_a_replica_gives_the_models_own_bits(training, layout, lrn):
         assert torch.equal(FP32.replica(model)(x), wanted)
         # Sums are added in another order.
         torch.testing.assert_close(answering(model, FP32)(images()), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_layers_whose_weights_are_computed(kind):
+    model = network(lrn="off")
+    for layer in (model.conv2, model.fc8):
+        getattr(nn.utils.parametrizations, kind)(layer)
+    model.eval()
+    with torch.no_grad():
+        wanted = model(images())
+    torch.testing.assert_close(answering(model, FP32)(images()), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(images()), wanted)
 
 
 @pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])

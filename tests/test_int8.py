@@ -315,6 +315,27 @@ def test_leaves_the_network_as_it_was():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_hooks_stay_with_the_network():
+    class Keep:
+        def __init__(self):
+            self.seen = []
+
+        def see(self, module, inputs, output):
+            self.seen.append(output)
+
+    model, keep = network(), Keep()
+    x = images(model)
+    for name in ("norm1", "pool5", "flatten", "relu7"):
+        model.get_submodule(name).register_forward_hook(keep.see)
+    model(x)  # what is kept has gradients, and cannot be copied
+    eight = quantize(model, x)
+    assert len(keep.seen) == 8  # the network itself saw the images once more
+    eight(x)
+    assert len(keep.seen) == 8
+    model(x)
+    assert len(keep.seen) == 12
+
+
 def test_refusals(monkeypatch):
     model = network()
     with pytest.raises(ValueError, match=r"takes images of \[N, 3, 32, 32\], not"):

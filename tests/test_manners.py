@@ -169,6 +169,21 @@ def test_8_bits_change_nothing(finished, user, mallopt):
     assert_left_alone(call, user, mallopt)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_programs_default_numbers_change_no_result(finished, tmp_path, no_figures, dtype):
+    config = alexnet.config.override(TINY, {"epochs": 1, "precision": "fp32"})
+    plain = alexnet.train(config, tmp_path / "plain", reporter=quiet())
+    torch.set_default_dtype(dtype)
+    try:
+        found = alexnet.evaluate(finished, precision="fp32")
+        run = alexnet.train(config, tmp_path / "run", reporter=quiet())
+        assert {weight.dtype for weight in run.model().parameters()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.loss == alexnet.evaluate(finished, precision="fp32").loss
+    assert len(run.epochs) == len(plain.epochs) == 1
+
+
 def test_loaded_weights_are_all_that_changes(finished, user, mallopt):
     with torch.no_grad():
         for parameter in user.parameters():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from alexnet import build_model, list_models
+from alexnet import build_model, extract_features, list_models
 from alexnet.compute import set_in_place
 from alexnet.models.network import blank_model
 from alexnet.models.variants import VARIANTS
@@ -22,6 +22,22 @@ NETWORKS = {"paper": VARIANTS["cifar"], "net 145": NET145}
 def model(request):
     torch.manual_seed(0)
     return build_model(NETWORKS[request.param], width=0.25, init="he").eval()
+
+
+def test_one_module_in_several_places(model, x):
+    """torch's own children() name it once."""
+    relu = nn.ReLU()
+    with torch.no_grad():
+        wanted = model(x)
+        for name, layer in list(model.named_children()):
+            if isinstance(layer, nn.ReLU):
+                setattr(model, name, relu)
+        assert torch.equal(model(x), wanted)
+        assert torch.equal(model.forward_head(model.forward_features(x)), wanted)
+        assert torch.equal(model[4:](model[:4](x)), wanted)
+    features = extract_features(model, x, ["relu2", "fc8"], device="cpu")
+    torch.testing.assert_close(torch.from_numpy(features["fc8"]), wanted, rtol=1e-4, atol=1e-5)
+    assert features["relu2"].min() == 0
 
 
 @pytest.fixture

@@ -220,6 +220,8 @@ def test_heat_is_gradcam(viewer):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     with torch.inference_mode():  # a caller's
         torch.testing.assert_close(grad_cam(model, images, labels, viewer.compute), found)
+        for compute in (viewer.compute, resolve_compute("cpu", "bf16")):
+            assert grad_cam(model, images, labels, compute, "relu3").max() == 1
     assert all(weight.grad is None for weight in model.parameters())
     with pytest.raises(UsageError, match="fc7"):
         grad_cam(model, images, labels, viewer.compute, "fc7")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class Compute:
         current one, and float32 there means true float32 (no TF32) and deterministic kernels."""
         exact = self.device.type == "cuda" and self.dtype == torch.float32
         current = torch.cuda.device(self.device) if self.device.type == "cuda" and torch.cuda.is_available() else None
-        with current or contextlib.nullcontext(), _true_float32() if exact else contextlib.nullcontext():
+        with current or contextlib.nullcontext(), _TRUE_FLOAT32 if exact else contextlib.nullcontext():
             yield
 
     def fit(self, tensor: Tensor) -> Tensor:
@@ -80,7 +80,8 @@ class Compute:
 
         def twin_of(module: nn.Module) -> nn.Module:
             if id(module) not in twins:
-                twin = twins[id(module)] = copy.copy(module)
+                twin = twins[id(module)] = module.__new__(type(module))  # torch lets nobody copy parametrised layers
+                twin.__dict__.update({n: v for n, v in module.__dict__.items() if n != "_compiled_call_impl"})
                 weights = {
                     n: p if p is None else nn.Parameter(self.fit(p.detach()), False)
                     for n, p in module._parameters.items()
@@ -95,9 +96,32 @@ class Compute:
         return replica
 
 
-@contextlib.contextmanager
-def _true_float32() -> Iterator[None]:
-    """Neither TF32 nor kernels that give other bits at every call, on any GPU, until the block ends.
+class _TrueFloat32:
+    """Neither TF32 nor kernels that give other bits at every call, on any GPU, until the last of the blocks ends that
+    are under way, in whichever thread."""
+
+    def __init__(self) -> None:
+        self._lock, self._blocks = threading.Lock(), 0
+        self._undo: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                self._undo = _exact_float32()
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                self._undo()
+
+
+_TRUE_FLOAT32 = _TrueFloat32()
+
+
+def _exact_float32() -> Callable[[], None]:
+    """Switch to true float32 and deterministic kernels; what puts back what was there before.
 
     torch keeps TF32 under two names, the older `allow_tf32` and `fp32_precision`, and raises in whoever reads one that
     contradicts the other: so both are set, and both are put back.
@@ -120,11 +144,8 @@ def _true_float32() -> Iterator[None]:
             owner.fp32_precision = precision
         cudnn.deterministic = deterministic
 
-    try:
-        put([False] * len(older), ["ieee"] * len(newer), True)
-        yield
-    finally:
-        put(allowed, precisions, deterministic)
+    put([False] * len(older), ["ieee"] * len(newer), True)
+    return lambda: put(allowed, precisions, deterministic)
 
 
 def is_watched(model: nn.Module) -> bool:

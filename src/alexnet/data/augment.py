@@ -103,7 +103,7 @@ class Preprocessing:
         # Whole rows at a time, because a channel axis of 3 is too short for vector instructions, and on a CPU a few
         # images at a time, because a batch of photographs does not fit its cache: ten times faster together.
         rows = pixels.flatten(-2)
-        normalised = torch.empty(rows.shape, device=images.device)
+        normalised = torch.empty(rows.shape, dtype=torch.float32, device=images.device)
         width = pixels.shape[-2]
         mean, std = mean.repeat(*[1] * (mean.dim() - 1), width), std.repeat(width)
         image_rows = None if image is None else image.movedim(0, -1).flatten(-2)  # [H, W * C]
@@ -165,10 +165,10 @@ class ColourNoise:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Shifts [count, 3]."""
-        device = generator.device
-        alphas = self.alpha * torch.randn(count, 3, generator=generator, device=device)
-        moved = torch.rand(count, 1, generator=generator, device=device) < self.probability
-        return alphas @ torch.tensor(self.axes, device=device).T * moved
+        device, dtype = generator.device, torch.float32
+        alphas = self.alpha * torch.randn(count, 3, generator=generator, device=device, dtype=dtype)
+        moved = torch.rand(count, 1, generator=generator, device=device, dtype=dtype) < self.probability
+        return alphas @ torch.tensor(self.axes, device=device, dtype=dtype).T * moved
 
 
 def principal_axes(covariance: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -197,14 +197,15 @@ def epoch_plan(
     """
     generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
     order = torch.randperm(count, generator=generator)
-    draws = torch.rand(count, DRAWS, generator=generator)
+    draws = torch.rand(count, DRAWS, generator=generator, dtype=torch.float32)
     if not data.reshuffle:
         order = torch.randperm(count, generator=torch.Generator().manual_seed(mixed_seed(seed, 0)))
     if data.crop_chunk > 1:
         place = torch.arange(count)
         draws[order] = draws[order[place - place % data.crop_chunk]]
     if data.alternate_flips:
-        coins = torch.rand(count, generator=torch.Generator().manual_seed(mixed_seed(seed))) < 0.5
+        fixed = torch.Generator().manual_seed(mixed_seed(seed))
+        coins = torch.rand(count, generator=fixed, dtype=torch.float32) < 0.5
         draws[:, 2] = torch.where(coins == (epoch % 2 == 0), 0.0, 0.5)
     if noise is None:
         return EpochPlan(order.to(device), draws.to(device))

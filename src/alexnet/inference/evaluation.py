@@ -214,8 +214,11 @@ def open_subject(
         _check_training_images(dataset, "the normalisation of a bare network's images")
         prep = open_split(dataset.train, torch.device("cpu"), config.data).prep
         own_network = isinstance(target, AlexNet)
-        model = target if isinstance(target, AlexNet) else build_for(config, dataset, prep, blank=True)
-        head = (model.state_dict() if own_network else weights).get(list(model.state_dict())[-1])
+        if isinstance(target, AlexNet):
+            model, head = target, getattr(target.get_classifier(), "weight", None)
+        else:
+            model = build_for(config, dataset, prep, blank=True)
+            head = weights.get(list(model.state_dict())[-1])
         if head is not None and head.shape[:1] != (len(dataset.classes),):
             raise CheckpointError(
                 f"{'the network' if own_network else path} has {head.shape[:1].numel()} outputs, {dataset.name} has "

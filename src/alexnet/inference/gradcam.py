@@ -34,11 +34,11 @@ def grad_cam(model: AlexNet, images: Tensor, labels: Tensor, compute: Compute, l
     layer that answers no maps.
     """
     layer = layer or last_maps(model)
-    replica = compute.replica(model, in_place=False)
-    modules = list(replica.named_children())
-    depth = 1 + [name for name, _ in modules].index(layer)
     # A caller's modes: without gradients there is nothing to weigh the maps by.
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(compute.device.type, enabled=False):
+        replica = compute.replica(model, in_place=False)
+        modules = list(replica.named_children())
+        depth = 1 + [name for name, _ in modules].index(layer)
         x = compute.fit(images.detach().clone())
         with torch.no_grad():
             for _, module in modules[:depth]:

@@ -245,7 +245,8 @@ def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:
 
 def build_for(config: TrainConfig, dataset: Dataset, prep: Preprocessing, blank: bool = False) -> AlexNet:
     """The configured network with the sizes that the data gives it; `blank`: without initial weights, to be loaded."""
-    return (blank_model if blank else build_model)(**model_fields(config, dataset, prep))
+    model = (blank_model if blank else build_model)(**model_fields(config, dataset, prep))
+    return model.float()  # whatever torch's default is in this process
 
 
 def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> dict[str, Any]:

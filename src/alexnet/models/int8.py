@@ -63,13 +63,20 @@ def quantize(model: AlexNet, images: Tensor) -> QuantizedAlexNet:
     between: list[nn.Module] = []
     for module, grid in _calibrate(model, images):
         if grid is None:
-            between.append(copy.deepcopy(module))  # a shallow copy would share its hooks
+            between.append(_unwatched(module))
         else:
             assert isinstance(module, _Weighted)
             steps += _connected(before, between, module, grid)
             before, between = (module, grid), []
     assert before is not None
     return QuantizedAlexNet(model.variant, [*steps, _product(*before, relu=False, to=torch.float32), *between])
+
+
+def _unwatched(module: nn.Module) -> nn.Module:
+    """A copy of a layer without weights that nobody's hooks watch: a deep one would copy the hooks' owners."""
+    twin = copy.copy(module)
+    twin.__dict__.update({name: type(value)() for name, value in vars(module).items() if "_hooks" in name})
+    return twin
 
 
 def check_int8(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 # Annotations stay types, not names (no `annotations` from __future__): torch.fx of torch 2.11 cannot pickle names.
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from math import prod, sqrt
 from typing import Any, Literal
 
@@ -50,6 +51,13 @@ class AlexNet(nn.Sequential):
         for module in list(self.children())[self._head : self._output if pre_logits else None]:
             features = module(features)
         return features
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every layer by its name, in order; one that somebody put into several places at each of them, where torch's
+        own method names it once."""
+        for name, module in self._modules.items():
+            assert module is not None
+            yield name, module
 
     def get_classifier(self) -> nn.Module:
         """The last layer, which tells the classes apart."""

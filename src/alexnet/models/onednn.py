@@ -91,8 +91,8 @@ class Product(nn.Module):
         key = () if self.geometry is None else x.shape
         if (product := self._arranged.get(key)) is None:
             product = self._arrange(x.shape)
-            if len(self._arranged) == _ARRANGED:
-                self._arranged.pop(next(iter(self._arranged)))
+            for oldest in list(self._arranged)[: 1 - _ARRANGED]:  # other threads may do the same
+                self._arranged.pop(oldest, None)
             self._arranged[key] = product
         return product(x)
 

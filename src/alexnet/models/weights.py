@@ -72,7 +72,7 @@ def build_from(table: Variant, weights: Mapping[str, Tensor], origin: str) -> Al
     CheckpointError naming what is wrong with the file or origin called `origin`.
     """
     check_weights(weights, parameter_shapes(table), origin)
-    model = blank_model(table)
+    model = blank_model(table).float()  # whatever torch's default is in this process
     model.load_state_dict(weights)
     return model
 
