@@ -381,6 +381,25 @@ def test_killed_and_resumed_to_the_same_bits(kind, tmp_path, no_figures, no_fsyn
     assert_same_run(whole, killed)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_seen_by_all_alike(tiny, tmp_path, reporter, channels):
+    images, labels = pictures(shape=(16, 16, channels))
+    run = alexnet.train(tiny(), tmp_path / "run", reporter=reporter, data=(images, labels))
+    wanted = run.model()(run.preprocessing()(torch.from_numpy(images).movedim(-1, 1))).softmax(1).max(1).values
+    found = [answer.probabilities[0] for answer in alexnet.predict(run, images, device="cpu")]
+    assert np.allclose(found, wanted.detach().numpy(), atol=1e-5)
+    flat = np.broadcast_to(images[:, :1, :1], (len(images), 32, 32, channels))
+    small, large = (alexnet.predict(run, some, device="cpu") for some in (flat[:, :16, :16], flat))
+    assert [answer.probabilities for answer in large] == [answer.probabilities for answer in small]  # after resizing
+    Image.fromarray(images[0, :, :, 0]).save(tmp_path / "grey.png")
+    (answer,) = alexnet.predict(run, tmp_path / "grey.png", device="cpu")
+    assert f"takes images of {channels} channels, files have 1 or 3" in answer.error
+    (tmp_path / "hub").mkdir()
+    card = (alexnet.export_hub(run, tmp_path / "hub" / "x") / "README.md").read_text()
+    assert f"Images of {channels} channels" in card
+    assert "`recipe.yaml` has all settings; the images were handed over by a program." in card
+
+
 def hugging(images, labels, names=("ant", "bee", "cat"), **columns):
     datasets = pytest.importorskip("datasets")
     features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(names))}

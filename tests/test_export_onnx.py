@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from alexnet.export import graph as graphs
 from alexnet.export import integers
 from alexnet.export.graph import Form, build_graph
 from alexnet.export.integers import Measurement
-from alexnet.export.onnx_file import export_onnx
+from alexnet.export.onnx_file import _describe, export_onnx
 from alexnet.files import file_digest
 from alexnet.inference.evaluation import evaluate
 from alexnet.inference.trained import Trained
@@ -239,6 +240,12 @@ def test_8_bits_of_bare_weights_see_what_their_recipe_shows(finished, tmp_path, 
     with pytest.raises(CheckpointError, match=r"images of \d+ pixels, and the recipe .* shows it"):
         export_onnx(tmp_path / "bare.safetensors", tmp_path / "no.onnx", **kind)
     assert not (tmp_path / "no.onnx").exists()
+
+
+def test_a_name_that_is_not_utf8():
+    graph = onnx.ModelProto()
+    _describe(graph, {"weights": os.fsdecode(b"w\xff.pth")})
+    assert graph.metadata_props[0].value == r"w\udcff.pth"
 
 
 def test_8_bits_need_to_know_the_data(tmp_path):

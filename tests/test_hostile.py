@@ -95,6 +95,16 @@ def test_a_current_folder_that_was_deleted(call, finished, tmp_path, monkeypatch
     assert (code, err) == (2, "error: the current folder was deleted: change to one that exists.\n")
 
 
+def test_the_result_of_published_weights_is_in_no_folder(call, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = alexnet.evaluate(finished)
+    monkeypatch.setattr("alexnet.inference.evaluation.evaluate", lambda *_, **__: result)
+    assert call("evaluate", "torchvision", "--recipe", "digits")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+    assert call("evaluate", "torchvision", "--recipe", "digits", "--out", tmp_path / "out")[0] == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_no_folder_for_temporary_files(call, tmp_path, monkeypatch):
     def nowhere(*_, **__):
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")  # as tempfile does

@@ -565,6 +565,8 @@ def test_command_of_nothing(call, target):
 def test_info_tells_of_the_ledger(call):
     _, out, _ = call("info", "bvlc")
     assert "alexnet ledger bvlc" in out
+    _, out, _ = call("info", "bvlc", "--model.groups", "1")
+    assert "alexnet ledger" not in out  # of another network
     _, out, _ = call("info", "paper", "--model.lrn", "formula", "--json")
     assert json.loads(out)["departs_from_paper"] == []
     assert [row["number"] for row in json.loads(out)["ledger"]] == list(range(1, 33))

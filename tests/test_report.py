@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet.compute import resolve_compute
+from alexnet.config.values import override
 from alexnet.data.loading import open_split
 from alexnet.data.sources import load_dataset
-from alexnet.errors import AlexNetError, DataError
+from alexnet.errors import AlexNetError, CheckpointError, DataError
 from alexnet.inference.forward import collect_logits
 from alexnet.inference.trained import open_trained
 from alexnet.metrics import Result
@@ -375,6 +376,33 @@ def test_a_report_is_of_what_was_asked_for(finished, call, tmp_path):
         gather(finished, "a", "test", data=elsewhere)
     assert call("report", finished.path, "--split", "val", "--out", tmp_path / "p.html")[0] == 0
     assert json.loads((tmp_path / "p.json").read_text())["runs"][0]["result"]["split"] == "val"
+
+
+def test_other_classes_than_the_runs_own_are_not_taken_for_a_result(finished, tmp_path):
+    """Which stays that of the split that was measured at the end."""
+    images, labels = np.zeros((6, 32, 32, 1), np.uint8), ["x", "y"] * 3
+    folder = tmp_path / "data"
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / label / f"{number}.png")
+    elsewhere = {"source": "folder", "root": str(folder), "val_fraction": 0.4}
+    with pytest.raises(CheckpointError, match="was trained on the classes"):
+        gather(finished, "a", "val", data=elsewhere)
+    found = gather(finished, "a", data=elsewhere)
+    assert found.kernels is not None
+    assert found.notes[0].startswith("No pictures and no calibration: ")
+
+
+def test_the_commands_of_other_data_than_the_runs_own(finished, tmp_path, told):
+    root = {"data": {"root": str(tmp_path / "data")}}
+    measured = replace(told.measured, result=replace(told.measured.result, measured=root))
+    commands = dict(again(replace(told, measured=measured)))
+    for name in ("its accuracy measured again", "this report"):
+        assert commands[name].endswith(f"--data.root {tmp_path / 'data'}")
+    assert "--data.root" not in str(again(told))
+    held = replace(told, config=override(finished.config, {"data.source": "memory"}))
+    (command,) = dict(again(held)).values()
+    assert command == f'alexnet.evaluate("{finished.path}", data=...)'
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import alexnet
-from alexnet import evaluate, recipe
+from alexnet import build_model, evaluate, recipe
 from alexnet.config import DataConfig
 from alexnet.data.sources import load_dataset
 from alexnet.errors import DataError, UsageError
@@ -66,8 +66,9 @@ def test_prepared_as_the_note_says_and_named_as_the_command_says(photos, tmp_pat
     code, said, error = call(*arguments, "--side", 36, "--workers", 1)
     assert code == 0, error
     command = shlex.split(said.partition("next: ")[2])
-    named = ["alexnet", "train", "folder", "--data.source", "table", "--data.root", str(tmp_path / "out")]
-    assert command == [*named, "--data.resize", "36", "--data.crop", "36"]
+    named = ["alexnet", "train", "folder", "--data.source", "table", "--model.variant", "cifar"]
+    assert command == [*named, "--data.root", str(tmp_path / "out"), "--data.resize", "36", "--data.crop", "31"]
+    assert build_model("cifar", input_size=31, num_classes=3).num_classes == 3
     prepared = load_dataset(config(str(tmp_path / "out")))
     assert (prepared.classes, len(prepared.train), len(prepared.val)) == (data.classes, len(data.train), len(data.val))
     code, said, error = call("sample", "table", "--data.root", root, "--data.path-column", "file",

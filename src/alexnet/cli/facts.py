@@ -60,7 +60,7 @@ def info(
         print_json(description | departing | {"ledger": points})
     else:
         show_description(description)
-        print(f"\n{summarise(points)}: alexnet ledger {model}")
+        print(f"\n{summarise(points)}: {'--json has them' if fields else f'alexnet ledger {model}'}")
 
 
 @app.command(name="list", group=LOOK)

@@ -150,7 +150,7 @@ def evaluate(
     out
         Folder for the result (.json) and the confusion matrix (.csv and .png), whose names begin with the split and
         end in digits of what was measured; without it the run's folder, whose own result stays as it is, or that of the
-        weights file. Of several runs nothing is written without it.
+        weights file. Of several runs and of published weights nothing is written without it.
     json
         Print the result as JSON (fractions, not percent).
     """
@@ -175,8 +175,8 @@ def evaluate(
         print_json(ensemble.to_dict()) if json else show_ensemble(ensemble, [str(path) for path in targets])
     else:
         result = measure(target, split, **options)
-        folder = out or (target if target.is_dir() else target.parent)
-        written, problem = _write(result, folder)
+        beside = target if target.is_dir() else target.parent if target.exists() else None
+        written, problem = _write(result, folder) if (folder := out or beside) else ([], None)
         print_json(result.to_dict()) if json else show_result(result)
     if written and not json:
         print(f"written: {written[0]}", *(path.name for path in written[1:]), sep="\n         ")

@@ -134,8 +134,11 @@ def read_picture(path: Path, channels: int = 3) -> Picture:
 def decode_picture(content: bytes, path: Path, channels: int = 3) -> Picture:
     """The image in these bytes, as `read_picture` has it of the file that they are of; `path` need not be there.
 
-    Raises BadImageError for bytes that are not an image, and DataError for one of more than 50 megapixels.
+    Raises BadImageError for bytes that are not an image, and DataError for one of more than 50 megapixels and where
+    `channels` is not what files have, 1 or 3.
     """
+    if channels not in (1, 3):
+        raise DataError(f"{path}: this network takes images of {channels} channels, files have 1 or 3: give it arrays.")
     try:
         width, height = despite_warnings(lambda: _size(content))  # nothing large is decoded before this
     except Image.DecompressionBombError as problem:
@@ -198,6 +201,7 @@ def as_views(picture: Picture, prep: Preprocessing, views: int = 1) -> Tensor:
 
 def central_square(pixels: Pixels, prep: Preprocessing, side: int) -> Pixels:
     """The central [side, side, C] of an image resized as evaluation does."""
-    channels = pixels.shape[2]
-    rgb = pixels if channels == 3 else np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(Square(prep.short_side, side, prep.size).cut(rgb)[..., :channels])
+    cut = Square(prep.short_side, side, prep.size).cut
+    if pixels.shape[2] == 3:
+        return np.ascontiguousarray(cut(pixels))
+    return np.concatenate([cut(np.repeat(one[..., None], 3, axis=2))[..., :1] for one in np.moveaxis(pixels, 2, 0)], 2)

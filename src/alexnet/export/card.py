@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from alexnet.config import TrainConfig
-from alexnet.data.sources import SOURCES
-from alexnet.inference.trained import Trained
+from alexnet.data.sources import SOURCES, known_to_programs_alone
+from alexnet.inference.neighbours import hidden_layer
+from alexnet.inference.trained import PUBLISHED, Trained
 from alexnet.ledger import summarise
 from alexnet.terminal import printable
 
@@ -88,8 +89,9 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "```"
     yield ""
     yield (
-        "`alexnet evaluate FOLDER` and `alexnet features FOLDER photo.jpg --layers fc7 --out features.npz` take the "
-        "folder, too, and `alexnet export FOLDER --to onnx --out model.onnx` writes an ONNX file."
+        f"`alexnet evaluate FOLDER` and `alexnet features FOLDER photo.jpg --layers "
+        f"{hidden_layer(facts.trained.model)} --out features.npz` take the folder, too, and "
+        "`alexnet export FOLDER --to onnx --out model.onnx` writes an ONNX file."
     )
 
 
@@ -117,12 +119,12 @@ def _results(facts: Facts) -> Iterator[str]:
 
 def _preprocessing(facts: Facts) -> Iterator[str]:
     prep = facts.trained.preprocessing
-    size = prep.size
+    size, channels = prep.size, facts.trained.model.variant.in_channels
+    kind = {1: "Grey images", 3: "RGB images"}.get(channels, f"Images of {channels} channels")
     yield "## Preprocessing"
     yield ""
     yield (
-        f"{'Grey' if facts.trained.model.variant.in_channels == 1 else 'RGB'} images"
-        f"{', turned upright as EXIF says' if prep.upright else ''}"
+        f"{kind}{', turned upright as EXIF says' if prep.upright else ''}"
         f"{f', resized to a short side of {prep.resize} pixels' if prep.resize else ''}, central crop of "
         f"{size} x {size}, "
         + (
@@ -155,7 +157,7 @@ def _training(facts: Facts) -> Iterator[str]:
     yield (
         f"Recipe `{_text(config.name)}`: weights after {epochs} epochs, batches of {config.batch_size}, "
         f"{config.optim.name}, learning rate {config.optim.lr:g} ({config.optim.schedule}), seed {config.seed}. "
-        "`alexnet train recipe.yaml --data.root DIR` repeats it."
+        f"{_repeat(config)}"
     )
     if session:
         used = str(session.get("device", "cuda")).startswith("cuda")  # else one that is there was not
@@ -164,6 +166,14 @@ def _training(facts: Facts) -> Iterator[str]:
             f"Trained with alexnet {session.get('alexnet')} and torch {session.get('torch')} on "
             f"{_text(str(gpu or session.get('processor')))}."
         )
+
+
+def _repeat(config: TrainConfig) -> str:
+    if known_to_programs_alone(config.data.source):
+        return "`recipe.yaml` has all settings; the images were handed over by a program."
+    other = config.init is not None and config.init not in PUBLISHED
+    began = " --init FILE` with the weights that it began with" if other else "`"
+    return f"`alexnet train recipe.yaml --data.root DIR{began} repeats it."
 
 
 def _departures(facts: Facts) -> Iterator[str]:

@@ -17,6 +17,7 @@ from alexnet.export.graph import Form, build_graph  # says what to install where
 from alexnet.export.integers import Loss, Measurement, open_measured, quantise
 from alexnet.export.origin import Target, check_out, check_parity, identify, open_network, write_file
 from alexnet.export.sessions import open_session
+from alexnet.terminal import printable
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -80,7 +81,7 @@ def _logits(graph: ModelProto, normalise: Callable[[Tensor], Tensor], form: Form
 
 def _describe(graph: ModelProto, told: Mapping[str, Any]) -> None:
     """Metadata by name: texts as they are, everything else as JSON."""
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
+    texts = {name: printable(value) if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
     from onnx import helper
 
     helper.set_model_props(graph, texts)

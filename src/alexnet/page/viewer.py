@@ -31,6 +31,8 @@ class Viewer:
     def __init__(self, trained: Trained, compute: Compute) -> None:
         self.trained, self.compute = trained, compute
         self.channels = trained.model.variant.in_channels
+        if self.channels not in (1, 3):
+            raise UsageError(f"{trained.origin} takes images of {self.channels} channels: pictures have 1 or 3.")
         self.layers = {layer.name: layer.out_shape for layer in trace(trained.model.variant) if layer.kind != "flatten"}
         self.hidden = hidden_layer(trained.model)
         self.output = list(dict(trained.model.named_children()))[-1]

@@ -155,12 +155,12 @@ def gather(
     try:
         trained = open_trained(run)
         measured = measure(run, split or config.measured_on, data=data, device=device, skip_bad=skip_bad)
-    except CheckpointError as problem:
-        notes.append(f"No pictures, kernels or calibration: {problem}")
     except AlexNetError as problem:
         if split is not None:
             raise
-        notes.append(f"No pictures and no calibration, for want of the images: {problem} (--data.root names them.)")
+        missing = "No pictures and no calibration" if trained else "No pictures, kernels or calibration"
+        mend = "" if isinstance(problem, CheckpointError) else " (--data.root names the images.)"
+        notes.append(f"{missing}: {problem}{mend}")
     result = measured.result if measured else _stored_result(run)
     if measured:
         pairs = measured.pairs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from alexnet.data.sources import MEMORY, known_to_programs_alone
 from alexnet.errors import UsageError
 from alexnet.files import make_ready, write_atomically, writing
 from alexnet.metrics import Result
@@ -149,13 +151,19 @@ def again(run: RunContents) -> list[tuple[str, str]]:
     """What to type to do it again: what each command is for, and the command."""
     folder = str(run.run.path)
     settings = str(run.run.path / "config.yaml")
+    if known_to_programs_alone(source := run.config.data.source):
+        call = f'alexnet.evaluate("{folder}"{", data=..." if source == MEMORY else ""})'
+        return [("its accuracy measured again, by a program that has the images", call)]
     split = ["--split", run.result.split] if run.result and run.result.split != "test" else []  # that is what they take
+    root = run.measured.result.measured["data"]["root"] if run.measured else None
+    own = os.path.abspath(os.path.expanduser(run.config.data.root))
+    elsewhere = ["--data.root", root] if root not in (None, own) else []
     typed = [str(run.sessions[0]["command"])] if run.sessions and "command" in run.sessions[0] else []
     return [
         *(("as it was typed", command) for command in typed),
         ("the same training once more", shlex.join(["alexnet", "train", settings, "--run", f"{folder}-again"])),
-        ("its accuracy measured again", shlex.join(["alexnet", "evaluate", folder, *split])),
-        ("this report", shlex.join(["alexnet", "report", folder, *split])),
+        ("its accuracy measured again", shlex.join(["alexnet", "evaluate", folder, *split, *elsewhere])),
+        ("this report", shlex.join(["alexnet", "report", folder, *split, *elsewhere])),
     ]
 
 
