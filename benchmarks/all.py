@@ -96,7 +96,7 @@ def main(*sections: str, device: str = "auto", toy: bool = False, only_tables: b
     for name in () if only_tables else sections or SECTIONS:
         rows = SECTIONS[name](device=device, toy=toy)
         print(f"{name}\n{table(rows)}\n", flush=True)
-        if not toy:
+        if rows and not toy:  # convolutions.py measures processors alone
             place = resolve_compute(device, "auto").device
             command = f"uv run python benchmarks/all.py {name}" + (f" --device {device}" if device != "auto" else "")
             told = {"command": command, "machine": machine(place), "rows": [asdict(row) for row in rows]}

@@ -16,12 +16,13 @@ from alexnet.errors import UsageError
 from alexnet.inference.evaluation import evaluate
 from alexnet.models.network import blank_model
 from alexnet.paper import arms, imagenet
-from alexnet.paper.experiments import construction, figure1, overfitting
+from alexnet.paper.experiments import construction, figure1, normalisation, overfitting
 from alexnet.paper.experiments.figure1 import EXPERIMENT as S1
 from alexnet.paper.imagenet import STUDIES, imagenet_experiment
 from alexnet.paper.reporter import Reporter
 from alexnet.paper.reproduce import reproduce
 from alexnet.recipes import RECIPES
+from alexnet.runs.folder import Run
 from alexnet.training.optim import Optimizer
 
 
@@ -183,6 +184,16 @@ def test_construction_sees_what_is_wrong(monkeypatch, name, spoil, request):
         assert construction.CHECKS[name]() == 0
     else:
         assert construction.CHECKS[name]() > 1e-4
+
+
+def test_what_normalisation_measured_is_recalled_without_the_weights(tmp_path):
+    """A record keeps measurements and no weights, and goes on."""
+    run = Run(tmp_path / "lrn-seed1")
+    run.path.mkdir()
+    run.write_config(normalisation.ARMS.base)
+    asked = []
+    assert normalisation.error_before_drops(run, lambda name, compute: asked.append(name) or 17.5) == 17.5
+    assert asked == [f"lrn-seed1-epoch-{int(normalisation.ARMS.base.keep):04}-test"]
 
 
 def test_every_count_must_be_the_released_one():

@@ -92,6 +92,24 @@ def test_measurements_are_made_once(done):
         quiet(TOY, done)
 
 
+def test_trainings_on_different_images_are_not_compared(done, tmp_path, capsys):
+    """--data.root may name another folder when a reproduction goes on."""
+    shutil.copytree(done, tmp_path / "toy")
+    sessions = tmp_path / "toy" / "runs" / "rate0.002" / "sessions.jsonl"
+    rows = [json.loads(line) for line in sessions.read_text().splitlines()]
+
+    def moved(**changes):
+        told = [row | {"data": row["data"] | changes} if "data" in row else row for row in rows]
+        sessions.write_text("".join(json.dumps(row) + "\n" for row in told))
+
+    moved(root="/elsewhere")
+    assert reproduce(TOY, tmp_path / "toy", quick=True, reporter=Reporter()).rows == table(done)
+    assert "3 trainings had ended before, with --data.root /elsewhere" in " ".join(capsys.readouterr().out.split())
+    moved(root="/elsewhere", fingerprint="another")
+    with pytest.raises(UsageError, match=r"rate0\.002 on others, in /elsewhere: delete the runs of one of them"):
+        quiet(TOY, tmp_path / "toy")
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_run_by_run_what_has_ended_is_measured_while_others_train(early, done, tmp_path, monkeypatch, no_fsync):
     """Once in a process of the training's own, with as many threads as here."""

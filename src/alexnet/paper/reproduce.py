@@ -7,8 +7,9 @@ evaluated of them), and at the end result.json, table.md and figure.png.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -113,6 +114,11 @@ def _train(
 
     plan = wanted()
     reporter.start(experiment, folder, plan, ended)
+    _check_data(ended)
+    here = os.path.abspath(os.path.expanduser(root))
+    before = {data["root"] for run in ended.values() for s in run.sessions if (data := s.get("data"))} - {here, None}
+    if before:
+        reporter.note(f"{len(ended)} trainings had ended before, with --data.root {', '.join(sorted(before))}")
     with SideBySide(side_by_side, guard) as trainings:
         while waiting := missing(plan, ended):
             for job in waiting:
@@ -125,10 +131,27 @@ def _train(
             done = trainings.take_ended()
             if done:
                 plan = wanted()
+                _check_data(ended)
             reporter.look(plan, ended, [training.run for training in trainings.running.values()])
             if not done:
                 time.sleep(GLANCE)
     return ended
+
+
+def _check_data(runs: Mapping[str, Run]) -> None:
+    """Raise UsageError where trainings that read their data alike saw different images: --data.root named another
+    folder meanwhile, and what they say cannot be compared."""
+    seen: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for name, run in sorted(runs.items()):
+        data = next((session["data"] for session in run.sessions if "data" in session), None)
+        if data is not None:
+            settings = dump(run.config)["data"] | {"root": None}
+            other, theirs = seen.setdefault(json.dumps(settings, sort_keys=True), (name, data))
+            if theirs["fingerprint"] != data["fingerprint"]:
+                raise UsageError(
+                    f"{other} was trained on the images in {theirs['root']} and {name} on others, in {data['root']}: "
+                    "delete the runs of one of them, or name another folder with --run DIR."
+                )
 
 
 def _measure(experiment: Experiment, folder: Path, runs: dict[str, Run]) -> list[Row]:

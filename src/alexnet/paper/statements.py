@@ -71,7 +71,8 @@ class Difference(_OfTwo):
         if min(len(more), len(less)) < 2:
             return Verdict("inconclusive", f"{self.more[0]}: fewer than two runs to compare.")
         found = paired_t(more, less) if self.more[0] == self.less[0] else welch(more, less)
-        what = f"{self.more[1]} of {self.more[0]} less {self.less[1]} of {self.less[0]}, {len(less)} seeds"
+        seeds = f"{len(less)}" if len(more) == len(less) else f"{len(more)} and {len(less)}"
+        what = f"{self.more[1]} of {self.more[0]} less {self.less[1]} of {self.less[0]}, {seeds} seeds"
         return judge_difference(found, self.claimed, what, self.or_more, self.least)
 
 

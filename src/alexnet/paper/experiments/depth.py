@@ -36,7 +36,9 @@ def judge(rows: Sequence[Row]) -> dict[int, Verdict]:
     worse = [layer for layer, estimate in found.items() if estimate.value > 0 and (estimate.p or 0) < SIGNIFICANT]
     better = [layer for layer, estimate in found.items() if estimate.value < 0 and (estimate.p or 0) < SIGNIFICANT]
     shown = ", ".join(f"{layer} {estimate}" for layer, estimate in found.items())
-    sentence = f"Test error without a layer less that of the whole network, points, {len(whole)} seeds each: {shown}"
+    counts = sorted({len(whole), *map(len, others.values())})
+    seeds = " or ".join(map(str, counts))  # where some diverged
+    sentence = f"Test error without a layer less that of the whole network, points, {seeds} seeds each: {shown}"
     sentence += f"; the paper has about {CLAIMED:g} on ImageNet."
     numbers = {layer: estimate.value for layer, estimate in found.items()} | {"smallest": smallest}
     about = all(found[layer].low <= CLAIMED <= found[layer].high for layer in REMOVED)

@@ -168,7 +168,8 @@ def table(rows: Sequence[Row]) -> Table:
     lines = []
     for rung in (rung for rung in RUNGS if any(row["arm"] == rung.name for row in rows)):
         rates = {row["rate"] for row in rows if row["arm"] == rung.name}
-        errors = [_spread(values(rows, rung.name, split)) for split in ("validation", "test")]
+        count = sum(row["arm"] == rung.name for row in rows)
+        errors = [_spread(values(rows, rung.name, split), count) for split in ("validation", "test")]
         effect = found.get(rung.name)
         said = (
             (f"{effect.value:+.2f} ({effect.low:+.2f} to {effect.high:+.2f})", finding(effect)) if effect else ("", "")
@@ -179,10 +180,11 @@ def table(rows: Sequence[Row]) -> Table:
     return Table(head, tuple(lines))
 
 
-def _spread(errors: Sequence[float]) -> str:
+def _spread(errors: Sequence[float], count: int) -> str:
     if not errors:
         return "diverged"
-    return f"{mean(errors):.2f} ({min(errors):.2f} to {max(errors):.2f})"
+    part = f", {len(errors)} of {count}: the others diverged" if len(errors) < count else ""
+    return f"{mean(errors):.2f} ({min(errors):.2f} to {max(errors):.2f}{part})"
 
 
 def _flags(settings: Mapping[str, Any]) -> str:
