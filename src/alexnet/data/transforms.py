@@ -26,7 +26,10 @@ class Transforms(nn.Module):
     def __init__(self, preprocessing: Preprocessing, channels: int) -> None:
         super().__init__()
         self.preprocessing, self.channels = preprocessing, channels
-        of_each = (torch.tensor(values).expand(channels) * 255 for values in (preprocessing.mean, preprocessing.std))
+        of_each = (
+            torch.tensor(values, dtype=torch.float32).expand(channels) * 255
+            for values in (preprocessing.mean, preprocessing.std)
+        )
         mean, std = (values.clone()[:, None, None] for values in of_each)
         image = preprocessing.mean_image
         self.register_buffer("mean", mean if image is None else image.clone(), persistent=False)

@@ -75,7 +75,10 @@ def pixel_constants(trained: Trained) -> tuple[Tensor, Tensor]:
     """What is subtracted from pixels of 0 to 255, [C, 1, 1] or the mean image [C, S, S], and what the difference is
     divided by, [C, 1, 1]: `Preprocessing.normalise`."""
     prep, channels = trained.preprocessing, trained.model.variant.in_channels
-    mean, std = (torch.tensor(values).expand(channels)[:, None, None] * 255 for values in (prep.mean, prep.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32).expand(channels)[:, None, None] * 255
+        for values in (prep.mean, prep.std)
+    )
     return (mean if prep.mean_image is None else prep.mean_image), std
 
 

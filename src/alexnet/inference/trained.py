@@ -20,7 +20,7 @@ from alexnet.data.wnids import published_names
 from alexnet.errors import CheckpointError, DataError, UsageError, differing, listed
 from alexnet.files import download, file_digest, read_settled, verify
 from alexnet.models.ablations import resolve
-from alexnet.models.network import AlexNet, blank_model, build_model
+from alexnet.models.network import AlexNet, InFloat32, blank_model, build_model
 from alexnet.models.summary import parameter_shapes
 from alexnet.models.table import Variant
 from alexnet.models.weights import apply_weights, build_from, read_foreign, rename
@@ -245,8 +245,8 @@ def _recognise(weights: dict[str, torch.Tensor], path: Path) -> str:
 
 def build_for(config: TrainConfig, dataset: Dataset, prep: Preprocessing, blank: bool = False) -> AlexNet:
     """The configured network with the sizes that the data gives it; `blank`: without initial weights, to be loaded."""
-    model = (blank_model if blank else build_model)(**model_fields(config, dataset, prep))
-    return model.float()  # whatever torch's default is in this process
+    with InFloat32():
+        return (blank_model if blank else build_model)(**model_fields(config, dataset, prep))
 
 
 def model_fields(config: TrainConfig, dataset: Dataset, prep: Preprocessing) -> dict[str, Any]:

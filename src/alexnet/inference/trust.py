@@ -112,7 +112,8 @@ def _largest_singular_value(matrix: Tensor) -> float:
     if min(matrix.shape) <= _EXACT:
         gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
         return sqrt(max(0.0, float(torch.linalg.eigvalsh(gram.double())[-1])))
-    vectors = torch.randn(matrix.shape[1], _VECTORS, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(matrix.shape[1], _VECTORS, generator=generator, dtype=matrix.dtype)
     for _ in range(_ROUNDS):
         vectors = torch.linalg.qr(matrix.T @ (matrix @ vectors)).Q
     return float(torch.linalg.matrix_norm(matrix @ vectors, 2))

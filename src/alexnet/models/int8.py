@@ -183,7 +183,7 @@ def _product(module: _Weighted, grid: Grid, relu: bool, to: Grid | torch.dtype) 
             weight, geometry = _Fold.weight(weight, side), Geometry(1, 0, 1)
     scales = weight.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
     integers = (weight / scales.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8)
-    bias = torch.zeros(len(scales)) if module.bias is None else module.bias.detach().float().clone()
+    bias = torch.zeros_like(scales) if module.bias is None else module.bias.detach().float().clone()
     return Product((integers, scales, bias), geometry, grid, relu, to)
 
 
@@ -195,7 +195,9 @@ class _Quantize(nn.Module):
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.scale = grid.scale
-        self.register_buffer("offset", torch.tensor(grid.zero + 0.5), persistent=False)  # truncation then rounds
+        self.register_buffer(
+            "offset", torch.tensor(grid.zero + 0.5, dtype=torch.float32), persistent=False
+        )  # truncation then rounds
 
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.empty_like(x, dtype=torch.uint8)

@@ -134,6 +134,16 @@ class Undrawn(TorchFunctionMode):
         return func(*args, **given)
 
 
+class InFloat32(TorchFunctionMode):
+    """Where networks are made in float32, whatever a program's default dtype is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func is torch.empty and given.get("dtype") is None:
+            given = given | {"dtype": torch.float32}
+        return func(*args, **given)
+
+
 def check_images(images: Tensor, variant: Variant) -> None:
     """Raise ValueError for images of another shape than the network's."""
     _check_shape(images, variant.in_channels, variant.input_size)

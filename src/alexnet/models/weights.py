@@ -20,7 +20,7 @@ from torch import Tensor
 
 from alexnet.errors import CheckpointError, UsageError, listed
 from alexnet.models.ablations import resolve
-from alexnet.models.network import AlexNet, blank_model
+from alexnet.models.network import AlexNet, InFloat32, blank_model
 from alexnet.models.summary import Shape, parameter_shapes, trace
 from alexnet.models.table import Variant
 from alexnet.models.variants import TORCHVISION
@@ -72,7 +72,8 @@ def build_from(table: Variant, weights: Mapping[str, Tensor], origin: str) -> Al
     CheckpointError naming what is wrong with the file or origin called `origin`.
     """
     check_weights(weights, parameter_shapes(table), origin)
-    model = blank_model(table).float()  # whatever torch's default is in this process
+    with InFloat32():
+        model = blank_model(table)
     model.load_state_dict(weights)
     return model
 

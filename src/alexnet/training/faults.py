@@ -31,28 +31,29 @@ class Faults:
         """`max_bad` is the part of a split's photographs that may be unreadable (--data.max-bad)."""
         self._record, self._reporter, self._max_bad, self._world = record, reporter, max_bad, world
         self._noted = {row.get("reason") for row in record.metrics_so_far if row["kind"] == "unreadable"}
-        self._shared: WeakKeyDictionary[Loader, int] = WeakKeyDictionary()  # how many bad rows all processes know
+        self._shared: WeakKeyDictionary[Loader, dict[int, str]] = WeakKeyDictionary()  # what all processes know
 
     def unreadable(self, split: Loader, name: str, counters: Counters) -> None:
         """Note photographs of the split called `name` that could not be read, by whichever process. Raises DataError,
         in all of them, if they are too many."""
         if not split.decodes:
             return
-        if self._world.any(len(split.bad) > self._shared.get(split, 0)):
-            for bad in self._world.gather(split.bad):
-                split.bad |= bad
-            self._shared[split] = len(split.bad)
-        for why in [why for why in list(split.bad.values()) if why not in self._noted]:
+        known = self._shared.setdefault(split, {})
+        if self._world.any(len(split.bad) > len(known)):
+            for bad in self._world.gather(dict(split.bad)):  # meanwhile threads may find others: of these next time
+                known |= bad
+            split.bad |= known
+        for why in [why for why in known.values() if why not in self._noted]:
             self._noted.add(why)
             self._record.append_metrics(
                 {"kind": "unreadable", "epoch": counters.epoch + 1, "step": counters.step, "reason": why}
             )
             self._reporter.note(f"left out: {why}")
-        if len(split.bad) > self._max_bad * len(split):
-            enough = ceil(1000 * len(split.bad) / len(split)) / 1000
+        if len(known) > self._max_bad * len(split):
+            enough = ceil(1000 * len(known) / len(split)) / 1000
             raise DataError(
-                f"{len(split.bad)} of {len(split)} photographs of the {name} split cannot be read, the last: "
-                f"{list(split.bad.values())[-1]} To go on, allow so many: --data.max-bad {enough:g}. Without them, or "
+                f"{len(known)} of {len(split)} photographs of the {name} split cannot be read, the last: "
+                f"{list(known.values())[-1]} To go on, allow so many: --data.max-bad {enough:g}. Without them, or "
                 "with others in their place, it is other data, for a new run."
             )
 

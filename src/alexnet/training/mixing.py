@@ -33,7 +33,7 @@ def pixel_shares(images: Tensor, config: TrainConfig) -> Tensor:
     `mix_probability` of the images are mixed at all, where both ways are on by either of them alike often.
     """
     count, (height, width) = len(images), images.shape[-2:]
-    draws = torch.rand(count, 3, device=images.device)
+    draws = torch.rand(count, 3, dtype=torch.float32, device=images.device)
     mixed = draws[:, 0] < config.mix_probability
     by_rectangle = draws[:, 0] < config.mix_probability * (0.5 if config.mixup else 1.0)
     shares = images.new_zeros(count, 1, height, width)
@@ -47,7 +47,7 @@ def pixel_shares(images: Tensor, config: TrainConfig) -> Tensor:
 
 def _parts(count: int, alpha: float, device: torch.device) -> Tensor:
     """How much of each image becomes another's, [count], by the Beta distribution of both papers."""
-    alphas = torch.full((count,), alpha, device=device)
+    alphas = torch.full((count,), alpha, dtype=torch.float32, device=device)
     return Beta(alphas, alphas, validate_args=False).sample()
 
 
