@@ -80,7 +80,7 @@ def _logits(graph: ModelProto, normalise: Callable[[Tensor], Tensor], form: Form
 
 
 def _describe(graph: ModelProto, told: Mapping[str, Any]) -> None:
-    """Metadata by name: texts as they are, everything else as JSON."""
+    """Metadata by name: texts as they can be shown, everything else as JSON."""
     texts = {name: printable(value) if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
     from onnx import helper
 

@@ -35,15 +35,8 @@ CIFAR10 = replace(
     model=replace(FAST.model, dropout=0.3),
     optim=replace(FAST.optim, lr=0.04),
 )
-# The same for CIFAR-100 (records/2026-11-30-cifar100), where CutMix has not been shown to help.
-CIFAR100 = replace(
-    CIFAR10,
-    name="cifar100",
-    cutmix=0.0,
-    mix_probability=TrainConfig.mix_probability,
-    mix_until=None,
-    data=replace(CIFAR10.data, source="cifar100"),
-)
+# The same for CIFAR-100 (records/2026-11-30-cifar100), with CutMix to the end: chosen by validation, by a hair.
+CIFAR100 = replace(CIFAR10, name="cifar100", mix_until=None, data=replace(CIFAR10.data, source="cifar100"))
 # jackwang0108/AlexNet (branch v1): SGD with momentum .9, weight decay 5e-4, batches of 128, pixels of 0 to 1 as they
 # are, no augmentation, torch's initial weights, a fifth of the images for validation; 1e-2 divided by ten up to three
 # times when 20 epochs brought no better validation accuracy (its setting 1; its code counts on after a drop, so that
@@ -102,7 +95,7 @@ RECIPES = [
 ORIGINS = {
     "cifar10": "ours: fitted starts, growing images, CutMix of every second image",
     "cifar10-fast": "ours, for few minutes: the same without CutMix and dropout, flips in turn",
-    "cifar100": "ours: as `cifar10`, without CutMix",
+    "cifar100": "ours: as `cifar10`, with CutMix to the end",
     "cifar10-plateau": "jackwang0108/AlexNet, setting 1",
     "cifar10-1e-3": "jackwang0108/AlexNet, setting 2",
     "cifar10-1e-4": "jackwang0108/AlexNet, setting 3",
