@@ -55,9 +55,10 @@ def test_prepared_photographs_are_jpegs(tmp_path):
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", ".."])
 def test_a_class_whose_name_leads_out_of_the_folder(tmp_path, name):
-    Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
+    for number in range(40):
+        Image.new("RGB", (9, 8)).save(tmp_path / f"{number}.png")
     table = tmp_path / "table.csv"
-    table.write_text("path,label\n" + "".join(f"a.png,{label}\n" for label in (name, "b") for _ in range(20)))
+    table.write_text("path,label\n" + "".join(f"{n}.png,{name if n % 2 else 'b'}\n" for n in range(40)))
     before = set(tmp_path.parent.rglob("*"))
     with pytest.raises(DataError, match="cannot name a folder"):
         write_samples(DataConfig(source="table", root=str(table)), tmp_path / "out", 40, "train")
