@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import alexnet
+from alexnet.compute import Compute
 from alexnet.data.sources import load_dataset
 from alexnet.errors import UsageError
 from alexnet.inference import evaluation
@@ -334,6 +335,18 @@ def test_hooks_stay_with_the_network():
     assert len(keep.seen) == 8
     model(x)
     assert len(keep.seen) == 12
+
+
+def test_a_replica_has_arrangements_of_its_own():
+    """Its weights may be in another format."""
+    model = network()
+    x = images(model)
+    eight = quantize(model, x)
+    wanted = eight(x)
+    replica = Compute(torch.device("cpu"), torch.float32).replica(eight)
+    assert torch.equal(replica(x), wanted)
+    products = [layer for layer in (*eight.modules(), *replica.modules()) if isinstance(layer, onednn.Product)]
+    assert len({id(layer._arranged) for layer in products}) == len(products) > 8
 
 
 def test_refusals(monkeypatch):

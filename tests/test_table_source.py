@@ -153,6 +153,16 @@ def test_a_photograph_may_count_twice_within_a_split(photos):
     assert len(data.train) == len([row for row in rows if row[2] == "train"]) + 1
 
 
+def test_a_photograph_may_not_be_drawn_into_validation_and_stay(photos):
+    rows = rows_of(photos, lambda number: "test" if number > 20 else "train")
+    root = write(photos / "drawn.csv", ("path", "label", "split"), [*rows, rows[0]])
+    with pytest.raises(DataError, match="twice, and splits are drawn"):
+        load_dataset(config(root))
+    assert len(load_dataset(config(root, val_fraction=0.0)).train) == 22
+    with pytest.raises(DataError, match="twice, and splits are drawn"):
+        load_dataset(config(root, val_fraction=0.0, resplit=True))
+
+
 def test_spaces_around_labels_and_splits_are_none_of_theirs(photos):
     rows = rows_of(photos, lambda number: ("train", "val", "test")[number // 3 % 3])
     plain = load_dataset(config(write(photos / "plain4.csv", ("path", "label", "split"), rows)))

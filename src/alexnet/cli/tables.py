@@ -231,11 +231,9 @@ def show_preparation(report: dict[str, Any], source: str, out: Path, side: int) 
         console.print(f"which and why: {out / 'report.json'}", soft_wrap=True, markup=False)
     recipes = {"imagenet": "imagenet-paper", "stanford-dogs": "dogs"}
     named = [recipes[source]] if source in recipes else ["folder", *(("--data.source", source) * (source != "folder"))]
-    network = recipe(named[0]).model.variant
-    if side < smallest_input(resolve(network)):
-        network = "cifar"  # which is for small images
-        named += ["--model.variant", network]
-    crop = min(side, max(side * 224 // 256, smallest_input(resolve(network))))
+    if side < (least := smallest_input(resolve(recipe(named[0]).model.variant))):
+        named, least = [*named, "--model.variant", "cifar"], smallest_input(resolve("cifar"))  # for small images
+    crop = min(side, max(side * 224 // 256, least))
     sizes = ("--data.resize", str(side), "--data.crop", str(crop)) if side < 256 else ()  # which recipes ask for
     command = shlex.join(["alexnet", "train", *named, "--data.root", str(out), *sizes])
     console.print(f"next: {command}", soft_wrap=True, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import platform
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from alexnet.errors import UsageError, unknown
 
@@ -80,8 +82,7 @@ class Compute:
 
         def twin_of(module: nn.Module) -> nn.Module:
             if id(module) not in twins:
-                twin = twins[id(module)] = module.__new__(type(module))  # torch lets nobody copy parametrised layers
-                twin.__dict__.update({n: v for n, v in module.__dict__.items() if n != "_compiled_call_impl"})
+                twin = twins[id(module)] = _copied(module)
                 weights = {
                     n: p if p is None else nn.Parameter(self.fit(p.detach()), False)
                     for n, p in module._parameters.items()
@@ -94,6 +95,15 @@ class Compute:
         replica = twin_of(model)
         set_in_place(replica, in_place and not is_watched(model))
         return replica
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A shallow copy. torch lets nobody copy a layer whose weights are computed, though its parts can be shared."""
+    if not is_parametrized(module):
+        return copy.copy(module)
+    twin = module.__new__(type(module))
+    twin.__dict__.update(nn.Module.__getstate__(module))
+    return twin
 
 
 class _TrueFloat32:

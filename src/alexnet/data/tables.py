@@ -52,7 +52,7 @@ def read_table(config: DataConfig) -> Published:
         )
     if not rows:
         raise DataError(f"{table} has no rows below its column names.")
-    _refuse_repeated(table, rows)
+    _refuse_repeated(table, rows, config)
     classes = order_classes(label for part in rows.values() for _, label in part)
     numbers = {name: number for number, name in enumerate(classes)}
     if "train" in rows and (untaught := sorted({*numbers} - {label for _, label in rows["train"]})):
@@ -67,10 +67,11 @@ def read_table(config: DataConfig) -> Published:
     return Published(classes, dict(parts))
 
 
-def _refuse_repeated(table: Path, rows: dict[str, list[tuple[str, str]]]) -> None:
+def _refuse_repeated(table: Path, rows: dict[str, list[tuple[str, str]]], config: DataConfig) -> None:
     """Raise DataError for a photograph that has two labels, or that may be trained on and measured on too: it is in two
-    splits, or there twice where splits are drawn. Within a split that is given it may be repeated, to count more."""
-    drawn = rows.keys() <= {"all", "train"}
+    splits, or twice among those that splits are drawn from. Else it may be repeated within a split, to count more."""
+    anew = config.resplit or rows.keys() in ({"all"}, {"train"})
+    pool = {"all", "train", "test"} if anew else {"train"} if "val" not in rows and config.val_fraction else set()
     seen: dict[str, tuple[str, str]] = {}
     for name, part in rows.items():
         for path, label in part:
@@ -81,7 +82,7 @@ def _refuse_repeated(table: Path, rows: dict[str, list[tuple[str, str]]]) -> Non
                 raise DataError(f"{table} names {path} with the labels {before[1]} and {label}: keep one of the rows.")
             elif before[0] != name:
                 raise DataError(f"{table} names {path} in the splits {before[0]} and {name}: keep one of the rows.")
-            elif drawn:
+            elif name in pool:
                 raise DataError(
                     f"{table} names {path} twice, and splits are drawn: the same photograph could be trained on and "
                     f"measured on. Remove a row, or say in a column {SPLIT_COLUMN} where each photograph belongs."

@@ -195,9 +195,8 @@ class _Quantize(nn.Module):
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.scale = grid.scale
-        self.register_buffer(
-            "offset", torch.tensor(grid.zero + 0.5, dtype=torch.float32), persistent=False
-        )  # truncation then rounds
+        offset = torch.tensor(grid.zero + 0.5, dtype=torch.float32)  # truncation then rounds
+        self.register_buffer("offset", offset, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         integers = torch.empty_like(x, dtype=torch.uint8)

@@ -115,10 +115,11 @@ def _train(
     plan = wanted()
     reporter.start(experiment, folder, plan, ended)
     _check_data(ended)
-    here = os.path.abspath(os.path.expanduser(root))
-    before = {data["root"] for run in ended.values() for s in run.sessions if (data := s.get("data"))} - {here, None}
-    if before:
-        reporter.note(f"{len(ended)} trainings had ended before, with --data.root {', '.join(sorted(before))}")
+    known = {os.path.abspath(os.path.expanduser(root)), None}
+    others = [data["root"] for run in ended.values() if (data := _data_of(run)) and data["root"] not in known]
+    if others:
+        before = f"{len(others)} of {len(ended)} trainings that had ended before"
+        reporter.note(f"{before} were of another --data.root: {', '.join(sorted(set(others)))}")
     with SideBySide(side_by_side, guard) as trainings:
         while waiting := missing(plan, ended):
             for job in waiting:
@@ -143,8 +144,7 @@ def _check_data(runs: Mapping[str, Run]) -> None:
     folder meanwhile, and what they say cannot be compared."""
     seen: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for name, run in sorted(runs.items()):
-        data = next((session["data"] for session in run.sessions if "data" in session), None)
-        if data is not None:
+        if (data := _data_of(run)) is not None:
             settings = dump(run.config)["data"] | {"root": None}
             other, theirs = seen.setdefault(json.dumps(settings, sort_keys=True), (name, data))
             if theirs["fingerprint"] != data["fingerprint"]:
@@ -152,6 +152,11 @@ def _check_data(runs: Mapping[str, Run]) -> None:
                     f"{other} was trained on the images in {theirs['root']} and {name} on others, in {data['root']}: "
                     "delete the runs of one of them, or name another folder with --run DIR."
                 )
+
+
+def _data_of(run: Run) -> Mapping[str, Any] | None:
+    """The data that a run began with, as it says (`describe_data`)."""
+    return next((session["data"] for session in run.sessions if "data" in session), None)
 
 
 def _measure(experiment: Experiment, folder: Path, runs: dict[str, Run]) -> list[Row]:
